@@ -1,0 +1,269 @@
+"""PixArt-alpha and -Sigma: diffusers' PixArtTransformer2DModel as `prepare` (once a prompt) and `denoise` (every step).
+
+Linears that read the same tensor are stacked into one (q, k and v; k and v of the text), the attention scale is folded
+into q, and a learned variance, which no sampler here reads, is cut from the last linear. Quantized are the linears of
+the blocks; patch and time embedding, caption projection and the last linear stay in float.
+"""
+
+import torch
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
+from torch import nn
+from torch.nn import functional as F
+
+from edge_hadanorm.errors import UserError
+
+LAYER_NORM_EPS = 1e-6
+TIME_CHANNELS = 256
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """softmax(q k + bias) v for q [N, S, h] (already scaled), k [N, h, L], v [N, L, h], bias [N, 1, L] or None."""
+    scores = torch.bmm(q, k)
+    return torch.bmm(torch.softmax(scores if bias is None else scores + bias, dim=-1), v)
+
+
+class Attention(nn.Module):
+    """Multi-head attention on the tokens themselves; heads are a batch of 3-D products."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (split_heads(t, self.heads) for t in parts(self.qkv(x), 3))
+        return self.out(merge_heads(attention(q, k.transpose(1, 2), v), self.heads))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention on the text, whose keys and values come from `prepare`."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def prepare(self, text: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys [B * heads, h, L] and values [B * heads, L, h] of text [B, L, d]."""
+        kv = self.kv(text) if weights is None or isinstance(self.kv, nn.Linear) else self.kv(text, weights)
+        k, v = (split_heads(t, self.heads) for t in parts(kv, 2))
+        return k.transpose(1, 2).contiguous(), v
+
+    def forward(self, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return self.out(merge_heads(attention(split_heads(self.q(x), self.heads), k, v, bias), self.heads))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """adaLN-single block (PixArt-alpha, arXiv 2310.00426, section 2.3)."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.width = width
+        self.modulation = nn.Parameter(torch.empty(1, 1, 6 * width))
+        self.attn1 = Attention(width, heads)
+        self.attn2 = CrossAttention(width, heads)
+        self.ff = FeedForward(width, 4 * width)
+
+    def forward(self, x, time, k, v, bias):
+        """x [B, S, d], time [1, 1, 6 d], keys and values of this block's text."""
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = parts(self.modulation + time, 6)
+        x = x + gate_a * self.attn1(self._norm(x) * (1.0 + scale_a) + shift_a)
+        x = x + self.attn2(x, k, v, bias)
+        return x + gate_f * self.ff(self._norm(x) * (1.0 + scale_f) + shift_f)
+
+    def _norm(self, x: torch.Tensor) -> torch.Tensor:
+        return F.layer_norm(x, (self.width,), eps=LAYER_NORM_EPS)
+
+
+class PixArtDenoiser(nn.Module):
+    """The denoiser of a PixArtTransformer2DModel config.
+
+    Latents are [B, C, H, W] with H = W = config["sample_size"], timesteps [1], text [B, L, caption_channels].
+    """
+
+    def __init__(self, config: dict):
+        super().__init__()
+        check_config(config)
+        self.config = config
+        self.heads = config["num_attention_heads"]
+        self.width = width = self.heads * config["attention_head_dim"]
+        self.channels, self.patch, self.side = config["in_channels"], config["patch_size"], config["sample_size"]
+        self.text_width = config["caption_channels"]
+        grid = self.side // self.patch
+        self.patch_embed = nn.Conv2d(self.channels, width, self.patch, stride=self.patch)
+        self.register_buffer("positions", torch.empty(1, grid * grid, width))
+        self.time_up = nn.Linear(TIME_CHANNELS, width)
+        self.time_down = nn.Linear(width, width)
+        self.time_modulation = nn.Linear(width, 6 * width)
+        self.text_up = nn.Linear(self.text_width, width)
+        self.text_down = nn.Linear(width, width)
+        self.blocks = nn.ModuleList(Block(width, self.heads) for _ in range(config["num_layers"]))
+        self.final_modulation = nn.Parameter(torch.empty(1, 1, 2 * width))
+        self.final = nn.Linear(width, self.patch * self.patch * self.channels)
+        self.register_buffer("frequencies", torch.empty(TIME_CHANNELS // 2))
+
+    @classmethod
+    def from_diffusers(cls, config: dict, weights: dict[str, torch.Tensor]) -> "PixArtDenoiser":
+        """From a transformer's config and its state dict, in the state dict's dtype.
+
+        Raises UserError for a missing or mis-shaped tensor.
+        """
+        with torch.device("meta"):
+            denoiser = cls(config)
+        denoiser.load_state_dict(convert(config, weights), assign=True)
+        return denoiser
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W."""
+        return self.channels, self.side, self.side
+
+    def quantizable(self) -> list[str]:
+        """Names of the linears that a recipe quantizes, in order of execution."""
+        return [
+            f"blocks.{i}.{name}"
+            for i in range(len(self.blocks))
+            for name in ("attn1.qkv", "attn1.out", "attn2.q", "attn2.kv", "attn2.out", "ff.up", "ff.down")
+        ]
+
+    def prepare(self, text: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """The conditioning of a prompt: keys and values of every block, and with a mask [B, L] the scores' bias."""
+        text = self.text_down(F.gelu(self.text_up(text), approximate="tanh"))
+        conditioning = [t for block in self.blocks for t in block.attn2.prepare(text, mask)]
+        if mask is not None:
+            bias = ((1 - mask) * -10000.0).unsqueeze(1)
+            conditioning.append(bias.repeat_interleave(self.heads, dim=0))
+        return conditioning
+
+    def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
+        """The prediction [B, C, H, W] at one timestep [1], the same for the whole batch."""
+        time = self._time(timestep)
+        modulation = self.time_modulation(F.silu(time))
+        x = self.patch_embed(latents).flatten(2).transpose(1, 2) + self.positions
+        bias = conditioning[2 * len(self.blocks)] if len(conditioning) % 2 else None
+        for i, block in enumerate(self.blocks):
+            x = block(x, modulation, conditioning[2 * i], conditioning[2 * i + 1], bias)
+        shift, scale = parts(self.final_modulation + torch.cat([time, time], dim=-1), 2)
+        x = self.final(F.layer_norm(x, (self.width,), eps=LAYER_NORM_EPS) * (1.0 + scale) + shift)
+        grid, patch = self.side // self.patch, self.patch
+        x = x.reshape(-1, grid, grid, patch, patch, self.channels).permute(0, 5, 1, 3, 2, 4)
+        return x.reshape(-1, self.channels, self.side, self.side)
+
+    def _time(self, timestep: torch.Tensor) -> torch.Tensor:
+        """Sinusoidal embedding and its two linears: [1] -> [1, 1, d]."""
+        angles = timestep.reshape(1, 1, 1) * self.frequencies
+        return self.time_down(F.silu(self.time_up(torch.cat([angles.cos(), angles.sin()], dim=-1))))
+
+
+def parts(x: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """Equal parts of the last dimension, as slices, which mobile backends take where they refuse a split."""
+    size = x.shape[-1] // count
+    return [x[..., i * size : (i + 1) * size] for i in range(count)]
+
+
+def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """[B, S, heads * h] -> [B * heads, S, h]."""
+    batch, tokens, width = x.shape
+    return x.reshape(batch, tokens, heads, width // heads).transpose(1, 2).reshape(batch * heads, tokens, -1)
+
+
+def merge_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """[B * heads, S, h] -> [B, S, heads * h]."""
+    rows, tokens, head = x.shape
+    return x.reshape(rows // heads, heads, tokens, head).transpose(1, 2).reshape(rows // heads, tokens, heads * head)
+
+
+def check_config(config: dict) -> None:
+    """Raises UserError where the config is of a PixArt this form does not cover."""
+    required = ("num_attention_heads", "attention_head_dim", "in_channels", "patch_size", "sample_size", "num_layers")
+    for key in (*required, "caption_channels"):
+        if not isinstance(config.get(key), int):
+            raise UserError(f"transformer config: {key!r} is {config.get(key)!r}, not a whole number")
+    if config.get("use_additional_conditions") or (
+        config.get("use_additional_conditions") is None and config["sample_size"] == 128
+    ):
+        raise UserError("transformer config: use_additional_conditions (PixArt-alpha at 1024 px) is not supported")
+    fixed = {"norm_type": "ada_norm_single", "activation_fn": "gelu-approximate", "norm_elementwise_affine": False}
+    for key, value in fixed.items():
+        if config.get(key, value) != value:
+            raise UserError(f"transformer config: {key} is {config[key]!r}; only {value!r} is supported")
+
+
+def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A PixArtTransformer2DModel state dict as a PixArtDenoiser's: stacked, scaled, cut."""
+    patch, side, channels = config["patch_size"], config["sample_size"], config["in_channels"]
+    head = config["attention_head_dim"]
+    width = head * config["num_attention_heads"]
+    taken = set()
+
+    def take(name: str, *shape: int) -> torch.Tensor:
+        if name not in weights:
+            raise UserError(f"transformer weights: tensor {name!r} is missing; the file is not of this config")
+        if tuple(weights[name].shape) != shape:
+            raise UserError(
+                f"transformer weights: {name!r} has shape {list(weights[name].shape)}, the config asks for {list(shape)}"
+            )
+        taken.add(name)
+        return weights[name]
+
+    def linear(source: str, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return take(f"{source}.weight", rows, columns), take(f"{source}.bias", rows)
+
+    state: dict[str, torch.Tensor] = {}
+
+    def put(target: str, *parts: tuple[torch.Tensor, torch.Tensor]) -> None:
+        state[f"{target}.weight"] = torch.cat([weight for weight, _ in parts])
+        state[f"{target}.bias"] = torch.cat([bias for _, bias in parts])
+
+    put(
+        "patch_embed",
+        (take("pos_embed.proj.weight", width, channels, patch, patch), take("pos_embed.proj.bias", width)),
+    )
+    time = "adaln_single.emb.timestep_embedder"
+    put("time_up", linear(f"{time}.linear_1", width, TIME_CHANNELS))
+    put("time_down", linear(f"{time}.linear_2", width, width))
+    put("time_modulation", linear("adaln_single.linear", 6 * width, width))
+    put("text_up", linear("caption_projection.linear_1", width, config["caption_channels"]))
+    put("text_down", linear("caption_projection.linear_2", width, width))
+    for i in range(config["num_layers"]):
+        source, target = f"transformer_blocks.{i}", f"blocks.{i}"
+        state[f"{target}.modulation"] = take(f"{source}.scale_shift_table", 6, width).reshape(1, 1, -1)
+        for attn in ("attn1", "attn2"):
+            q, k, v = (linear(f"{source}.{attn}.to_{name}", width, width) for name in "qkv")
+            q = tuple(t * head**-0.5 for t in q)
+            if attn == "attn1":
+                put(f"{target}.attn1.qkv", q, k, v)
+            else:
+                put(f"{target}.attn2.q", q)
+                put(f"{target}.attn2.kv", k, v)
+            put(f"{target}.{attn}.out", linear(f"{source}.{attn}.to_out.0", width, width))
+        put(f"{target}.ff.up", linear(f"{source}.ff.net.0.proj", 4 * width, width))
+        put(f"{target}.ff.down", linear(f"{source}.ff.net.2", width, 4 * width))
+    state["final_modulation"] = take("scale_shift_table", 2, width).reshape(1, 1, -1)
+    out = config.get("out_channels") or channels
+    weight, bias = linear("proj_out", patch * patch * out, width)
+    # Rows are (patch row, patch column, channel); channels past the latents' are a learned variance.
+    keep = torch.arange(patch * patch * out).reshape(-1, out)[:, :channels].flatten()
+    put("final", (weight[keep], bias[keep]))
+    dtype = bias.dtype
+    half = TIME_CHANNELS // 2
+    state["frequencies"] = (10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)).to(dtype)
+    grid = side // patch
+    scale = config.get("interpolation_scale") or max(side // 64, 1)
+    positions = get_2d_sincos_pos_embed(width, grid, base_size=grid, interpolation_scale=scale, output_type="pt")
+    state["positions"] = positions.unsqueeze(0).to(dtype)
+    if foreign := sorted(set(weights) - taken - {"pos_embed.pos_embed"}):
+        raise UserError(f"transformer weights: unknown tensor {foreign[0]!r}; the file is not of this config")
+    return {name: tensor.contiguous() for name, tensor in state.items()}

@@ -1,0 +1,142 @@
+"""Recipes: what is done to the input and the weight of every quantized linear, as data.
+
+A method is a row of METHODS; bits, groups and static activations come from the rest of the name:
+`METHOD-wXaY[-gG][-static]`, for example `hadanorm-balanced-w4a8-g32`.
+"""
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge_hadanorm.errors import UserError
+
+BITS = (2, 3, 4, 5, 6, 7, 8, 16)
+CHOICES = {
+    "centre": ("none", "static", "dynamic"),
+    "scale": ("none", "smoothquant", "std", "balanced"),
+    "rotation": ("none", "block", "full"),
+    "rounding": ("nearest", "clip"),
+    "activations": ("token", "tensor"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to quantize a denoiser.
+
+    weight_bits, activation_bits: 2 to 8, or 16 for not at all.
+    group_size: input features that share a weight scale; None: one scale per output channel.
+    activations: `token` (a dynamic range per token) or `tensor` (one calibrated range per linear).
+    centre, scale, rotation: the transform of a linear's input, see `transform.py`.
+    alpha: SmoothQuant's migration strength. block: largest block of a block rotation.
+    rounding: weight scales from the largest magnitude (`nearest`) or searched for the least squared error (`clip`).
+    """
+
+    name: str
+    weight_bits: int
+    activation_bits: int
+    group_size: int | None = None
+    activations: str = "token"
+    centre: str = "none"
+    scale: str = "none"
+    alpha: float = 0.5
+    rotation: str = "none"
+    block: int = 64
+    rounding: str = "nearest"
+
+    def __post_init__(self):
+        for field in ("weight_bits", "activation_bits"):
+            if getattr(self, field) not in BITS:
+                raise UserError(f"recipe {self.name}: {field} is {getattr(self, field)!r}, not one of {_list(BITS)}")
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise UserError(f"recipe {self.name}: {field} is {getattr(self, field)!r}, not one of {_list(choices)}")
+        if self.group_size is not None and not (_is_int(self.group_size) and self.group_size > 0):
+            raise UserError(
+                f"recipe {self.name}: group_size is {self.group_size!r}, not a positive whole number or null"
+            )
+        if not (_is_int(self.block) and self.block > 0 and self.block & (self.block - 1) == 0):
+            raise UserError(f"recipe {self.name}: block is {self.block!r}, not a power of two")
+        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not 0 <= self.alpha <= 1:
+            raise UserError(f"recipe {self.name}: alpha is {self.alpha!r}, not a number from 0 to 1")
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether anything in it is measured on activations."""
+        return self.scale != "none" or self.centre != "none" or self.activations == "tensor"
+
+    def to_json(self) -> dict:
+        return dataclasses.asdict(self)
+
+
+# The paper calibrates a scale sigma per channel without saying how; here it is the standard deviation after centring.
+METHODS = {
+    "rtn": dict(),
+    "smoothquant": dict(scale="smoothquant"),
+    "quarot": dict(rotation="block"),
+    "hadanorm": dict(centre="dynamic", scale="std", rotation="block"),
+    "hadanorm-balanced": dict(centre="dynamic", scale="balanced", rotation="block"),
+}
+SUMMARIES = {
+    "rtn": "round to nearest, no transform",
+    "smoothquant": "per-channel scale from activation and weight maxima (Xiao et al., arXiv 2211.10438)",
+    "quarot": "Hadamard rotation (Ashkboos et al., arXiv 2404.00456)",
+    "hadanorm": "dynamic centre, scale by the standard deviation, Hadamard (Federici et al., arXiv 2506.09932)",
+    "hadanorm-balanced": "dynamic centre, scale that balances input and weight error, Hadamard",
+}
+FORMATS = ("w4a4", "w4a8", "w4a8-g32", "w8a8", "w8a8-static")
+_NAME = re.compile(r"(?P<method>.+)-w(?P<w>\d+)a(?P<a>\d+)(-g(?P<g>\d+))?(?P<static>-static)?")
+
+
+def named(name: str) -> Recipe:
+    """The recipe of a name METHOD-wXaY[-gG][-static]. Raises UserError for a name or number that is not one."""
+    match = _NAME.fullmatch(name)
+    if not match or match["method"] not in METHODS:
+        raise UserError(
+            f"unknown recipe {name!r}: names are METHOD-wXaY[-gG][-static] with METHOD one of {_list(METHODS)}"
+        )
+    return Recipe(
+        name=name,
+        weight_bits=int(match["w"]),
+        activation_bits=int(match["a"]),
+        group_size=int(match["g"]) if match["g"] else None,
+        activations="tensor" if match["static"] else "token",
+        **METHODS[match["method"]],
+    )
+
+
+def from_json(fields: object) -> Recipe:
+    """A recipe from its JSON object. Raises UserError for missing or unknown fields and impossible values."""
+    if not isinstance(fields, dict):
+        raise UserError("a recipe is a JSON object of fields, see `edge-hadanorm recipes --json NAME`")
+    known = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(Recipe)}
+    if unknown := sorted(set(fields) - set(known)):
+        raise UserError(f"recipe: unknown field {unknown[0]!r}; the fields are {_list(known)}")
+    if missing := [name for name, required in known.items() if required and name not in fields]:
+        raise UserError(f"recipe: the field {missing[0]!r} is missing")
+    if not isinstance(fields["name"], str):
+        raise UserError(f"recipe: name is {fields['name']!r}, not a string")
+    return Recipe(**fields)
+
+
+def load(name_or_file: str) -> Recipe:
+    """A named recipe, or one from a .json file."""
+    if not name_or_file.endswith(".json"):
+        return named(name_or_file)
+    path = Path(name_or_file)
+    if not path.is_file():
+        raise UserError(f"recipe file {path} does not exist")
+    try:
+        return from_json(json.loads(path.read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe file {path} is not JSON: {error}") from None
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _list(values) -> str:
+    return ", ".join(map(str, values))

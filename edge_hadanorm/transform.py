@@ -1,0 +1,101 @@
+"""The transform of a linear's input, and its inverse folded into the weight.
+
+For tokens x [S, d], a linear y = x W^T + b, any mean mu [d], positive scale D [d] and orthogonal R [d, d]:
+
+    z = ((x - mu) / D) R            what the device quantizes
+    W' = (W diag(D)) R              what is quantized offline
+    y = z W'^T + (mu W^T + b)       exact before quantization (HadaNorm, arXiv 2506.09932)
+
+A dynamic mu, the mean over the tokens of one call, is split into the calibrated mean, whose share mu W^T is exact in
+the bias, and the rest, whose share is computed on the device with W'.
+"""
+
+import torch
+from torch import nn
+
+from edge_hadanorm.hadamard import hadamard_matrix, largest_block, rotate
+
+Rotation = tuple[tuple[int, int], ...]
+
+
+class FeatureTransform(nn.Module):
+    """z = ((x - mu) / D) R for inputs of `width` features.
+
+    centre [d]: the calibrated mean, or None. dynamic: subtract the mean of each call's tokens instead of it.
+    scale [d]: D, or None. rotation: orthonormal factors of R as (order, stride), applied in turn: a Hadamard matrix of
+    that order mixes features that lie `stride` apart. A block Hadamard is one factor of stride 1, a Kronecker product two.
+    """
+
+    def __init__(
+        self,
+        centre: torch.Tensor | None = None,
+        dynamic: bool = False,
+        scale: torch.Tensor | None = None,
+        rotation: Rotation = (),
+    ):
+        super().__init__()
+        self.dynamic, self.rotation = dynamic, tuple(map(tuple, rotation))
+        self.register_buffer("centre", centre)
+        self.register_buffer("inverse_scale", None if scale is None else 1 / scale)
+        for order, _ in self.rotation:
+            self.register_buffer(f"hadamard_{order}", hadamard_matrix(order), persistent=False)
+
+    def forward(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """z [B, S, d] of tokens x [B, S, d], and with a dynamic centre the row r [B, 1, d] that z misses, else None.
+
+        Then y = z W'^T + r W'^T + b' with `fold`'s W' and b'. weights [B, S]: non-negative weights of the tokens in
+        the mean (0 for padding), not all zero; None: all the same. Any mean keeps the identity exact.
+        """
+        if not self.dynamic:
+            return self._linear(x if self.centre is None else x - self.centre), None
+        mean = token_mean(x, weights)
+        rest = mean if self.centre is None else mean - self.centre
+        return self._linear(x - mean), self._linear(rest)
+
+    def fold(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """W' [m, d] and b' [m] of a weight [m, d], stacked for all linears on this input, and its bias [m] or None."""
+        folded = weight if self.inverse_scale is None else weight / self.inverse_scale
+        if self.centre is not None:
+            share = weight @ self.centre
+            bias = share if bias is None else bias + share
+        return self._rotate(folded), bias
+
+    def _linear(self, x: torch.Tensor) -> torch.Tensor:
+        return self._rotate(x if self.inverse_scale is None else x * self.inverse_scale)
+
+    def _rotate(self, x: torch.Tensor) -> torch.Tensor:
+        for order, stride in self.rotation:
+            x = rotate_strided(x, getattr(self, f"hadamard_{order}"), stride)
+        return x
+
+
+def token_mean(x: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean [B, 1, d] over tokens x [B, S, d], as a matrix product, which mobile backends take whole."""
+    if weights is None:
+        batch, tokens, _ = x.shape
+        return torch.bmm(x.new_full((batch, 1, tokens), 1 / tokens), x)
+    return torch.bmm((weights / weights.sum(-1, keepdim=True)).unsqueeze(1), x)
+
+
+def rotate_strided(x: torch.Tensor, matrix: torch.Tensor, stride: int) -> torch.Tensor:
+    """Multiply by `matrix` [n, n] the features of x [..., d] that lie `stride` apart, in blocks of n * stride."""
+    if stride == 1:
+        return rotate(x, matrix)
+    n = matrix.shape[0]
+    blocks = x.unflatten(-1, (x.shape[-1] // (n * stride), n, stride)).transpose(-1, -2)
+    return rotate(blocks, matrix).transpose(-1, -2).reshape(x.shape)
+
+
+def rotation_factors(width: int, kind: str, block: int) -> Rotation:
+    """The factors of a rotation for inputs of `width` features.
+
+    block: Hadamard blocks of the largest power of two that divides width, at most `block`.
+    full: over the whole width, as a Kronecker product of two, which costs n1 + n2 multiplications a feature.
+    """
+    if kind == "none":
+        return ()
+    if kind == "block":
+        order = largest_block(width, block)
+        return ((order, 1),) if order > 1 else ()
+    inner = largest_block(width, 1 << (width.bit_length() // 2))
+    return ((inner, 1), (width // inner, inner))

@@ -1,0 +1,91 @@
+"""A denoiser's methods as exported programs that carry the checkpoint's codes.
+
+`prepare(text) -> conditioning` runs once a prompt, `denoise(latents, timestep, conditioning) -> prediction` every step.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer import ComposableQuantizer, Quantizer
+
+from edge_hadanorm.export.quantizer import CheckpointQuantizer
+from edge_hadanorm.linear import QuantizedLinear
+
+
+class Prepare(nn.Module):
+    """The denoiser's `prepare` as a module's forward."""
+
+    def __init__(self, denoiser: nn.Module):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, text: torch.Tensor) -> list[torch.Tensor]:
+        return self.denoiser.prepare(text)
+
+
+class Denoise(nn.Module):
+    """The denoiser's `denoise` as a module's forward."""
+
+    def __init__(self, denoiser: nn.Module):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
+        return self.denoiser.denoise(latents, timestep, conditioning)
+
+
+@contextlib.contextmanager
+def on_device(model: nn.Module) -> Iterator[None]:
+    """Leave the 8-bit quantization of activations to the runtime while inside."""
+    linears = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
+    try:
+        for linear in linears:
+            linear.on_device = True
+        yield
+    finally:
+        for linear in linears:
+            linear.on_device = False
+
+
+@torch.no_grad()
+def export(model: nn.Module, inputs: tuple, *others: Quantizer) -> torch.export.ExportedProgram:
+    """The program of a module's forward with its quantized linears as integer products.
+
+    inputs: example inputs, whose shapes the program keeps. others: PT2E quantizers for what is outside the recipe.
+    """
+    with on_device(model):
+        graph = torch.export.export(model, inputs).module()
+    graph = prepare_pt2e(graph, ComposableQuantizer([CheckpointQuantizer(model), *others]))
+    graph = convert_pt2e(graph)
+    fold_constants(graph)
+    drop_unused(graph)
+    return torch.export.export(graph, inputs)
+
+
+def fold_constants(graph: GraphModule) -> None:
+    """Make tensors of one value (the weights of a token mean) constants; as operators they would split delegates."""
+    for node in list(graph.graph.nodes):
+        if node.target not in (torch.ops.aten.new_full.default, torch.ops.aten.full.default):
+            continue
+        value = node.meta["val"]
+        graph.register_buffer(node.name, torch.full(value.shape, node.args[-1], dtype=value.dtype))
+        with graph.graph.inserting_before(node):
+            constant = graph.graph.get_attr(node.name)
+        constant.meta = {k: v for k, v in node.meta.items() if k == "val"}
+        node.replace_all_uses_with(constant)
+        graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def drop_unused(graph: GraphModule) -> None:
+    """Forget tensors that no node reads (float weights whose codes have taken over), which would fill the program."""
+    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    tensors = [*graph.named_buffers(remove_duplicate=False), *graph.named_parameters(remove_duplicate=False)]
+    for name, _ in tensors:
+        if name not in used:
+            owner, _, leaf = name.rpartition(".")
+            delattr(graph.get_submodule(owner), leaf)

@@ -1,0 +1,78 @@
+"""The PT2E quantizer that hands a denoiser's own codes to XNNPACK.
+
+It annotates the linears of `QuantizedLinear` modules: activations with XNNPACK's dynamic int8 spec (per token on the
+device), weights with a spec whose observer returns the checkpoint's scales, so that the codes of the program are the
+codes of the checkpoint. Everything else is left to a quantizer that it is composed with.
+"""
+
+import torch
+from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config
+from torch import nn
+from torch.fx import Node
+from torchao.quantization.pt2e.observer import ObserverBase
+from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, QuantizationSpec, Quantizer
+from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+from edge_hadanorm.linear import QuantizedLinear
+from edge_hadanorm.quantizer import Grid
+
+
+class GivenScalesPerChannelObserver(ObserverBase):
+    """Observes nothing: the scales are the checkpoint's. PT2E reads the granularity from "PerChannel" in the name."""
+
+    def __init__(self, scale: torch.Tensor, **spec):
+        super().__init__(dtype=spec["dtype"], is_dynamic=False)
+        self.scale = scale
+        self.ch_axis, self.qscheme = spec["ch_axis"], spec["qscheme"]
+        self.quant_min, self.quant_max = spec["quant_min"], spec["quant_max"]
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight
+
+    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.scale, torch.zeros_like(self.scale, dtype=torch.int64)
+
+
+class CheckpointQuantizer(Quantizer):
+    """Annotates each QuantizedLinear of `model` with its own weight scales, one per output channel."""
+
+    def __init__(self, model: nn.Module):
+        self.linears = {name: m for name, m in model.named_modules() if isinstance(m, QuantizedLinear)}
+        self.activation = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True).input_activation
+
+    def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+        for node in model.graph.nodes:
+            linear = self.linears.get(owner(node)) if node.target is torch.ops.aten.linear.default else None
+            # A weight with groups is not PT2E's to express: it is in the graph as codes already.
+            if linear is not None and linear.weight_scale.shape[1] == 1 and is_weight(node.args[1]):
+                self._annotate(node, linear)
+        return model
+
+    def _annotate(self, node: Node, linear: QuantizedLinear) -> None:
+        grid = Grid(linear.recipe.weight_bits, symmetric=True)
+        weight = QuantizationSpec(
+            dtype=torch.int8,
+            # XNNPACK knows 4-bit and 8-bit weights; the codes of a narrower grid fit the next wider one.
+            quant_min=-8 if grid.bits <= 4 else -127,
+            quant_max=7 if grid.bits <= 4 else 127,
+            qscheme=torch.per_channel_symmetric,
+            ch_axis=0,
+            observer_or_fake_quant_ctr=GivenScalesPerChannelObserver.with_args(scale=linear.weight_scale[:, 0]),
+        )
+        node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
+            input_qspec_map={node.args[0]: self.activation, node.args[1]: weight}, _annotated=True
+        )
+
+    def validate(self, model: torch.fx.GraphModule) -> None:
+        pass
+
+
+def owner(node: Node) -> str | None:
+    """The qualified name of the module whose forward made this node."""
+    stack = node.meta.get("nn_module_stack")
+    return list(stack.values())[-1][0] if stack else None
+
+
+def is_weight(node: Node) -> bool:
+    """Whether a linear's second argument is a stored weight, not a rotation."""
+    return node.op == "get_attr" and node.target.split(".")[-1] == "weight"
