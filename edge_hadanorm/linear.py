@@ -4,7 +4,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from edge_hadanorm.quantizer import dequantize, fake_quantize, fake_quantize_per_token, grouped
+from edge_hadanorm.quantizer import (
+    Grid,
+    choose_parameters,
+    dequantize,
+    fake_quantize,
+    fake_quantize_per_token,
+    grouped,
+)
 from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.transform import FeatureTransform
 
@@ -39,6 +46,7 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("activation_scale", torch.ones(()) if static else None)
         self.register_buffer("activation_zero_point", torch.zeros(()) if static else None)
         self.register_buffer("weight", self.dequantized_weight(), persistent=False)
+        self.register_load_state_dict_post_hook(_follow_codes)
 
     def dequantized_weight(self) -> torch.Tensor:
         """The weight [m, d] that the codes stand for."""
@@ -48,27 +56,39 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """x [B, S, d] -> y [B, S, m]; weights [B, S] of the tokens in a dynamic mean, see `FeatureTransform`."""
-        z, rest = self.transform(x, weights)
-        z = self._on_narrow_grid(z)
-        if rest is None:
-            return F.linear(self._as_device(z), self.weight, self.bias)
-        # The mean's share is one more row of the same product: its cost is 1 / S and the weight is stored once.
-        y = F.linear(self._as_device(torch.cat([z, rest], dim=1)), self.weight)
+        rows = self._as_device(self.rows(x, weights))
+        if not self.transform.dynamic:
+            return F.linear(rows, self.weight, self.bias)
+        y = F.linear(rows, self.weight)
         tokens = x.shape[1]
         share = y[:, tokens:] if self.bias is None else y[:, tokens:] + self.bias
         return y[:, :tokens] + share
 
-    def _on_narrow_grid(self, z: torch.Tensor) -> torch.Tensor:
-        """Activations of fewer bits than the device's; the mean's row, one in S, keeps the device's."""
-        bits = self.recipe.activation_bits
-        if bits >= DEVICE_BITS or self.recipe.activations == "tensor":
-            return z
-        return fake_quantize_per_token(z, bits)
+    def rows(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        """What the runtime is given to quantize: z [B, S, d], with a dynamic centre and the mean's row [B, S + 1, d].
 
-    def _as_device(self, z: torch.Tensor) -> torch.Tensor:
-        """What the runtime's own quantization of z makes of it."""
+        The mean's share is one more row of the same product: it costs 1 / S and the weight is stored once. That row,
+        one in S, keeps the device's bits where the tokens have fewer.
+        """
+        z, rest = self.transform(x, weights)
+        if self.recipe.activations == "token" and self.recipe.activation_bits < DEVICE_BITS:
+            z = fake_quantize_per_token(z, self.recipe.activation_bits)
+        return z if rest is None else torch.cat([z, rest], dim=1)
+
+    def set_activation_range(self, low: torch.Tensor, high: torch.Tensor) -> None:
+        """The range (scalars) of static activations."""
+        grid = Grid(self.recipe.activation_bits, symmetric=False)
+        self.activation_scale, self.activation_zero_point = choose_parameters(low, high, grid)
+
+    def _as_device(self, rows: torch.Tensor) -> torch.Tensor:
+        """What the runtime's own quantization makes of its rows."""
         if self.on_device or self.recipe.activation_bits == FLOAT_BITS:
-            return z
+            return rows
         if self.recipe.activations == "tensor":
-            return fake_quantize(z, self.activation_scale, self.activation_zero_point, self.recipe.activation_bits)
-        return fake_quantize_per_token(z, DEVICE_BITS)
+            return fake_quantize(rows, self.activation_scale, self.activation_zero_point, self.recipe.activation_bits)
+        return fake_quantize_per_token(rows, DEVICE_BITS)
+
+
+def _follow_codes(linear: QuantizedLinear, _: object) -> None:
+    """A state dict holds codes and no weight, so loading one replaces the weight too."""
+    linear.weight = linear.dequantized_weight()

@@ -48,7 +48,7 @@ class Recipe:
 
     def __post_init__(self):
         for field in ("weight_bits", "activation_bits"):
-            if getattr(self, field) not in BITS:
+            if not _is_int(getattr(self, field)) or getattr(self, field) not in BITS:
                 raise UserError(f"recipe {self.name}: {field} is {getattr(self, field)!r}, not one of {_list(BITS)}")
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
@@ -116,8 +116,8 @@ def from_json(fields: object) -> Recipe:
         raise UserError(f"recipe: unknown field {unknown[0]!r}; the fields are {_list(known)}")
     if missing := [name for name, required in known.items() if required and name not in fields]:
         raise UserError(f"recipe: the field {missing[0]!r} is missing")
-    if not isinstance(fields["name"], str):
-        raise UserError(f"recipe: name is {fields['name']!r}, not a string")
+    if not isinstance(fields["name"], str) or not fields["name"].isprintable():
+        raise UserError(f"recipe: name is {fields['name']!r}, not a line of text")
     return Recipe(**fields)
 
 

@@ -13,7 +13,7 @@ the bias, and the rest, whose share is computed on the device with W'.
 import torch
 from torch import nn
 
-from edge_hadanorm.hadamard import hadamard_matrix, largest_block, rotate
+from edge_hadanorm.hadamard import hadamard_matrix, is_hadamard_order, largest_block, rotate
 
 Rotation = tuple[tuple[int, int], ...]
 
@@ -23,7 +23,8 @@ class FeatureTransform(nn.Module):
 
     centre [d]: the calibrated mean, or None. dynamic: subtract the mean of each call's tokens instead of it.
     scale [d]: D, or None. rotation: orthonormal factors of R as (order, stride), applied in turn: a Hadamard matrix of
-    that order mixes features that lie `stride` apart. A block Hadamard is one factor of stride 1, a Kronecker product two.
+    that order mixes features that lie `stride` apart. A block Hadamard is one factor of stride 1, a Kronecker product
+    two.
     """
 
     def __init__(
@@ -90,7 +91,8 @@ def rotation_factors(width: int, kind: str, block: int) -> Rotation:
     """The factors of a rotation for inputs of `width` features.
 
     block: Hadamard blocks of the largest power of two that divides width, at most `block`.
-    full: over the whole width, as a Kronecker product of two, which costs n1 + n2 multiplications a feature.
+    full: over the whole width, as a Kronecker product of two, which costs n1 + n2 multiplications a feature. A width
+    that is no Hadamard order gets factors that `FeatureTransform` refuses.
     """
     if kind == "none":
         return ()
@@ -98,4 +100,6 @@ def rotation_factors(width: int, kind: str, block: int) -> Rotation:
         order = largest_block(width, block)
         return ((order, 1),) if order > 1 else ()
     inner = largest_block(width, 1 << (width.bit_length() // 2))
-    return ((inner, 1), (width // inner, inner))
+    while inner > 1 and not is_hadamard_order(width // inner):
+        inner //= 2
+    return tuple((order, stride) for order, stride in ((inner, 1), (width // inner, inner)) if order > 1)

@@ -7,12 +7,12 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+from edge_hadanorm.export.quantizer import CheckpointQuantizer
 from torch import nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import ComposableQuantizer, Quantizer
 
-from edge_hadanorm.export.quantizer import CheckpointQuantizer
 from edge_hadanorm.linear import QuantizedLinear
 
 
@@ -23,8 +23,8 @@ class Prepare(nn.Module):
         super().__init__()
         self.denoiser = denoiser
 
-    def forward(self, text: torch.Tensor) -> list[torch.Tensor]:
-        return self.denoiser.prepare(text)
+    def forward(self, text: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
+        return self.denoiser.prepare(text, mask)
 
 
 class Denoise(nn.Module):

@@ -3,7 +3,7 @@
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.models.pixart import PixArtDenoiser
 
-FAMILIES = {"PixArtTransformer2DModel": PixArtDenoiser}
+FAMILIES = {form.source_class: form for form in (PixArtDenoiser,)}
 
 
 def family(class_name: str) -> type:

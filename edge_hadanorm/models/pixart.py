@@ -94,6 +94,8 @@ class PixArtDenoiser(nn.Module):
     Latents are [B, C, H, W] with H = W = config["sample_size"], timesteps [1], text [B, L, caption_channels].
     """
 
+    source_class = "PixArtTransformer2DModel"
+
     def __init__(self, config: dict):
         super().__init__()
         check_config(config)
@@ -155,7 +157,7 @@ class PixArtDenoiser(nn.Module):
         bias = conditioning[2 * len(self.blocks)] if len(conditioning) % 2 else None
         for i, block in enumerate(self.blocks):
             x = block(x, modulation, conditioning[2 * i], conditioning[2 * i + 1], bias)
-        shift, scale = parts(self.final_modulation + torch.cat([time, time], dim=-1), 2)
+        shift, scale = (part + time for part in parts(self.final_modulation, 2))
         x = self.final(F.layer_norm(x, (self.width,), eps=LAYER_NORM_EPS) * (1.0 + scale) + shift)
         grid, patch = self.side // self.patch, self.patch
         x = x.reshape(-1, grid, grid, patch, patch, self.channels).permute(0, 5, 1, 3, 2, 4)
@@ -189,13 +191,24 @@ def check_config(config: dict) -> None:
     """Raises UserError where the config is of a PixArt this form does not cover."""
     required = ("num_attention_heads", "attention_head_dim", "in_channels", "patch_size", "sample_size", "num_layers")
     for key in (*required, "caption_channels"):
-        if not isinstance(config.get(key), int):
-            raise UserError(f"transformer config: {key!r} is {config.get(key)!r}, not a whole number")
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise UserError(f"transformer config: {key!r} is {config.get(key)!r}, not a positive whole number")
+    side, patch, channels, out = (config.get(k) for k in ("sample_size", "patch_size", "in_channels", "out_channels"))
+    if side % patch:
+        raise UserError(f"transformer config: patch_size {patch} does not divide sample_size {side}")
+    if out is not None and out < channels:
+        raise UserError(f"transformer config: out_channels {out} is less than in_channels {channels}")
     if config.get("use_additional_conditions") or (
         config.get("use_additional_conditions") is None and config["sample_size"] == 128
     ):
         raise UserError("transformer config: use_additional_conditions (PixArt-alpha at 1024 px) is not supported")
-    fixed = {"norm_type": "ada_norm_single", "activation_fn": "gelu-approximate", "norm_elementwise_affine": False}
+    fixed = {
+        "norm_type": "ada_norm_single",
+        "activation_fn": "gelu-approximate",
+        "norm_elementwise_affine": False,
+        "norm_eps": LAYER_NORM_EPS,
+        "attention_bias": True,
+    }
     for key, value in fixed.items():
         if config.get(key, value) != value:
             raise UserError(f"transformer config: {key} is {config[key]!r}; only {value!r} is supported")
@@ -211,10 +224,8 @@ def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.T
     def take(name: str, *shape: int) -> torch.Tensor:
         if name not in weights:
             raise UserError(f"transformer weights: tensor {name!r} is missing; the file is not of this config")
-        if tuple(weights[name].shape) != shape:
-            raise UserError(
-                f"transformer weights: {name!r} has shape {list(weights[name].shape)}, the config asks for {list(shape)}"
-            )
+        if (found := tuple(weights[name].shape)) != shape:
+            raise UserError(f"transformer weights: {name!r} has shape {list(found)}, the config asks for {list(shape)}")
         taken.add(name)
         return weights[name]
 

@@ -23,12 +23,46 @@ MAX_WORDS = 8
 
 # Subcategories whose members are recognisable at 32x32.
 SUBCATEGORIES = frozenset(
-    """face-smiling face-affection face-tongue face-hand face-neutral-skeptical face-sleepy face-unwell face-hat
-    face-glasses face-concerned face-negative face-costume cat-face monkey-face heart
-    animal-mammal animal-bird animal-amphibian animal-reptile animal-marine animal-bug plant-flower plant-other
-    food-fruit food-vegetable food-prepared food-asian food-sweet drink
-    transport-ground transport-water transport-air sport music musical-instrument
-    place-building place-religious sky&weather""".split()
+    [
+        "face-smiling",
+        "face-affection",
+        "face-tongue",
+        "face-hand",
+        "face-neutral-skeptical",
+        "face-sleepy",
+        "face-unwell",
+        "face-hat",
+        "face-glasses",
+        "face-concerned",
+        "face-negative",
+        "face-costume",
+        "cat-face",
+        "monkey-face",
+        "heart",
+        "animal-mammal",
+        "animal-bird",
+        "animal-amphibian",
+        "animal-reptile",
+        "animal-marine",
+        "animal-bug",
+        "plant-flower",
+        "plant-other",
+        "food-fruit",
+        "food-vegetable",
+        "food-prepared",
+        "food-asian",
+        "food-sweet",
+        "drink",
+        "transport-ground",
+        "transport-water",
+        "transport-air",
+        "sport",
+        "music",
+        "musical-instrument",
+        "place-building",
+        "place-religious",
+        "sky&weather",
+    ]
 )
 
 

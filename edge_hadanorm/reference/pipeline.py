@@ -19,15 +19,17 @@ class ReferencePipeline(DiffusionPipeline):
         return self.text_encoder(ids.to(self.device)).last_hidden_state
 
     @torch.no_grad()
-    def __call__(self, prompts: list[str], noise: torch.Tensor, steps: int = 8, guidance: float = 1.5) -> torch.Tensor:
+    def __call__(
+        self, prompts: list[str], noise: torch.Tensor, num_inference_steps: int = 8, guidance_scale: float = 1.5
+    ) -> torch.Tensor:
         """Pictures [B, 3, H, W] in [-1, 1] from noise of that shape, by classifier-free guidance."""
         text = self.encode([""] * len(prompts) + prompts)
-        self.scheduler.set_timesteps(steps)
+        self.scheduler.set_timesteps(num_inference_steps)
         latents = noise * self.scheduler.init_noise_sigma
         for t in self.scheduler.timesteps:
             both = self.scheduler.scale_model_input(torch.cat([latents, latents]), t)
             without, with_text = self.transformer(
                 both, encoder_hidden_states=text, timestep=t.expand(len(both)), return_dict=False
             )[0].chunk(2)
-            latents = self.scheduler.step(without + guidance * (with_text - without), t, latents).prev_sample
+            latents = self.scheduler.step(without + guidance_scale * (with_text - without), t, latents).prev_sample
         return latents

@@ -1,0 +1,155 @@
+"""Streaming moments of the inputs of a denoiser's quantized linears, over real sampling trajectories.
+
+Memory does not grow with the number of samples. The state can be saved after any sample and taken up again.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from edge_hadanorm.errors import UserError
+
+FIELDS = ("mean", "total", "within", "largest", "largest_within")
+
+
+class Moments:
+    """Per-channel moments of one input of `width` features, float64.
+
+    count: tokens seen. mean [d]. total [d]: sum of squared deviations from the mean (Chan's update). within [d]: the
+    same from the mean over the tokens of each call, which a dynamic centre subtracts. largest, largest_within [d]:
+    largest magnitude of the input and of its deviation from its call's mean.
+    """
+
+    def __init__(self, width: int):
+        self.count = 0
+        self.mean, self.total, self.within, self.largest, self.largest_within = (
+            torch.zeros(width, dtype=torch.float64) for _ in FIELDS
+        )
+
+    def update(self, x: torch.Tensor) -> None:
+        """Take in tokens x [B, S, d]; each of the B sequences has a mean of its own."""
+        x = x.detach().double()
+        centred = x - x.mean(1, keepdim=True)
+        flat = x.flatten(0, 1)
+        count, mean = len(flat), flat.mean(0)
+        delta = mean - self.mean
+        self.total += (flat - mean).square().sum(0) + delta.square() * self.count * count / (self.count + count)
+        self.mean += delta * count / (self.count + count)
+        self.count += count
+        self.within += centred.square().sum((0, 1))
+        self.largest = torch.maximum(self.largest, flat.abs().amax(0))
+        self.largest_within = torch.maximum(self.largest_within, centred.abs().amax((0, 1)))
+
+    def deviation(self, centre: str) -> torch.Tensor:
+        """Root mean square [d] of what is left after a recipe's centre."""
+        squares = {
+            "none": self.total / self.count + self.mean.square(),
+            "static": self.total / self.count,
+            "dynamic": self.within / self.count,
+        }
+        return squares[centre].sqrt()
+
+    def magnitude(self, centre: str) -> torch.Tensor:
+        """Largest magnitude [d] of what is left after a recipe's centre; a static one is bounded, not measured."""
+        bounds = {
+            "none": self.largest,
+            "static": self.largest + self.mean.abs(),
+            "dynamic": self.largest_within,
+        }
+        return bounds[centre]
+
+
+@contextmanager
+def observed(denoiser: nn.Module, names: Iterable[str], observe: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
+    """Call observe(name, x) with the input of each named linear while inside."""
+
+    def hook(name: str):
+        return lambda module, inputs: observe(name, inputs[0])
+
+    handles = [denoiser.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def calibrate(
+    denoiser: nn.Module,
+    samples: list[Callable[[], object]],
+    progress: Callable[[Iterable], Iterable] = iter,
+    state: Path | None = None,
+    fingerprint: str = "",
+) -> dict[str, Moments]:
+    """Moments by name of every quantizable linear of a float denoiser, over samples: calls that run the denoiser.
+
+    state: a file kept up to date after every sample; with the same fingerprint (of model and samples) an interrupted
+    calibration goes on from it. Raises UserError naming the layer and sample where NaN or Inf appears.
+    """
+    names = denoiser.quantizable()
+    moments = {name: Moments(denoiser.get_submodule(name).weight.shape[1]) for name in names}
+    done = _resume(state, fingerprint, moments) if state else 0
+
+    def observe(name: str, x: torch.Tensor) -> None:
+        if not x.isfinite().all():
+            raise UserError(
+                f"calibration: NaN or Inf in the input of {name} at sample {done}; check weights and inputs"
+            )
+        moments[name].update(x)
+
+    with torch.no_grad(), observed(denoiser, names, observe):
+        for sample in progress(samples[done:]):
+            sample()
+            done += 1
+            if state:
+                _save(state, fingerprint, moments, done)
+    return moments
+
+
+def activation_ranges(
+    denoiser: nn.Module, quantized: nn.Module, samples: list[Callable[[], object]]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Smallest and largest value that each static linear of `quantized` is given to quantize, on the float model's inputs."""
+    ranges: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def observe(name: str, x: torch.Tensor) -> None:
+        rows = quantized.get_submodule(name).rows(x)
+        low, high = rows.aminmax()
+        if name in ranges:
+            low, high = torch.minimum(low, ranges[name][0]), torch.maximum(high, ranges[name][1])
+        ranges[name] = (low, high)
+
+    with torch.no_grad(), observed(denoiser, denoiser.quantizable(), observe):
+        for sample in samples:
+            sample()
+    return ranges
+
+
+def _save(state: Path, fingerprint: str, moments: dict[str, Moments], done: int) -> None:
+    tensors = {f"{name}.{field}": getattr(m, field) for name, m in moments.items() for field in FIELDS}
+    header = {"fingerprint": fingerprint, "done": done, "counts": {name: m.count for name, m in moments.items()}}
+    partial = state.with_name(state.name + ".partial")
+    save_file(tensors, partial, metadata={"calibration": json.dumps(header)})
+    partial.replace(state)
+
+
+def _resume(state: Path, fingerprint: str, moments: dict[str, Moments]) -> int:
+    """Fill the moments from a state file of this fingerprint; returns the samples it holds, 0 where it is none."""
+    try:
+        with safe_open(state, "pt") as file:
+            header = json.loads(file.metadata()["calibration"])
+            if header["fingerprint"] != fingerprint:
+                return 0
+            for name, m in moments.items():
+                m.count = header["counts"][name]
+                for field in FIELDS:
+                    setattr(m, field, file.get_tensor(f"{name}.{field}"))
+            return header["done"]
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError):
+        return 0

@@ -1,0 +1,131 @@
+"""The quantized checkpoint: a folder that stands on its own.
+
+config.json         transformer class and config, layout of every quantized linear, sampling defaults
+recipe.json         the recipe
+model.safetensors   packed codes, scales, transforms, float rest
+metrics.json        what `evaluate` measured, once it did
+tokenizer/ text_encoder/ scheduler/   copied from the pipeline, where there is one
+"""
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from edge_hadanorm import quantizer, recipe
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.files import read_json, read_tensors, require_finite, write_json
+from edge_hadanorm.linear import QuantizedLinear
+from edge_hadanorm.models import family
+from edge_hadanorm.recipe import Recipe
+from edge_hadanorm.source import ABOUT, COMPONENTS, TextToImage
+from edge_hadanorm.transform import FeatureTransform
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a denoiser is given of a prompt: so many tokens, and a mask of them where the model pads."""
+
+    tokens: int
+    masked: bool = False
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A quantized model. source: the name of the float model it was made of."""
+
+    source: str
+    recipe: Recipe
+    denoiser: nn.Module
+    text: Text
+    pipeline: TextToImage | None
+
+
+def save(folder: Path, saved: Checkpoint) -> None:
+    """Write a checkpoint into an existing empty folder."""
+    denoiser, pipeline = saved.denoiser, saved.pipeline
+    state, linears = denoiser.state_dict(), {}
+    for name in denoiser.quantizable():
+        linear = denoiser.get_submodule(name)
+        codes = state.pop(f"{name}.codes")
+        state[f"{name}.packed"] = quantizer.pack(codes, linear.recipe.weight_bits)
+        linears[name] = {
+            "shape": list(codes.shape),
+            "dynamic": linear.transform.dynamic,
+            "rotation": [list(factor) for factor in linear.transform.rotation],
+            "recipe": linear.recipe.to_json(),
+        }
+    write_json(
+        folder / "config.json",
+        {
+            "format": FORMAT,
+            "source": saved.source,
+            "transformer_class": denoiser.source_class,
+            "transformer": denoiser.config,
+            "text": dataclasses.asdict(saved.text),
+            "sampling": pipeline and {"steps": pipeline.steps, "guidance": pipeline.guidance},
+            "linears": linears,
+        },
+    )
+    write_json(folder / "recipe.json", saved.recipe.to_json())
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
+    if pipeline is not None:
+        for component in COMPONENTS:
+            shutil.copytree(pipeline.folder / component, folder / component)
+        write_json(folder / ABOUT, {"licence": pipeline.licence, "prompts": pipeline.prompts})
+
+
+def load(folder: Path) -> Checkpoint:
+    """Raises UserError for a folder that is no checkpoint, or a broken one."""
+    if not (folder / "config.json").is_file() or not (folder / "recipe.json").is_file():
+        raise UserError(f"{folder} is no quantized checkpoint: make one with `edge-hadanorm quantize`")
+    config = read_json(folder / "config.json", "checkpoint config")
+    if not isinstance(config, dict) or not isinstance(config.get("format"), int):
+        raise UserError(f"{folder / 'config.json'} is no checkpoint config: it names no format")
+    if config["format"] > FORMAT:
+        raise UserError(f"{folder} was made by a newer edge-hadanorm (format {config['format']}); update")
+    tensors = read_tensors(folder / "model.safetensors")
+    require_finite(tensors, f"weights of {folder}")
+    try:
+        denoiser = _denoiser(config, tensors)
+        pipeline = config["sampling"] and TextToImage(folder, **config["sampling"])
+        own = recipe.load(str(folder / "recipe.json"))
+        return Checkpoint(config["source"], own, denoiser, Text(**config["text"]), pipeline)
+    except UserError as error:
+        raise UserError(f"checkpoint {folder}: {error}") from None
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"checkpoint {folder} is broken ({type(error).__name__}: {reason}); quantize again") from None
+
+
+def _denoiser(config: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    with torch.device("meta"):
+        denoiser = family(config["transformer_class"])(config["transformer"])
+    for name in denoiser.quantizable():
+        layout = config["linears"][name]
+        own = {key.removeprefix(name + "."): tensors.pop(key) for key in list(tensors) if key.startswith(name + ".")}
+        denoiser.set_submodule(name, _linear(layout, own))
+        tensors |= {f"{name}.{key}": tensor for key, tensor in denoiser.get_submodule(name).state_dict().items()}
+    denoiser.load_state_dict(tensors, assign=True)
+    return denoiser.eval().requires_grad_(False)
+
+
+def _linear(layout: dict, tensors: dict[str, torch.Tensor]) -> QuantizedLinear:
+    own = recipe.from_json(layout["recipe"])
+    inverse_scale = tensors.get("transform.inverse_scale")
+    transform = FeatureTransform(
+        centre=tensors.get("transform.centre"), dynamic=layout["dynamic"], rotation=layout["rotation"]
+    ).float()
+    transform.inverse_scale = inverse_scale
+    codes = quantizer.unpack(tensors["packed"], own.weight_bits, tuple(layout["shape"]))
+    linear = QuantizedLinear(own, transform, codes, tensors["weight_scale"], tensors.get("bias"))
+    if own.activations == "tensor":
+        linear.activation_scale = tensors["activation_scale"]
+        linear.activation_zero_point = tensors["activation_zero_point"]
+    return linear

@@ -1,0 +1,142 @@
+"""The command `edge-hadanorm`."""
+
+import json
+from pathlib import Path
+
+import click
+
+from edge_hadanorm import __version__, console
+
+FOLDER = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="edge-hadanorm")
+def cli() -> None:
+    """Quantize a Diffusion Transformer with HadaNorm and put it on a phone."""
+
+
+out_folder = click.option("--out", type=FOLDER, required=True, help="Folder to write; appears whole or not at all.")
+force = click.option("--force", is_flag=True, help="Replace an existing output.")
+
+
+@cli.command()
+@click.option("--out", type=FOLDER, default=Path("demo-output"), show_default=True, help="Folder to write.")
+@force
+def demo(out: Path, force: bool) -> None:
+    """Quantize the reference model by every method, export it, and draw the pictures side by side."""
+    from edge_hadanorm.demo import run
+
+    run(out, force)
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--recipe", "recipe_name", required=True, metavar="NAME|FILE.json", help="See `edge-hadanorm recipes`.")
+@out_folder
+@click.option("--prompts", type=FOLDER, help="Text file of calibration prompts, one a line.")
+@click.option("--inputs", type=FOLDER, help="Captured transformer inputs (.safetensors) to calibrate on instead.")
+@click.option("--steps", type=int, help="Sampler steps of a calibration picture.  [default: the pipeline's]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Noise seed of the first calibration picture.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps: where calibration runs.")
+@force
+def quantize(model, recipe_name, out, prompts, inputs, steps, seed, device, force) -> None:
+    """Quantize MODEL (`reference`, a diffusers folder or a hub id) into a checkpoint."""
+    from edge_hadanorm import workflow
+
+    lines = workflow.read_prompts(prompts) if prompts else None
+    metrics = workflow.quantize(model, recipe_name, out, lines, inputs, steps, seed, device, force)
+    click.echo(f"{out}: {_summary(metrics)}")
+
+
+@cli.command()
+@click.argument("quantized", type=FOLDER)
+@click.option("--target", required=True, help="xnnpack")
+@out_folder
+@force
+def export(quantized: Path, target: str, out: Path, force: bool) -> None:
+    """Export a QUANTIZED checkpoint to a bundle that a phone runs."""
+    from edge_hadanorm import checkpoint, files
+    from edge_hadanorm.export import writer
+
+    saved = checkpoint.load(quantized)
+    writer.check_target(target, saved)
+    with files.new_folder(out, force) as folder:
+        writer.write_bundle(folder, quantized, saved, target, console.say)
+    size = sum(f.stat().st_size for f in out.glob("*.pte"))
+    click.echo(f"{out}: {saved.recipe.name} for {target}, programs of {size / 1e6:.1f} MB")
+
+
+@cli.command()
+@click.argument("bundle", type=FOLDER)
+@click.argument("prompt")
+@click.option("--out", type=FOLDER, required=True, metavar="IMAGE.png", help="Picture to write.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise.")
+@click.option("--steps", type=int, help="Sampler steps.  [default: the bundle's]")
+@click.option("--guidance", type=float, help="Classifier-free guidance.  [default: the bundle's]")
+@click.option("--backend", type=click.Choice(["auto", "executorch", "simulation"]), default="auto", show_default=True)
+def generate(bundle, prompt, out, seed, steps, guidance, backend) -> None:
+    """Draw PROMPT with a BUNDLE, as a phone would."""
+    from edge_hadanorm import workflow
+
+    milliseconds, runner = workflow.generate(bundle, prompt, out, seed, steps, guidance, backend)
+    click.echo(f"{out}: {milliseconds:.1f} ms a step on {runner}")
+
+
+@cli.command()
+@click.argument("quantized", type=FOLDER)
+@click.option("--inputs", type=FOLDER, help="Captured transformer inputs (.safetensors) to evaluate on.")
+@click.option("--reference", metavar="MODEL", help="The float model.  [default: the one it was quantized from]")
+@click.option("--json", "json_file", type=FOLDER, metavar="FILE", help="Write everything measured here.")
+def evaluate(quantized, inputs, reference, json_file) -> None:
+    """Compare a QUANTIZED checkpoint with the float model, on prompts it was not calibrated on."""
+    from edge_hadanorm import files, workflow
+
+    metrics = workflow.evaluate(quantized, inputs, reference)
+    if json_file:
+        with files.new_file(json_file) as partial:
+            files.write_json(partial, metrics)
+    click.echo(_summary(metrics))
+    worst = sorted(metrics["layers"].items(), key=lambda item: item[1])[:5]
+    click.echo("lowest layers: " + ", ".join(f"{name} {db:.1f} dB" for name, db in worst))
+
+
+@cli.command()
+@click.option("--json", "as_json", metavar="NAME", help="Print the recipe of this name as JSON.")
+def recipes(as_json: str | None) -> None:
+    """List the named recipes."""
+    from edge_hadanorm import recipe
+
+    if as_json:
+        click.echo(json.dumps(recipe.named(as_json).to_json(), indent=2))
+        return
+    for method, summary in recipe.SUMMARIES.items():
+        click.echo(f"{method:18} {summary}")
+    click.echo("\nNames are METHOD-wXaY[-gG][-static]: weights of X bits, activations of Y bits, groups of G inputs,")
+    click.echo("static: one calibrated activation range a tensor instead of one a token. For example:")
+    for method in recipe.METHODS:
+        click.echo("  " + "  ".join(f"{method}-{form}" for form in recipe.FORMATS))
+
+
+@cli.command()
+@click.argument("path", type=FOLDER)
+def inspect(path: Path) -> None:
+    """Show what a checkpoint or a bundle holds: transforms, sizes, what the device runs where."""
+    from edge_hadanorm.inspection import describe
+
+    click.echo(describe(path))
+
+
+def _summary(metrics: dict) -> str:
+    bits, psnr = metrics["bits"], metrics["image_psnr_db"]
+    pictures = "" if psnr is None else f", pictures {psnr:.1f} dB PSNR"
+    sqnr = metrics["denoiser_sqnr_db"]
+    measured = "" if sqnr is None else f", denoiser {sqnr:.2f} dB SQNR{pictures}"
+    megabytes = (bits["quantized_bytes"] + bits["float_bytes"]) / 1e6
+    return f"{metrics['recipe']}{measured}, {megabytes:.1f} MB"
+
+
+def main() -> None:
+    """Entry point."""
+    console.silence_libraries()
+    raise SystemExit(console.run(lambda: cli.main(standalone_mode=False)))

@@ -1,0 +1,76 @@
+"""What a user sees: our own lines, progress on a terminal, one line for a mistake, and not what libraries say."""
+
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterable
+
+from edge_hadanorm.errors import UserError
+
+DEBUG = "EDGE_HADANORM_DEBUG"
+MISTAKE, CRASH, INTERRUPTED = 2, 1, 130
+screen = sys.stderr
+
+
+def silence_libraries() -> None:
+    """Keep the warnings and log lines of imported libraries off the screen, native ones included.
+
+    Some write to file descriptor 2 and some to sys.stderr, so both go to /dev/null, and our own lines to a copy of the
+    old descriptor. EDGE_HADANORM_DEBUG=1 leaves everything as it is.
+    """
+    global screen
+    if os.environ.get(DEBUG):
+        return
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.ERROR)
+    os.environ |= {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "DIFFUSERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
+    sys.stderr.flush()
+    screen = os.fdopen(os.dup(2), "w", buffering=1)
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
+    os.dup2(sys.stderr.fileno(), 2)
+
+
+def progress(what: str) -> Callable[[Iterable], Iterable]:
+    """A wrapper of iterables that shows a bar on a terminal and nothing in a pipe."""
+    from tqdm import tqdm
+
+    return lambda items: tqdm(items, desc=what, leave=False, disable=not screen.isatty(), file=screen)
+
+
+def say(line: str) -> None:
+    """A line that is not the command's result."""
+    print(line, file=screen)
+
+
+def run(command: Callable[[], object]) -> int:
+    """The exit status of a command: 0; 2 after one line for a user's mistake; 130 interrupted; 1 after a traceback."""
+    import click
+
+    try:
+        command()
+        return 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        say("edge-hadanorm: interrupted")
+        return INTERRUPTED
+    except (UserError, click.ClickException) as mistake:
+        if os.environ.get(DEBUG):
+            traceback.print_exc(file=screen)
+        text = mistake.format_message() if isinstance(mistake, click.ClickException) else str(mistake)
+        say(f"edge-hadanorm: {' '.join(text.split())}")
+        return MISTAKE
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception:
+        traceback.print_exc(file=screen)
+        return CRASH

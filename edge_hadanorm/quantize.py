@@ -1,0 +1,95 @@
+"""A float denoiser and a recipe to a quantized denoiser: transform, fold, round, one linear after the other."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from edge_hadanorm.calibration import Moments, activation_ranges
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
+from edge_hadanorm.recipe import Recipe
+from edge_hadanorm.rounding import METHODS as ROUNDING
+from edge_hadanorm.transform import FeatureTransform, rotation_factors
+
+# Beyond this spread between channels a scale says more about a dead channel than about its signal.
+SCALE_RANGE = 1e4
+
+
+def feature_scale(recipe: Recipe, moments: Moments, weight: torch.Tensor) -> torch.Tensor | None:
+    """D [d] of a recipe for one input with these moments and the stacked weight [m, d], float64, of median 1.
+
+    smoothquant: max|x|^alpha / max|W|^(1 - alpha) (arXiv 2211.10438). std: sigma after centring.
+    balanced: sqrt(sigma / ||W_:,c||), which minimises ||(X - mu) D^-1|| ||W D|| (Cauchy-Schwarz).
+    A channel without signal or without weight gets 1.
+    """
+    if recipe.scale == "none":
+        return None
+    if recipe.scale == "smoothquant":
+        signal = moments.magnitude(recipe.centre) ** recipe.alpha
+        scale = signal / weight.abs().amax(0) ** (1 - recipe.alpha)
+    else:
+        scale = moments.deviation(recipe.centre)
+        if recipe.scale == "balanced":
+            scale = (scale / weight.norm(dim=0)).sqrt()
+    usable = scale.isfinite() & (scale > 0)
+    if usable.any():
+        scale = scale / scale[usable].median()
+    return torch.where(usable, scale, 1.0).clamp(1 / SCALE_RANGE, SCALE_RANGE)
+
+
+def build_transform(recipe: Recipe, moments: Moments | None, weight: torch.Tensor) -> FeatureTransform:
+    """The float64 transform of one input; moments may be None where the recipe measures nothing."""
+    return FeatureTransform(
+        centre=None if recipe.centre == "none" else moments.mean,
+        dynamic=recipe.centre == "dynamic",
+        scale=feature_scale(recipe, moments, weight),
+        rotation=rotation_factors(weight.shape[1], recipe.rotation, recipe.block),
+    )
+
+
+def quantize_linear(recipe: Recipe, moments: Moments | None, linear: nn.Linear) -> QuantizedLinear:
+    """One float linear by a recipe; computed in float64, kept in float32."""
+    weight = linear.weight.double()
+    transform = build_transform(recipe, moments, weight)
+    folded, bias = transform.fold(weight, None if linear.bias is None else linear.bias.double())
+    codes, scale = ROUNDING[recipe.rounding](folded, recipe.weight_bits, recipe.group_size)
+    return QuantizedLinear(recipe, transform.float(), codes, scale.float(), None if bias is None else bias.float())
+
+
+def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
+    """Raises UserError where the recipe does not fit this denoiser's linears."""
+    if recipe.weight_bits == FLOAT_BITS:
+        raise UserError(f"recipe {recipe.name}: weights of 16 bits are not quantized; use 2 to 8")
+    for name in denoiser.quantizable():
+        width = denoiser.get_submodule(name).weight.shape[1]
+        if recipe.group_size and width % recipe.group_size:
+            raise UserError(
+                f"recipe {recipe.name}: groups of {recipe.group_size} do not divide the {width} inputs of {name}"
+            )
+
+
+@torch.no_grad()
+def quantize(
+    denoiser: nn.Module,
+    recipe: Recipe,
+    moments: dict[str, Moments] | None,
+    samples: list[Callable[[], object]] = (),
+) -> nn.Module:
+    """A quantized copy of a float denoiser.
+
+    moments: from `calibrate`, None where the recipe needs none. samples: calls that run `denoiser`, for the ranges of
+    static activations.
+    """
+    check_recipe(recipe, denoiser)
+    names = denoiser.quantizable()
+    kept = {id(p): p for p in denoiser.parameters()} | {id(b): b for b in denoiser.buffers()}
+    quantized = copy.deepcopy(denoiser, memo=kept)  # shares the float tensors that stay
+    for name in names:
+        linear = denoiser.get_submodule(name)
+        quantized.set_submodule(name, quantize_linear(recipe, moments and moments[name], linear))
+    if recipe.activations == "tensor":
+        for name, (low, high) in activation_ranges(denoiser, quantized, samples).items():
+            quantized.get_submodule(name).set_activation_range(low, high)
+    return quantized

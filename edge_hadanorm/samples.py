@@ -1,0 +1,107 @@
+"""What a denoiser is calibrated and evaluated on: its inputs along sampling trajectories, or captured by the user."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.files import read_tensors, require_finite
+from edge_hadanorm.runtime import TorchRunner, picture
+from edge_hadanorm.source import TextToImage
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One call of a denoiser: latents [B, C, H, W], timestep [1], text [B, L, width], mask [B, L] (1: keep) or None."""
+
+    latents: torch.Tensor
+    timestep: torch.Tensor
+    text: torch.Tensor
+    mask: torch.Tensor | None = None
+
+    @torch.no_grad()
+    def run(self, denoiser: nn.Module) -> torch.Tensor:
+        """The denoiser's prediction [B, C, H, W]."""
+        return denoiser.denoise(self.latents, self.timestep, denoiser.prepare(self.text, self.mask))
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """How to sample: prompts with one seed each, counted from `seed`, at `steps` steps and a guidance."""
+
+    pipeline: TextToImage
+    prompts: list[str]
+    steps: int
+    guidance: float
+    seed: int
+
+    def samples(self, denoiser: nn.Module) -> list[Callable[[], torch.Tensor]]:
+        """Calls that draw one picture each, float32 [C, H, W]."""
+        runner, table = TorchRunner(denoiser, self.pipeline), self.pipeline.table(self.steps)
+        return [
+            partial(picture, runner, prompt, table, self.guidance, self.seed + i)
+            for i, prompt in enumerate(self.prompts)
+        ]
+
+    def record(self, denoiser: nn.Module, progress: Callable[[Iterable], Iterable] = iter) -> list[Inputs]:
+        """The inputs of every step of every picture."""
+        table, inputs = self.pipeline.table(self.steps), []
+
+        class Recorder(TorchRunner):
+            def prepare(self, prompt: str) -> list[torch.Tensor]:
+                self.text = self.pipeline.text(prompt)
+                return self.denoiser.prepare(self.text)
+
+            @torch.no_grad()
+            def denoise(self, latents, timestep, conditioning):
+                inputs.append(Inputs(latents, timestep, self.text))
+                return super().denoise(latents, timestep, conditioning)
+
+        recorder = Recorder(denoiser, self.pipeline)
+        with torch.no_grad():
+            for i, prompt in progress(list(enumerate(self.prompts))):
+                picture(recorder, prompt, table, self.guidance, self.seed + i)
+        return inputs
+
+
+def captured(file: Path, denoiser: nn.Module) -> list[Inputs]:
+    """Captured inputs, one call a sample, named as the transformer's forward arguments; first dimension: samples.
+
+    Raises UserError for missing or unknown names, wrong shapes, NaN or Inf.
+    """
+    tensors = read_tensors(file)
+    known = ("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask")
+    if unknown := sorted(set(tensors) - set(known)):
+        raise UserError(f"{file}: unknown tensor {unknown[0]!r}; the names are {', '.join(known)}")
+    if missing := [name for name in known[:3] if name not in tensors]:
+        raise UserError(f"{file}: tensor {missing[0]!r} is missing; the names are {', '.join(known)}")
+    require_finite(tensors, str(file))
+    latents, text = tensors["hidden_states"], tensors["encoder_hidden_states"]
+    samples = len(latents) if latents.ndim else 0
+    words = text.shape[1] if text.ndim == 3 else 0
+    shapes = {
+        "hidden_states": (samples, *denoiser.latent_shape()),
+        "encoder_hidden_states": (samples, words, denoiser.text_width),
+        "timestep": (samples,),
+        "encoder_attention_mask": (samples, words),
+    }
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != shapes[name] or 0 in shapes[name]:
+            raise UserError(
+                f"{file}: {name} has shape {list(tensor.shape)}, this transformer takes {list(shapes[name])}"
+            )
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    mask = tensors.get("encoder_attention_mask")
+    return [
+        Inputs(
+            tensors["hidden_states"][i : i + 1],
+            tensors["timestep"][i : i + 1],
+            tensors["encoder_hidden_states"][i : i + 1],
+            None if mask is None else mask[i : i + 1],
+        )
+        for i in range(samples)
+    ]

@@ -1,0 +1,124 @@
+"""The model to quantize: the reference, a diffusers pipeline folder, a transformer folder, or a hub id of either."""
+
+import inspect
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.files import read_json, read_weights, require_finite
+from edge_hadanorm.models import family
+from edge_hadanorm.sampling import SamplerTable, probe
+from edge_hadanorm.text import PromptTokenizer, TextEncoder
+
+REFERENCE = Path(__file__).parent / "reference" / "pipeline"
+COMPONENTS = ("tokenizer", "text_encoder", "scheduler")
+ABOUT = "about.json"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+class TextToImage:
+    """What a pipeline has besides its transformer: tokenizer, text encoder, scheduler, and how they are used.
+
+    folder: of the components. steps, guidance: the pipeline's defaults. licence, prompts: from the folder's about.json,
+    where it has one: a sentence, and prompts that the model was made for.
+    """
+
+    def __init__(self, folder: Path, steps: int, guidance: float):
+        self.folder, self.steps, self.guidance = folder, steps, guidance
+        length = read_json(folder / "tokenizer/tokenizer_config.json", "tokenizer config")["model_max_length"]
+        self.tokenizer = PromptTokenizer(folder / "tokenizer/tokenizer.json", length)
+        self.text_encoder = TextEncoder.load(folder / "text_encoder")
+        about = read_json(folder / ABOUT, "about") if (folder / ABOUT).exists() else {}
+        self.licence, self.prompts = about.get("licence", "that of the source model"), about.get("prompts", [])
+
+    def ids(self, prompt: str) -> torch.Tensor:
+        """Ids [2, L] of the empty prompt and of this one, the batch of classifier-free guidance."""
+        return torch.tensor([self.tokenizer(""), self.tokenizer(prompt)])
+
+    @torch.no_grad()
+    def text(self, prompt: str) -> torch.Tensor:
+        """Text states [2, L, C] of the same."""
+        return self.text_encoder(self.ids(prompt))
+
+    def table(self, steps: int) -> SamplerTable:
+        """The scheduler's coefficients for a number of steps."""
+        import diffusers
+
+        config = read_json(self.folder / "scheduler/scheduler_config.json", "scheduler config")
+        name = config.get("_class_name") if isinstance(config, dict) else None
+        scheduler = getattr(diffusers, name, None) if isinstance(name, str) else None
+        if scheduler is None:
+            raise UserError(f"scheduler {name!r} of {self.folder} is not one of diffusers'")
+        return probe(scheduler.from_config(config), steps)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A float model. name: as the user gave it. config: the transformer's."""
+
+    name: str
+    transformer_class: str
+    config: dict
+    denoiser: nn.Module
+    pipeline: TextToImage | None
+
+
+def load(name: str) -> Source:
+    """The model of a name, in float32. Raises UserError for what is missing, broken, unsupported or not finite."""
+    folder = REFERENCE if name == "reference" else Path(name)
+    if not folder.exists() and _HUB_ID.fullmatch(name):
+        folder = _download(name)
+    if not folder.is_dir():
+        raise UserError(f"model {name} does not exist: give `reference`, a diffusers folder or a hub id")
+    index = folder / "model_index.json"
+    transformer = folder / "transformer" if index.exists() else folder
+    if not (transformer / "config.json").is_file():
+        raise UserError(f"{folder} is no model: it has neither model_index.json nor config.json")
+    config = read_json(transformer / "config.json", "transformer config")
+    if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
+        raise UserError(f"{transformer / 'config.json'} is no diffusers config: it names no _class_name")
+    form = family(config["_class_name"])
+    config = {key: value for key, value in config.items() if not key.startswith("_")}
+    weights = {key: tensor.float() for key, tensor in read_weights(transformer).items()}
+    require_finite(weights, f"weights of {transformer}")
+    denoiser = form.from_diffusers(config, weights).eval().requires_grad_(False)
+    pipeline = _pipeline(folder, read_json(index, "pipeline index")) if index.exists() else None
+    return Source(name, form.source_class, config, denoiser, pipeline)
+
+
+def _pipeline(folder: Path, index: object) -> TextToImage:
+    if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
+        raise UserError(f"{folder / 'model_index.json'} is no pipeline index: it names no _class_name")
+    present = {key for key, value in index.items() if not key.startswith("_") and value and value[0]}
+    if present != {"transformer", *COMPONENTS}:
+        raise UserError(
+            f"pipeline {folder} has components {', '.join(sorted(present))}; supported are pixel-space pipelines of "
+            f"transformer, {', '.join(COMPONENTS)}: give its transformer folder with --inputs instead"
+        )
+    return TextToImage(folder, **_defaults(index["_class_name"]))
+
+
+def _defaults(class_name: str) -> dict:
+    """Steps and guidance that a pipeline class uses when its caller names none."""
+    import diffusers
+
+    from edge_hadanorm.reference.pipeline import ReferencePipeline
+
+    known = getattr(diffusers, class_name, ReferencePipeline)
+    parameters = inspect.signature(known.__call__).parameters
+    return {"steps": parameters["num_inference_steps"].default, "guidance": parameters["guidance_scale"].default}
+
+
+def _download(name: str) -> Path:
+    """A hub repository's JSON and safetensors files, through huggingface_hub's own cache."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model"]))
+    except Exception as error:  # network, authorization and naming errors share no base class
+        reason = type(error).__name__
+        raise UserError(f"model {name} is no local folder, and the hub did not give it ({reason})") from None

@@ -1,0 +1,217 @@
+"""The steps behind the commands: model -> calibrate -> transform -> round -> fold -> checkpoint, and bundle -> picture."""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from edge_hadanorm import bundle as bundles
+from edge_hadanorm import calibration, checkpoint, files, samples, source
+from edge_hadanorm import evaluate as evaluation
+from edge_hadanorm import quantize as quantization
+from edge_hadanorm import recipe as recipes
+from edge_hadanorm.checkpoint import Checkpoint, Text
+from edge_hadanorm.console import progress, say
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.metrics import bits_summary, save_png
+from edge_hadanorm.runtime import ExecuTorchRunner, TorchRunner, has_executorch, picture
+from edge_hadanorm.samples import Inputs, Trajectories
+from edge_hadanorm.source import Source
+
+# PixArt-alpha's, where a transformer comes alone and without captured inputs.
+DEFAULT_TEXT_TOKENS = 120
+CALIBRATION_PROMPTS = 32
+EVALUATION_PROMPTS = 8
+# Far from the calibration's, which count from --seed.
+EVALUATION_SEED = 1_000_000
+
+
+def read_prompts(file: Path) -> list[str]:
+    """The non-empty lines of a text file."""
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompts file {file} cannot be read: {error}") from None
+    if not lines:
+        raise UserError(f"prompts file {file} is empty: one prompt a line")
+    return lines
+
+
+def spread(prompts: list[str], count: int, offset: float) -> list[str]:
+    """`count` prompts evenly spaced over a list, the first at a fraction `offset` of the spacing."""
+    spacing = max(1.0, len(prompts) / count)
+    return [prompts[int((i + offset) * spacing)] for i in range(min(count, len(prompts)))]
+
+
+def calibration_prompts(model: Source) -> list[str]:
+    """Prompts of the model's own to calibrate on; `evaluation_prompts` has none of them."""
+    return spread(model.pipeline.prompts, CALIBRATION_PROMPTS, 0)
+
+
+def evaluation_prompts(prompts: list[str], count: int = EVALUATION_PROMPTS) -> list[str]:
+    """Prompts half-way between those that calibration takes."""
+    return (
+        spread(prompts, count, 0.5 * count / CALIBRATION_PROMPTS)
+        if len(prompts) > CALIBRATION_PROMPTS
+        else prompts[:count]
+    )
+
+
+def pick_device(name: str) -> str:
+    """A torch device by name; auto takes an accelerator where there is one."""
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return next(device for device in ("cuda", "mps", "cpu") if usable[device])
+    if name not in usable:
+        raise UserError(f"unknown device {name!r}; devices: auto, {', '.join(usable)}")
+    if not usable[name]:
+        raise UserError(f"device {name} is not available here; use --device auto")
+    return name
+
+
+def quantize(
+    model_name: str,
+    recipe_name: str,
+    out: Path,
+    prompts: list[str] | None = None,
+    inputs_file: Path | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    force: bool = False,
+) -> dict:
+    """Quantize a model into the checkpoint folder `out`; returns its metrics. See `edge-hadanorm quantize --help`."""
+    recipe = recipes.load(recipe_name)
+    device = pick_device(device)
+    with files.new_folder(out, force) as folder:
+        model = source.load(model_name)
+        quantization.check_recipe(recipe, model.denoiser)
+        denoiser = model.denoiser.to(device)
+        run, inputs = _calibration_samples(model, recipe, prompts, inputs_file, steps, seed)
+        moments = None
+        state = out.with_name(f".{out.name}.calibration.safetensors")
+        if recipe.needs_calibration:
+            key = _fingerprint(model, [prompts, str(inputs_file), steps, seed])
+            moments = calibration.calibrate(denoiser, run, progress("calibrating"), state, key)
+        quantized = quantization.quantize(denoiser.cpu(), recipe, moments, run)
+        saved = Checkpoint(model.name, recipe, quantized, _text(model, inputs), model.pipeline)
+        checkpoint.save(folder, saved)
+        metrics = _measure(model, quantized, recipe.name, inputs)
+        files.write_json(folder / "metrics.json", metrics)
+    state.unlink(missing_ok=True)
+    return metrics
+
+
+def _calibration_samples(model: Source, recipe, prompts, inputs_file, steps, seed) -> tuple[list, list[Inputs] | None]:
+    """Calls that run the float denoiser, and the captured inputs where they come from a file."""
+    if inputs_file is not None:
+        inputs = samples.captured(inputs_file, model.denoiser)
+        return [lambda call=call: call.run(model.denoiser) for call in inputs], inputs
+    if model.pipeline is not None:
+        prompts = prompts or calibration_prompts(model)
+    if model.pipeline is None or not prompts:
+        if recipe.needs_calibration:
+            way = "--prompts FILE or --inputs FILE" if model.pipeline else "--inputs FILE"
+            raise UserError(f"recipe {recipe.name} needs calibration data, and {model.name} has none: give {way}")
+        return [], None
+    steps = model.pipeline.steps if steps is None else steps
+    trajectories = Trajectories(model.pipeline, prompts, steps, model.pipeline.guidance, seed)
+    return trajectories.samples(model.denoiser), None
+
+
+def _text(model: Source, inputs: list[Inputs] | None) -> Text:
+    """What the exported programs will be given of a prompt."""
+    if model.pipeline is not None:
+        return Text(model.pipeline.tokenizer.length)
+    if inputs is not None:
+        return Text(inputs[0].text.shape[1], inputs[0].mask is not None)
+    return Text(DEFAULT_TEXT_TOKENS)
+
+
+def _measure(model: Source, quantized, recipe_name: str, inputs: list[Inputs] | None) -> dict:
+    """Metrics on held-out trajectories, else on the captured inputs, else sizes alone."""
+    trajectories = None
+    if model.pipeline is not None and model.pipeline.prompts:
+        trajectories = evaluation_trajectories(model)
+        inputs = trajectories.record(model.denoiser, progress("evaluating"))
+    if not inputs:
+        unmeasured = {"recipe": recipe_name, "denoiser_sqnr_db": None, "image_psnr_db": None, "layers": {}}
+        return unmeasured | {"bits": bits_summary(quantized)}
+    return evaluation.evaluate(model.denoiser, quantized, inputs, trajectories, recipe_name)
+
+
+def evaluation_trajectories(model: Source, count: int = EVALUATION_PROMPTS) -> Trajectories:
+    """Pictures of the model's own prompts and of seeds that calibration does not see."""
+    pipeline = model.pipeline
+    prompts = evaluation_prompts(pipeline.prompts, count)
+    return Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, EVALUATION_SEED)
+
+
+def evaluate(quantized: Path, inputs_file: Path | None, reference: str | None) -> dict:
+    """Metrics of a checkpoint against its float model."""
+    saved = checkpoint.load(quantized)
+    model = source.load(reference or saved.source)
+    if saved.denoiser.config != model.denoiser.config:
+        raise UserError(f"{model.name} has another transformer config than {quantized}; give its model as --reference")
+    inputs = samples.captured(inputs_file, model.denoiser) if inputs_file else None
+    if inputs is None and not (model.pipeline and model.pipeline.prompts):
+        raise UserError(f"{model.name} has no prompts to evaluate on: give captured inputs as --inputs FILE")
+    if inputs is not None:
+        return evaluation.evaluate(model.denoiser, saved.denoiser, inputs, None, saved.recipe.name)
+    return _measure(model, saved.denoiser, saved.recipe.name, None)
+
+
+def generate(
+    folder: Path,
+    prompt: str,
+    out: Path,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    backend: str = "auto",
+) -> tuple[float, str]:
+    """Draw a prompt with a bundle into a PNG; returns milliseconds a step and the runner's name."""
+    loaded = bundles.load(folder)
+    sampling = loaded.manifest["sampling"]
+    if sampling is None:
+        raise UserError(f"bundle {folder} holds a transformer alone: it cannot draw prompts")
+    table = loaded.table(sampling["steps"] if steps is None else steps)
+    if backend == "auto":
+        backend = "executorch" if has_executorch() else "simulation"
+        if backend == "simulation":
+            say("edge-hadanorm: no ExecuTorch runtime here (pip install executorch): simulating in PyTorch")
+    runner = ExecuTorchRunner(loaded) if backend == "executorch" else simulation(loaded)
+    seconds: list[float] = []
+    with files.new_file(out) as partial:
+        if out.suffix.lower() != ".png":
+            raise UserError(f"{out} is no .png: pictures are written as PNG")
+        clock = [time.perf_counter()]
+        latents = picture(
+            runner,
+            prompt,
+            table,
+            sampling["guidance"] if guidance is None else guidance,
+            seed,
+            lambda k, x: clock.append(time.perf_counter()),
+        )
+        seconds = [b - a for a, b in zip(clock[1:], clock[2:], strict=False)] or [clock[-1] - clock[0]]
+        save_png(latents, partial)
+    return 1000 * sorted(seconds)[len(seconds) // 2], backend
+
+
+def simulation(loaded: bundles.Bundle) -> TorchRunner:
+    """A bundle's checkpoint in PyTorch."""
+    if loaded.manifest["simulation"] is None:
+        raise UserError(f"bundle {loaded.folder} carries no checkpoint to simulate")
+    saved = checkpoint.load(loaded.folder / loaded.manifest["simulation"])
+    return TorchRunner(saved.denoiser, saved.pipeline)
+
+
+def _fingerprint(model: Source, settings: list) -> str:
+    """What a calibration state depends on: the weights and the samples."""
+    digest = hashlib.blake2b(json.dumps([model.config, settings]).encode())
+    for tensor in model.denoiser.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,276 @@
+"""linear.py: the quantized linear is its formulas, and the float linear in the limit."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from edge_hadanorm.hadamard import hadamard_matrix
+from edge_hadanorm.linear import QuantizedLinear
+from edge_hadanorm.quantizer import fake_quantize_per_token
+from edge_hadanorm.recipe import METHODS, named
+from edge_hadanorm.rounding import nearest
+from edge_hadanorm.transform import FeatureTransform, rotation_factors
+
+WIDTH, OUTPUTS, TOKENS, BLOCK = 96, 40, 11, 32
+R = torch.block_diag(*[hadamard_matrix(BLOCK)] * (WIDTH // BLOCK))
+
+on_every_method = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads cost more than they give on tensors this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+CENTRE, SCALE = 0.1 * randn(WIDTH, seed=3), (0.2 * randn(WIDTH, seed=4)).exp()
+
+
+def weight_of(seed: int = 1) -> torch.Tensor:
+    return randn(OUTPUTS, WIDTH, seed=seed) * WIDTH**-0.5
+
+
+def bias_of(seed: int = 2) -> torch.Tensor:
+    return randn(OUTPUTS, seed=seed)
+
+
+def recipe(name: str, **fields):
+    return dataclasses.replace(named(name), block=BLOCK, **fields)
+
+
+def make_transform(recipe) -> FeatureTransform:
+    return FeatureTransform(
+        centre=None if recipe.centre == "none" else CENTRE,
+        dynamic=recipe.centre == "dynamic",
+        scale=None if recipe.scale == "none" else SCALE,
+        rotation=rotation_factors(WIDTH, recipe.rotation, recipe.block),
+    )
+
+
+def make_linear(recipe, weight=None, bias=None) -> QuantizedLinear:
+    transform = make_transform(recipe)
+    folded, share = transform.fold(weight_of() if weight is None else weight, bias)
+    return QuantizedLinear(recipe, transform, *nearest(folded, recipe.weight_bits, recipe.group_size), share)
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+def assert_equal(actual: torch.Tensor, expected: torch.Tensor, error: float = 1e-12) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=error)
+
+
+# The limit of many bits.
+
+
+@on_every_method
+@pytest.mark.parametrize("bias", [None, "random"])
+def test_8_bit_weights_alone_come_close_to_the_float_linear(method, bias):
+    x, bias = randn(2, TOKENS, WIDTH), None if bias is None else bias_of()
+    expected = torch.nn.functional.linear(x, weight_of(), bias)
+    assert relative_error(make_linear(recipe(f"{method}-w8a16"), bias=bias)(x), expected) < 0.015
+
+
+@on_every_method
+def test_w8a8_is_within_two_percent_of_float_on_gaussian_data(method):
+    """A step of 1/127 of a row's 3 sigma, and of 1/255 of a token's 6: about 1 % each way."""
+    x = randn(2, 64, WIDTH)
+    expected = torch.nn.functional.linear(x, weight_of(), bias_of())
+    assert relative_error(make_linear(recipe(f"{method}-w8a8"), bias=bias_of())(x), expected) < 0.02
+
+
+def test_a_weight_on_its_grid_with_float_activations_is_exact():
+    codes = torch.randint(-127, 128, (OUTPUTS, WIDTH), generator=torch.Generator().manual_seed(0))
+    codes[:, 0] = 127
+    weight, x = codes * 2.0**-9, randn(2, TOKENS, WIDTH)
+    linear = make_linear(recipe("rtn-w8a16"), weight.double(), bias_of())
+    assert torch.equal(linear.weight, weight.double())
+    assert_equal(linear(x), x @ weight.double().T + bias_of())
+
+
+@pytest.mark.parametrize("method", ["rtn", "hadanorm"])
+def test_the_error_falls_with_every_bit(method):
+    def error(name: str) -> float:
+        linear = make_linear(recipe(f"{method}-{name}"), bias=bias_of())
+        inputs = [randn(4, 32, WIDTH, seed=seed) for seed in range(3)]
+        return sum(relative_error(linear(x), x @ weight_of().T + bias_of()) for x in inputs)
+
+    by_weight = [error(f"w{bits}a16") for bits in range(2, 9)]
+    by_activation = [error(f"w8a{bits}") for bits in (*range(2, 9), 16)]
+    assert by_weight == sorted(by_weight, reverse=True)
+    assert by_activation == sorted(by_activation, reverse=True)
+
+
+def test_groups_lose_less_than_channels():
+    weight, x = weight_of() * randn(WIDTH, seed=9).exp(), randn(2, TOKENS, WIDTH)
+    channel, group = (
+        relative_error(make_linear(recipe(name), weight)(x), x @ weight.T) for name in ("rtn-w4a16", "rtn-w4a16-g32")
+    )
+    assert group < 0.9 * channel
+
+
+# The formulas.
+
+
+def on_token_grid(rows: torch.Tensor, bits: int) -> torch.Tensor:
+    """Each row of [..., d] on 2^bits evenly spaced values, one of them 0, that span its smallest to largest value."""
+    low, high = rows.amin(-1, keepdim=True).clamp(max=0), rows.amax(-1, keepdim=True).clamp(min=0)
+    step = (high - low) / (2**bits - 1)
+    bottom = (low / step).round()
+    return (rows / step).round().clamp(bottom, bottom + 2**bits - 1) * step
+
+
+@on_every_method
+@pytest.mark.parametrize("format", ["w4a8", "w4a8-g32", "w8a8", "w4a4", "w3a2", "w8a16", "w4a6-g16"])
+@pytest.mark.parametrize("bias", [None, "random"])
+def test_forward_is_its_formulas(method, format, bias):
+    """y = q(z) Q(W')^T + q(r) Q(W')^T + b', q at the recipe's bits and then at 8, r at 8 alone."""
+    r = recipe(f"{method}-{format}")
+    x, bias = randn(3, TOKENS, WIDTH), None if bias is None else bias_of()
+    linear = make_linear(r, bias=bias)
+    zeros, ones = torch.zeros(WIDTH).double(), torch.ones(WIDTH).double()
+    static = zeros if r.centre == "none" else CENTRE
+    scale = ones if r.scale == "none" else SCALE
+    rotation = torch.eye(WIDTH).double() if r.rotation == "none" else R
+    mean = x.mean(1, keepdim=True) if r.centre == "dynamic" else static
+    z, rest = (x - mean) / scale @ rotation, (mean - static) / scale @ rotation
+    if r.activation_bits < 8:
+        z = on_token_grid(z, r.activation_bits)
+    if r.activation_bits <= 8:
+        z = on_token_grid(z, 8)
+        rest = on_token_grid(rest, 8) if r.centre == "dynamic" else rest
+    folded = weight_of() * scale @ rotation
+    groups = folded.unflatten(1, (-1, r.group_size or WIDTH))
+    step = groups.abs().amax(-1, keepdim=True) / (2 ** (r.weight_bits - 1) - 1)
+    step = step if r.group_size is None else step.bfloat16().double()
+    low, high = -(2 ** (r.weight_bits - 1)), 2 ** (r.weight_bits - 1) - 1
+    quantized = ((groups / step).round().clamp(max(low, -127), high) * step).flatten(1)
+    expected = z @ quantized.T + (rest @ quantized.T if r.centre == "dynamic" else 0) + static @ weight_of().T
+    expected = expected if bias is None else expected + bias
+    assert_equal(linear(x), expected, 1e-11)
+
+
+@pytest.mark.parametrize("format", ["w4a8", "w4a4", "w8a8", "w8a16"])
+def test_the_share_of_the_dynamic_mean_is_a_row_of_the_same_product(format):
+    linear, x = make_linear(recipe(f"hadanorm-{format}"), bias=bias_of()), randn(2, TOKENS, WIDTH)
+    r = linear.recipe
+    z, rest = linear.transform(x)
+    if r.activation_bits < 8:
+        z = fake_quantize_per_token(z, r.activation_bits)
+    if r.activation_bits <= 8:
+        z, rest = fake_quantize_per_token(z, 8), fake_quantize_per_token(rest, 8)
+    assert_equal(linear(x), z @ linear.weight.T + (rest @ linear.weight.T + linear.bias))
+
+
+@on_every_method
+def test_the_device_is_given_the_rows_unquantized_and_nothing_else_differs(method):
+    linear, x = make_linear(recipe(f"{method}-w4a8"), bias=bias_of()), randn(2, TOKENS, WIDTH)
+    unquantized = make_linear(recipe(f"{method}-w4a16"), bias=bias_of())
+    simulated = linear(x)
+    linear.on_device = True
+    assert torch.equal(linear(x), unquantized(x))
+    assert 1e-4 < relative_error(linear(x), simulated) < 0.02
+
+
+@on_every_method
+@pytest.mark.parametrize("bits", [2, 4])
+def test_2_and_4_bit_tokens_reach_the_device_on_their_own_grid(method, bits):
+    """That grid lies inside the device's 8-bit one, so that only the mean's row is left to quantize."""
+    linear, x = make_linear(recipe(f"{method}-w8a{bits}"), bias=bias_of()), randn(2, TOKENS, WIDTH)
+    simulated = linear(x)
+    linear.on_device = True
+    mean_row = linear.transform(x)[1]
+    expected = linear(x)
+    if mean_row is not None:
+        expected = expected + (fake_quantize_per_token(mean_row, 8) - mean_row) @ linear.weight.T
+    assert_equal(simulated, expected, 1e-10)
+
+
+@on_every_method
+@pytest.mark.parametrize("bits", [4, 8])
+def test_static_activations_have_one_range(method, bits):
+    r = recipe(f"{method}-w8a{bits}-static")
+    linear, x = make_linear(r, bias=bias_of()), randn(2, TOKENS, WIDTH)
+    low, high = linear.rows(x).aminmax()
+    linear.set_activation_range(low, high)
+    step = (high - low) / (2**bits - 1)
+    bottom = (low / step).round()
+    z, rest = (
+        None if t is None else (t / step).round().clamp(bottom, bottom + 2**bits - 1) * step
+        for t in linear.transform(x)
+    )
+    expected = z @ linear.weight.T + linear.bias
+    assert_equal(linear(x), expected if rest is None else expected + rest @ linear.weight.T, 1e-11)
+    linear.on_device = True
+    assert_equal(linear(x), make_linear(recipe(f"{method}-w8a16"), bias=bias_of())(x))
+
+
+def test_static_activations_saturate_beyond_their_range():
+    linear = make_linear(recipe("rtn-w8a8-static"))
+    linear.set_activation_range(torch.tensor(-1.0).double(), torch.tensor(1.0).double())
+    x = torch.full((1, 1, WIDTH), 0.9).double()
+    x[..., 0] = 50.0
+    near = x.clone()
+    near[..., 0] = 1.0
+    assert torch.equal(linear(x), linear(near))
+
+
+# Shapes, tokens, state.
+
+
+@on_every_method
+@pytest.mark.parametrize("batch", [1, 3])
+def test_sequences_do_not_depend_on_each_other(method, batch):
+    linear, x = make_linear(recipe(f"{method}-w4a8"), bias=bias_of()), randn(batch, TOKENS, WIDTH)
+    y = linear(x)
+    assert y.shape == (batch, TOKENS, OUTPUTS)
+    assert_equal(y, torch.cat([linear(sequence) for sequence in x.split(1)]))
+
+
+def test_padding_does_not_reach_the_other_tokens():
+    linear, x, real = make_linear(recipe("hadanorm-w4a8"), bias=bias_of()), randn(2, TOKENS, WIDTH), 5
+    mask = (torch.arange(TOKENS) < real).double().expand(2, -1)
+    assert_equal(linear(x, mask)[:, :real], linear(x[:, :real]))
+
+
+def test_stacked_linears_are_each_of_them():
+    r, x = recipe("hadanorm-w4a8"), randn(2, TOKENS, WIDTH)
+    weights, biases = [weight_of(seed) for seed in (5, 6, 7)], [bias_of(seed) for seed in (5, 6, 7)]
+    stacked = make_linear(r, torch.cat(weights), torch.cat(biases))(x)
+    for y, weight, bias in zip(stacked.split(OUTPUTS, dim=-1), weights, biases, strict=True):
+        assert_equal(y, make_linear(r, weight, bias)(x))
+
+
+def test_float32_runs_as_float64_does():
+    x = randn(2, TOKENS, WIDTH)
+    linear = make_linear(recipe("hadanorm-w4a16-g32"), bias=bias_of())
+    expected = linear(x)
+    y = linear.float()(x.float())
+    assert y.dtype == torch.float32
+    assert linear.codes.dtype == torch.int8
+    assert relative_error(y.double(), expected) < 1e-5
+
+
+@on_every_method
+@pytest.mark.parametrize("format", ["w4a8", "w4a8-g32", "w8a8-static"])
+def test_a_state_dict_brings_back_the_codes_and_the_output(method, format):
+    r, x = recipe(f"{method}-{format}"), randn(2, TOKENS, WIDTH)
+    linear = make_linear(r, bias=bias_of())
+    if r.activations == "tensor":
+        linear.set_activation_range(*linear.rows(x).aminmax())
+    state = {name: tensor.clone() for name, tensor in linear.state_dict().items()}
+    assert "weight" not in state
+    other = make_linear(r, weight_of(seed=8), bias_of(seed=9)).double()  # an unset range is float32
+    other.load_state_dict(state)
+    assert torch.equal(other.codes, linear.codes)
+    assert torch.equal(other.weight_scale, linear.weight_scale)
+    assert torch.equal(other(x), linear(x))

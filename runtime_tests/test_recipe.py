@@ -1,0 +1,215 @@
+"""recipe.py: names are fields, JSON brings them back, and every mistake is one line that names it."""
+
+import dataclasses
+import itertools
+import json
+
+import pytest
+
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.recipe import FORMATS, METHODS, SUMMARIES, Recipe, from_json, load, named
+
+NAMES = [f"{method}-{format}" for method, format in itertools.product(METHODS, FORMATS)]
+FIELDS = dict(name="mine", weight_bits=4, activation_bits=8)
+
+
+def assert_refused(action, *words: str) -> None:
+    """It raises UserError, in one line with these words in it."""
+    with pytest.raises(UserError) as raised:
+        action()
+    message = str(raised.value)
+    assert message.isprintable()
+    assert all(word in message for word in words), message
+
+
+# Names.
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("rtn-w8a8", dict(weight_bits=8, activation_bits=8)),
+        ("rtn-w4a16", dict(weight_bits=4, activation_bits=16)),
+        ("smoothquant-w8a8-static", dict(weight_bits=8, activation_bits=8, scale="smoothquant", activations="tensor")),
+        ("quarot-w4a4", dict(weight_bits=4, activation_bits=4, rotation="block")),
+        (
+            "hadanorm-w4a8-g32",
+            dict(weight_bits=4, activation_bits=8, group_size=32, centre="dynamic", scale="std", rotation="block"),
+        ),
+        (
+            "hadanorm-balanced-w2a16-g128-static",
+            dict(
+                weight_bits=2,
+                activation_bits=16,
+                group_size=128,
+                activations="tensor",
+                centre="dynamic",
+                scale="balanced",
+                rotation="block",
+            ),
+        ),
+    ],
+)
+def test_a_name_is_its_fields(name, fields):
+    assert named(name) == Recipe(name=name, **fields)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_has_every_format(name):
+    recipe = named(name)
+    assert recipe.name == name
+    method = METHODS[name[: name.rindex("-w")]]
+    assert {field: getattr(recipe, field) for field in method} == method
+    assert load(name) == recipe
+
+
+def test_every_method_has_a_summary():
+    assert list(SUMMARIES) == list(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        ("rtn-w4a8", False),
+        ("quarot-w4a4", False),
+        ("rtn-w8a8-static", True),
+        ("smoothquant-w8a8", True),
+        ("hadanorm-w4a8", True),
+        ("hadanorm-balanced-w4a8", True),
+    ],
+)
+def test_what_is_measured_on_activations_needs_calibration(name, needed):
+    assert named(name).needs_calibration is needed
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "-w8a8",
+        "w4a8",
+        "rtn",
+        "gptq-w4a8",
+        "Rtn-w4a8",
+        "rtn-w4",
+        "rtn-a8",
+        "rtn-w4a8-32",
+        "rtn-w4a8-g",
+        "rtn-w4a8-g-32",
+        "rtn-w4a8-static-g32",
+        "rtn-w4a8 ",
+        "rtn-w4a8\n",
+        "rtn\n-w4a8",
+        "rtn-w-4a8",
+        "hadanorm-balanced",
+        "recipe.json.txt",
+    ],
+)
+def test_unknown_names_are_answered_with_the_methods(name):
+    assert_refused(lambda: named(name), repr(name), "METHOD-wXaY[-gG][-static]", *METHODS)
+    assert_refused(lambda: load(name), repr(name), *METHODS)
+
+
+@pytest.mark.parametrize("bits", [0, 1, 9, 12, 17, 32])
+def test_other_bits_are_refused(bits):
+    choices = "2, 3, 4, 5, 6, 7, 8, 16"
+    assert_refused(lambda: named(f"rtn-w{bits}a8"), f"weight_bits is {bits}", choices)
+    assert_refused(lambda: named(f"rtn-w8a{bits}"), f"activation_bits is {bits}", choices)
+    assert_refused(lambda: from_json({**FIELDS, "weight_bits": bits}), f"weight_bits is {bits}", choices)
+
+
+def test_a_group_of_nothing_is_refused():
+    assert_refused(lambda: named("rtn-w4a8-g0"), "group_size is 0")
+
+
+# JSON.
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_json_brings_back_every_named_recipe(name, tmp_path):
+    recipe = named(name)
+    text = json.dumps(recipe.to_json())
+    assert from_json(json.loads(text)) == recipe
+    file = tmp_path / "recipe.json"
+    file.write_text(text)
+    assert load(str(file)) == recipe
+
+
+def test_json_has_every_field():
+    assert set(named("hadanorm-w4a8").to_json()) == {field.name for field in dataclasses.fields(Recipe)}
+
+
+def test_missing_fields_have_their_defaults():
+    assert from_json(FIELDS) == Recipe("mine", 4, 8)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_required_fields_are_named_when_missing(field):
+    assert_refused(lambda: from_json({k: v for k, v in FIELDS.items() if k != field}), repr(field), "missing")
+
+
+@pytest.mark.parametrize("field", ["weight_bit", "Centre", "", "a\nb"])
+def test_unknown_fields_are_answered_with_the_known_ones(field):
+    known = [f.name for f in dataclasses.fields(Recipe)]
+    assert_refused(lambda: from_json({**FIELDS, field: 1}), repr(field), *known)
+
+
+@pytest.mark.parametrize("value", [None, 4, "rtn-w4a8", [], [FIELDS], True])
+def test_a_recipe_is_an_object(value):
+    assert_refused(lambda: from_json(value), "JSON object")
+
+
+WRONG = {
+    "name": [None, 4, ["mine"], True, "two\nlines"],
+    "weight_bits": [True, False, None, "4", 4.0, 4.5, -4, [4], {}],
+    "activation_bits": [True, False, None, "8", 8.0, 7.9, -8, [8], {}],
+    "group_size": [True, "32", 32.0, 0, -32, [32]],
+    "activations": [None, True, 1, "Token", "", ["token"]],
+    "centre": [None, True, 0, "mean", ["none"]],
+    "scale": [None, False, 1.0, "sigma", {}],
+    "rotation": [None, 64, "hadamard", []],
+    "rounding": [None, "gptq2", 0, []],
+    "alpha": [None, True, "0.5", -0.1, 1.1, float("nan"), float("inf"), [0.5]],
+    "block": [None, True, "64", 64.0, 0, -64, 48, [64]],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values])
+def test_impossible_values_are_named_with_their_field(field, value):
+    assert_refused(lambda: from_json({**FIELDS, field: value}), field, repr(value))
+
+
+def test_every_field_has_impossible_values():
+    assert set(WRONG) == {field.name for field in dataclasses.fields(Recipe)}
+
+
+@pytest.mark.parametrize(
+    "fields", [dict(alpha=0), dict(alpha=1), dict(group_size=None), dict(block=1), dict(block=4096), dict(group_size=1)]
+)
+def test_values_at_the_edge_are_possible(fields):
+    assert from_json({**FIELDS, **fields}) == Recipe(**FIELDS, **fields)
+
+
+# Files.
+
+
+def test_a_missing_file_is_named(tmp_path):
+    for path in (tmp_path / "none.json", tmp_path):
+        file = path if path.suffix else (tmp_path / "folder.json")
+        file.mkdir() if file.name == "folder.json" else None
+        assert_refused(lambda file=file: load(str(file)), str(file), "does not exist")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{'name': 1}", b"\xff\xfe\x00", b"\xef\xbb\xbf{}", b"rtn-w4a8"])
+def test_a_file_that_is_not_json_is_named(content, tmp_path):
+    file = tmp_path / "recipe.json"
+    file.write_bytes(content)
+    assert_refused(lambda: load(str(file)), str(file), "is not JSON")
+
+
+def test_a_file_of_another_object_is_refused(tmp_path):
+    file = tmp_path / "recipe.json"
+    file.write_text('{"weight_bits": 4}')
+    assert_refused(lambda: load(str(file)), "'name'", "missing")
+    file.write_text("[]")
+    assert_refused(lambda: load(str(file)), "JSON object")
