@@ -25,6 +25,7 @@ LEARNING_RATE = 8e-4
 EMA_DECAY = 0.999
 CAPTION_DROPOUT = 0.1
 CHECKPOINT_SECONDS = 180
+LICENCE = "Apache-2.0, as the Noto emoji pictures that the model was trained on"
 
 
 def learning_rate(progress: float) -> float:
@@ -94,8 +95,8 @@ class Trainer:
 
     def save(self, file: Path) -> None:
         """Whole or not at all."""
-        tensors = {f"ema.{n}": t for n, t in zip(self.names, self.ema)}
-        for name, p in zip(self.names, self.parameters):
+        tensors = {f"ema.{n}": t for n, t in zip(self.names, self.ema, strict=True)}
+        for name, p in zip(self.names, self.parameters, strict=True):
             tensors[f"weight.{name}"] = p.detach()
             tensors |= {f"adam.{key}.{name}": t for key, t in self.optimizer.state[p].items()}
         save_file(tensors, file.with_suffix(".partial"), metadata={"step": str(self.step_number)})
@@ -104,7 +105,7 @@ class Trainer:
     def resume(self, file: Path) -> None:
         """Continue from a checkpoint that `save` wrote."""
         tensors = load_file(file, device=self.device)
-        for name, p, average in zip(self.names, self.parameters, self.ema):
+        for name, p, average in zip(self.names, self.parameters, self.ema, strict=True):
             p.data.copy_(tensors[f"weight.{name}"])
             average.copy_(tensors[f"ema.{name}"])
             self.optimizer.state[p] = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
@@ -113,7 +114,7 @@ class Trainer:
 
     def use_average(self) -> None:
         """Put the moving average into the modules."""
-        for p, average in zip(self.parameters, self.ema):
+        for p, average in zip(self.parameters, self.ema, strict=True):
             p.data.copy_(average)
 
 
@@ -141,8 +142,14 @@ def train(out: Path, samples: int, seed: int, device: str) -> None:
                 saved = time.monotonic()
     trainer.save(checkpoint)
     trainer.use_average()
-    pipeline.to("cpu", torch.float16).save_pretrained(out / "pipeline")
+    save_pipeline(pipeline.to("cpu", torch.float16), captions, out / "pipeline")
     (out / "training.json").write_text(json.dumps({"samples": samples, "seed": seed, "loss": average}))
+
+
+def save_pipeline(pipeline, captions: list[str], folder: Path) -> None:
+    """A diffusers pipeline folder, and in its about.json the licence and the prompts it was made for."""
+    pipeline.save_pretrained(folder)
+    (folder / "about.json").write_text(json.dumps({"licence": LICENCE, "prompts": captions}, indent=1))
 
 
 def main() -> None:

@@ -1,0 +1,81 @@
+"""A tiny random pipeline, and its checkpoints and bundles by recipe, made once a session."""
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from edge_hadanorm import bundle, checkpoint, files, workflow
+from edge_hadanorm.reference.model import make_pipeline
+from edge_hadanorm.reference.train import save_pipeline
+
+logging.disable(logging.WARNING)
+warnings.filterwarnings("ignore")
+
+TINY = dict(
+    num_attention_heads=2,
+    attention_head_dim=32,
+    num_layers=2,
+    patch_size=2,
+    sample_size=8,
+    in_channels=3,
+    out_channels=3,
+    cross_attention_dim=64,
+    caption_channels=32,
+    norm_elementwise_affine=False,
+    use_additional_conditions=False,
+    interpolation_scale=1,
+)
+PROMPTS = [f"{colour} {thing}" for colour in ("red", "green", "blue", "pale", "dark") for thing in "abcdefgh"]
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory) -> Path:
+    """A diffusers pipeline folder of a two-block PixArt with random weights, outliers in some channels."""
+    torch.manual_seed(0)
+    pipeline = make_pipeline(PROMPTS, TINY)
+    with torch.no_grad():
+        for name, parameter in pipeline.transformer.named_parameters():
+            if name.endswith("weight") and parameter.ndim == 2 and not parameter.any():
+                torch.nn.init.xavier_uniform_(parameter)
+            if "ff.net.0.proj.weight" in name or "scale_shift_table" in name:
+                parameter[..., ::17] *= 8
+    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
+    save_pipeline(pipeline, PROMPTS, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_pipeline, tmp_path_factory) -> Callable[[str], Path]:
+    """tiny_checkpoint(recipe) -> the folder of a quantized checkpoint."""
+    made: dict[str, Path] = {}
+
+    def make(recipe: str) -> Path:
+        if recipe not in made:
+            made[recipe] = tmp_path_factory.mktemp("checkpoints") / recipe
+            workflow.quantize(str(tiny_pipeline), recipe, made[recipe], PROMPTS[::8], steps=4)
+        return made[recipe]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint, tmp_path_factory) -> Callable[[str], bundle.Bundle]:
+    """tiny_bundle(recipe) -> an exported, verified bundle."""
+    made: dict[str, bundle.Bundle] = {}
+
+    def make(recipe: str) -> bundle.Bundle:
+        if recipe not in made:
+            from edge_hadanorm.export import writer
+
+            source = tiny_checkpoint(recipe)
+            folder = tmp_path_factory.mktemp("bundles") / recipe
+            with files.new_folder(folder) as staging:
+                writer.write_bundle(staging, source, checkpoint.load(source), "xnnpack")
+            made[recipe] = bundle.load(folder)
+        return made[recipe]
+
+    return make
