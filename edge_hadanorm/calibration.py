@@ -34,7 +34,7 @@ class Moments:
 
     def update(self, x: torch.Tensor) -> None:
         """Take in tokens x [B, S, d]; each of the B sequences has a mean of its own."""
-        x = x.detach().double()
+        x = x.detach().cpu().double()  # some accelerators have no float64
         centred = x - x.mean(1, keepdim=True)
         flat = x.flatten(0, 1)
         count, mean = len(flat), flat.mean(0)
@@ -115,7 +115,7 @@ def calibrate(
 def activation_ranges(
     denoiser: nn.Module, quantized: nn.Module, samples: list[Callable[[], object]]
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Smallest and largest value that each static linear of `quantized` is given to quantize, on the float model's inputs."""
+    """Smallest and largest value that each linear of `quantized` has to quantize, on the float model's inputs."""
     ranges: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def observe(name: str, x: torch.Tensor) -> None:
@@ -146,10 +146,12 @@ def _resume(state: Path, fingerprint: str, moments: dict[str, Moments]) -> int:
             header = json.loads(file.metadata()["calibration"])
             if header["fingerprint"] != fingerprint:
                 return 0
-            for name, m in moments.items():
-                m.count = header["counts"][name]
-                for field in FIELDS:
-                    setattr(m, field, file.get_tensor(f"{name}.{field}"))
-            return header["done"]
+            done, counts = header["done"], {name: header["counts"][name] for name in moments}
+            fields = {(name, field): file.get_tensor(f"{name}.{field}") for name in moments for field in FIELDS}
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError):
         return 0
+    for name, count in counts.items():
+        moments[name].count = count
+    for (name, field), tensor in fields.items():
+        setattr(moments[name], field, tensor)
+    return done

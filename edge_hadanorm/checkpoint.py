@@ -8,6 +8,7 @@ tokenizer/ text_encoder/ scheduler/   copied from the pipeline, where there is o
 """
 
 import dataclasses
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def save(folder: Path, saved: Checkpoint) -> None:
 
 def load(folder: Path) -> Checkpoint:
     """Raises UserError for a folder that is no checkpoint, or a broken one."""
-    if not (folder / "config.json").is_file() or not (folder / "recipe.json").is_file():
+    if not all(os.path.isfile(folder / file) for file in ("config.json", "recipe.json")):
         raise UserError(f"{folder} is no quantized checkpoint: make one with `edge-hadanorm quantize`")
     config = read_json(folder / "config.json", "checkpoint config")
     if not isinstance(config, dict) or not isinstance(config.get("format"), int):
@@ -110,22 +111,44 @@ def _denoiser(config: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
     for name in denoiser.quantizable():
         layout = config["linears"][name]
         own = {key.removeprefix(name + "."): tensors.pop(key) for key in list(tensors) if key.startswith(name + ".")}
-        denoiser.set_submodule(name, _linear(layout, own))
+        denoiser.set_submodule(name, _linear(name, layout, denoiser.get_submodule(name), own))
         tensors |= {f"{name}.{key}": tensor for key, tensor in denoiser.get_submodule(name).state_dict().items()}
     denoiser.load_state_dict(tensors, assign=True)
     return denoiser.eval().requires_grad_(False)
 
 
-def _linear(layout: dict, tensors: dict[str, torch.Tensor]) -> QuantizedLinear:
-    own = recipe.from_json(layout["recipe"])
+def _linear(name: str, layout: dict, linear: nn.Linear, tensors: dict[str, torch.Tensor]) -> QuantizedLinear:
+    """The quantized form of a float linear, of which only the shape counts."""
+    own, shape = recipe.from_json(layout["recipe"]), tuple(linear.weight.shape)
+    _check_shapes(name, shape, own, tensors)
     inverse_scale = tensors.get("transform.inverse_scale")
     transform = FeatureTransform(
         centre=tensors.get("transform.centre"), dynamic=layout["dynamic"], rotation=layout["rotation"]
     ).float()
     transform.inverse_scale = inverse_scale
-    codes = quantizer.unpack(tensors["packed"], own.weight_bits, tuple(layout["shape"]))
-    linear = QuantizedLinear(own, transform, codes, tensors["weight_scale"], tensors.get("bias"))
+    codes = quantizer.unpack(tensors["packed"], own.weight_bits, shape)
+    quantized = QuantizedLinear(own, transform, codes, tensors["weight_scale"], tensors.get("bias"))
     if own.activations == "tensor":
-        linear.activation_scale = tensors["activation_scale"]
-        linear.activation_zero_point = tensors["activation_zero_point"]
-    return linear
+        quantized.activation_scale = tensors["activation_scale"]
+        quantized.activation_zero_point = tensors["activation_zero_point"]
+    return quantized
+
+
+def _check_shapes(name: str, shape: tuple[int, int], own: Recipe, tensors: dict[str, torch.Tensor]) -> None:
+    """Raises UserError where a tensor of a quantized linear is missing, foreign or not as its recipe makes it."""
+    rows, columns = shape
+    shapes = {
+        "packed": (-(-rows * columns * own.weight_bits // 8),),
+        "weight_scale": (rows, columns // (own.group_size or columns)),
+        "activation_scale": (),
+        "activation_zero_point": (),
+        "bias": (rows,),
+        "transform.centre": (columns,),
+        "transform.inverse_scale": (columns,),
+    }
+    required = list(shapes)[: 4 if own.activations == "tensor" else 2]
+    for key in (*required, *tensors):
+        if key not in tensors:
+            raise UserError(f"tensor {name}.{key} is missing; quantize again")
+        if (found := tuple(tensors[key].shape)) != shapes.get(key):
+            raise UserError(f"tensor {name}.{key} of shape {list(found)} is not of its recipe; quantize again")

@@ -8,6 +8,7 @@ from torch import nn
 
 from edge_hadanorm.calibration import Moments, activation_ranges
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.hadamard import is_hadamard_order
 from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
 from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.rounding import METHODS as ROUNDING
@@ -22,7 +23,7 @@ def feature_scale(recipe: Recipe, moments: Moments, weight: torch.Tensor) -> tor
 
     smoothquant: max|x|^alpha / max|W|^(1 - alpha) (arXiv 2211.10438). std: sigma after centring.
     balanced: sqrt(sigma / ||W_:,c||), which minimises ||(X - mu) D^-1|| ||W D|| (Cauchy-Schwarz).
-    A channel without signal or without weight gets 1.
+    A channel for which that is 0 or infinite, without signal or without weight, gets 1.
     """
     if recipe.scale == "none":
         return None
@@ -62,11 +63,19 @@ def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
     """Raises UserError where the recipe does not fit this denoiser's linears."""
     if recipe.weight_bits == FLOAT_BITS:
         raise UserError(f"recipe {recipe.name}: weights of 16 bits are not quantized; use 2 to 8")
+    if recipe.activation_bits == FLOAT_BITS and recipe.activations == "tensor":
+        raise UserError(f"recipe {recipe.name}: activations of 16 bits have no range to calibrate; leave out -static")
     for name in denoiser.quantizable():
         width = denoiser.get_submodule(name).weight.shape[1]
-        if recipe.group_size and width % recipe.group_size:
+        if (groups := recipe.group_size) and width % groups:
             raise UserError(
-                f"recipe {recipe.name}: groups of {recipe.group_size} do not divide the {width} inputs of {name}"
+                f"recipe {recipe.name}: groups of {groups} do not divide the {width} inputs of {name}; use a divisor"
+            )
+        factors = rotation_factors(width, recipe.rotation, recipe.block)
+        if odd := [order for order, _ in factors if not is_hadamard_order(order)]:
+            raise UserError(
+                f"recipe {recipe.name}: no Hadamard matrix of order {odd[0]} for the {width} inputs of {name}; use the "
+                "rotation block"
             )
 
 

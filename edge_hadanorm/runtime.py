@@ -3,6 +3,9 @@
 Both give `prepare` and `denoise`; `picture` is the loop over them that a device runs too.
 """
 
+import math
+import statistics
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -15,6 +18,8 @@ from edge_hadanorm.noise import normal
 from edge_hadanorm.sampling import SamplerTable, sample
 from edge_hadanorm.source import TextToImage
 from edge_hadanorm.text import PromptTokenizer
+
+OnStep = Callable[[int, torch.Tensor], None]
 
 
 class Runner(Protocol):
@@ -30,7 +35,7 @@ class Runner(Protocol):
 
 
 class TorchRunner:
-    """A denoiser, float or quantized, in eager PyTorch."""
+    """A denoiser, float or quantized, in eager PyTorch; all else, the loop included, is on the CPU."""
 
     def __init__(self, denoiser: nn.Module, pipeline: TextToImage):
         self.denoiser, self.pipeline = denoiser, pipeline
@@ -38,11 +43,12 @@ class TorchRunner:
 
     @torch.no_grad()
     def prepare(self, prompt: str) -> list[torch.Tensor]:
-        return self.denoiser.prepare(self.pipeline.text(prompt))
+        return self.denoiser.prepare(self.pipeline.text(prompt).to(device_of(self.denoiser)))
 
     @torch.no_grad()
     def denoise(self, latents, timestep, conditioning):
-        return self.denoiser.denoise(latents, timestep, conditioning)
+        device = device_of(self.denoiser)
+        return self.denoiser.denoise(latents.to(device), timestep.to(device), conditioning).cpu()
 
 
 class ExecuTorchRunner:
@@ -70,6 +76,30 @@ class ExecuTorchRunner:
         return self._methods["denoise"].execute([latents, timestep, *conditioning])[0].clone()
 
 
+def device_of(denoiser: nn.Module) -> torch.device:
+    """Where a denoiser's parameters are."""
+    return next(denoiser.parameters()).device
+
+
+class Stopwatch:
+    """An `on_step` that keeps the time of every step but the first, which pays for the prompt too."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+        self._last = 0.0
+
+    def __call__(self, k: int, latents: torch.Tensor) -> None:
+        now = time.perf_counter()
+        if k:
+            self.seconds.append(now - self._last)
+        self._last = now
+
+    @property
+    def milliseconds(self) -> float:
+        """Median of a step; NaN where none was timed."""
+        return 1000 * statistics.median(self.seconds) if self.seconds else math.nan
+
+
 def has_executorch() -> bool:
     """Whether the ExecuTorch runtime can be imported here."""
     try:
@@ -85,7 +115,7 @@ def picture(
     table: SamplerTable,
     guidance: float,
     seed: int,
-    on_step: Callable[[int, torch.Tensor], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> torch.Tensor:
     """Latents float32 [C, H, W] of a prompt, by classifier-free guidance from the noise of a seed."""
     if not 0 <= guidance <= 100:

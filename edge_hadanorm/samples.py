@@ -10,7 +10,8 @@ from torch import nn
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_tensors, require_finite
-from edge_hadanorm.runtime import TorchRunner, picture
+from edge_hadanorm.noise import normal
+from edge_hadanorm.runtime import OnStep, Runner, TorchRunner, device_of, picture
 from edge_hadanorm.source import TextToImage
 
 
@@ -25,13 +26,18 @@ class Inputs:
 
     @torch.no_grad()
     def run(self, denoiser: nn.Module) -> torch.Tensor:
-        """The denoiser's prediction [B, C, H, W]."""
-        return denoiser.denoise(self.latents, self.timestep, denoiser.prepare(self.text, self.mask))
+        """The denoiser's prediction [B, C, H, W], on the CPU as the inputs are, wherever the denoiser is."""
+        device = device_of(denoiser)
+        conditioning = denoiser.prepare(self.text.to(device), None if self.mask is None else self.mask.to(device))
+        return denoiser.denoise(self.latents.to(device), self.timestep.to(device), conditioning).cpu()
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """How to sample: prompts with one seed each, counted from `seed`, at `steps` steps and a guidance."""
+    """How to sample: prompts with one seed each, counted from `seed`, at `steps` steps and a guidance.
+
+    Raises UserError for a prompt that the tokenizer refuses and an impossible seed, before anything is drawn.
+    """
 
     pipeline: TextToImage
     prompts: list[str]
@@ -39,22 +45,31 @@ class Trajectories:
     guidance: float
     seed: int
 
+    def __post_init__(self):
+        normal(self.seed, 1)
+        for prompt in self.prompts:
+            self.pipeline.tokenizer(prompt)
+
     def samples(self, denoiser: nn.Module) -> list[Callable[[], torch.Tensor]]:
-        """Calls that draw one picture each, float32 [C, H, W]."""
-        runner, table = TorchRunner(denoiser, self.pipeline), self.pipeline.table(self.steps)
+        """Calls that draw one picture each on a denoiser, float32 [C, H, W]."""
+        return self.pictures(TorchRunner(denoiser, self.pipeline))
+
+    def pictures(self, runner: Runner, on_step: OnStep | None = None) -> list[Callable[[], torch.Tensor]]:
+        """The same on any runner."""
+        table = self.pipeline.table(self.steps)
         return [
-            partial(picture, runner, prompt, table, self.guidance, self.seed + i)
+            partial(picture, runner, prompt, table, self.guidance, self.seed + i, on_step)
             for i, prompt in enumerate(self.prompts)
         ]
 
     def record(self, denoiser: nn.Module, progress: Callable[[Iterable], Iterable] = iter) -> list[Inputs]:
         """The inputs of every step of every picture."""
-        table, inputs = self.pipeline.table(self.steps), []
+        inputs = []
 
         class Recorder(TorchRunner):
             def prepare(self, prompt: str) -> list[torch.Tensor]:
                 self.text = self.pipeline.text(prompt)
-                return self.denoiser.prepare(self.text)
+                return self.denoiser.prepare(self.text.to(device_of(self.denoiser)))
 
             @torch.no_grad()
             def denoise(self, latents, timestep, conditioning):
@@ -62,9 +77,8 @@ class Trajectories:
                 return super().denoise(latents, timestep, conditioning)
 
         recorder = Recorder(denoiser, self.pipeline)
-        with torch.no_grad():
-            for i, prompt in progress(list(enumerate(self.prompts))):
-                picture(recorder, prompt, table, self.guidance, self.seed + i)
+        for draw in progress(self.pictures(recorder)):
+            draw()
         return inputs
 
 
@@ -82,6 +96,8 @@ def captured(file: Path, denoiser: nn.Module) -> list[Inputs]:
     require_finite(tensors, str(file))
     latents, text = tensors["hidden_states"], tensors["encoder_hidden_states"]
     samples = len(latents) if latents.ndim else 0
+    if not samples:
+        raise UserError(f"{file}: hidden_states of shape {list(latents.shape)} holds no samples: they come first")
     words = text.shape[1] if text.ndim == 3 else 0
     shapes = {
         "hidden_states": (samples, *denoiser.latent_shape()),

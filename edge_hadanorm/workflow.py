@@ -1,8 +1,8 @@
-"""The steps behind the commands: model -> calibrate -> transform -> round -> fold -> checkpoint, and bundle -> picture."""
+"""The steps behind the commands: model -> calibrate -> quantize -> checkpoint -> evaluate, and bundle -> picture."""
 
 import hashlib
 import json
-import time
+import os
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from edge_hadanorm.checkpoint import Checkpoint, Text
 from edge_hadanorm.console import progress, say
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.metrics import bits_summary, save_png
-from edge_hadanorm.runtime import ExecuTorchRunner, TorchRunner, has_executorch, picture
+from edge_hadanorm.runtime import ExecuTorchRunner, Stopwatch, TorchRunner, has_executorch, picture
 from edge_hadanorm.samples import Inputs, Trajectories
 from edge_hadanorm.source import Source
 
@@ -31,9 +31,11 @@ EVALUATION_SEED = 1_000_000
 def read_prompts(file: Path) -> list[str]:
     """The non-empty lines of a text file."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompts file {file} cannot be read: {error}") from None
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"prompts file {file} cannot be read: {error.strerror}; check the path") from None
+    except UnicodeDecodeError:
+        raise UserError(f"prompts file {file} is not text in UTF-8; save it as such") from None
     if not lines:
         raise UserError(f"prompts file {file} is empty: one prompt a line")
     return lines
@@ -85,16 +87,21 @@ def quantize(
     """Quantize a model into the checkpoint folder `out`; returns its metrics. See `edge-hadanorm quantize --help`."""
     recipe = recipes.load(recipe_name)
     device = pick_device(device)
+    target = Path(os.path.realpath(out))
+    state = target.with_name(f".{target.name}.calibration.safetensors")
     with files.new_folder(out, force) as folder:
         model = source.load(model_name)
         quantization.check_recipe(recipe, model.denoiser)
         denoiser = model.denoiser.to(device)
         run, inputs = _calibration_samples(model, recipe, prompts, inputs_file, steps, seed)
         moments = None
-        state = out.with_name(f".{out.name}.calibration.safetensors")
         if recipe.needs_calibration:
             key = _fingerprint(model, [prompts, str(inputs_file), steps, seed])
-            moments = calibration.calibrate(denoiser, run, progress("calibrating"), state, key)
+            try:
+                moments = calibration.calibrate(denoiser, run, progress("calibrating"), state, key)
+            except UserError:
+                state.unlink(missing_ok=True)  # it would fail again; an interrupted calibration goes on from it
+                raise
         quantized = quantization.quantize(denoiser.cpu(), recipe, moments, run)
         saved = Checkpoint(model.name, recipe, quantized, _text(model, inputs), model.pipeline)
         checkpoint.save(folder, saved)
@@ -182,29 +189,22 @@ def generate(
         backend = "executorch" if has_executorch() else "simulation"
         if backend == "simulation":
             say("edge-hadanorm: no ExecuTorch runtime here (pip install executorch): simulating in PyTorch")
+    if backend == "executorch" and not has_executorch():
+        raise UserError("no ExecuTorch runtime here: pip install executorch, or use --backend simulation")
     runner = ExecuTorchRunner(loaded) if backend == "executorch" else simulation(loaded)
-    seconds: list[float] = []
+    if out.suffix.lower() != ".png":
+        raise UserError(f"{out} is no .png: pictures are written as PNG")
+    watch = Stopwatch()
+    guidance = sampling["guidance"] if guidance is None else guidance
     with files.new_file(out) as partial:
-        if out.suffix.lower() != ".png":
-            raise UserError(f"{out} is no .png: pictures are written as PNG")
-        clock = [time.perf_counter()]
-        latents = picture(
-            runner,
-            prompt,
-            table,
-            sampling["guidance"] if guidance is None else guidance,
-            seed,
-            lambda k, x: clock.append(time.perf_counter()),
-        )
-        seconds = [b - a for a, b in zip(clock[1:], clock[2:], strict=False)] or [clock[-1] - clock[0]]
-        save_png(latents, partial)
-    return 1000 * sorted(seconds)[len(seconds) // 2], backend
+        save_png(picture(runner, prompt, table, guidance, seed, watch), partial)
+    return watch.milliseconds, backend
 
 
 def simulation(loaded: bundles.Bundle) -> TorchRunner:
     """A bundle's checkpoint in PyTorch."""
     if loaded.manifest["simulation"] is None:
-        raise UserError(f"bundle {loaded.folder} carries no checkpoint to simulate")
+        raise UserError(f"bundle {loaded.folder} carries no checkpoint to simulate: use --backend executorch")
     saved = checkpoint.load(loaded.folder / loaded.manifest["simulation"])
     return TorchRunner(saved.denoiser, saved.pipeline)
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import ComposableQuantizer, Quantizer
+from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
 
 from edge_hadanorm.linear import QuantizedLinear
 
@@ -40,15 +41,32 @@ class Denoise(nn.Module):
 
 @contextlib.contextmanager
 def on_device(model: nn.Module) -> Iterator[None]:
-    """Leave the 8-bit quantization of activations to the runtime while inside."""
+    """Leave the 8-bit quantization of activations to the runtime while inside, and weights with groups to torchao."""
     linears = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
+    weights = [linear.weight for linear in linears]
     try:
         for linear in linears:
             linear.on_device = True
+            if linear.recipe.group_size is not None:
+                linear.weight = grouped_weight(linear)
         yield
     finally:
-        for linear in linears:
+        for linear, weight in zip(linears, weights, strict=True):
             linear.on_device = False
+            linear.weight = weight
+
+
+def grouped_weight(linear: QuantizedLinear) -> IntxUnpackedToInt8Tensor:
+    """The codes of a weight with groups, which PT2E cannot express for XNNPACK, as the tensor that torchao lowers."""
+    return IntxUnpackedToInt8Tensor(
+        qdata=linear.codes,
+        scale=linear.weight_scale,
+        zero_point=torch.zeros_like(linear.weight_scale, dtype=torch.int8),
+        target_dtype=torch.int4,
+        block_size=(1, linear.recipe.group_size),
+        dtype=torch.float32,
+        activation_quantization="int8_asym_per_token",
+    )
 
 
 @torch.no_grad()

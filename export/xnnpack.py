@@ -1,5 +1,6 @@
 """Exported programs to one ExecuTorch program on XNNPACK, and an account of what runs where."""
 
+import gc
 from collections import Counter
 
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -11,9 +12,16 @@ from torch.fx import Node
 
 def lower(methods: dict[str, ExportedProgram]) -> tuple[ExecutorchProgramManager, dict[str, dict]]:
     """A program with these methods, and for each its delegation: see `delegation`."""
-    edge = to_edge_transform_and_lower(methods, partitioner={name: [XnnpackPartitioner()] for name in methods})
-    account = {name: delegation(edge.exported_program(name)) for name in methods}
-    return edge.to_executorch(), account
+    for program in methods.values():
+        for node in program.graph.nodes:
+            node.meta.pop("from_node", None)  # a history that every pass would copy, a quarter of the time
+    gc.disable()  # another quarter: passes make millions of small objects and free few
+    try:
+        edge = to_edge_transform_and_lower(methods, partitioner={name: [XnnpackPartitioner()] for name in methods})
+        account = {name: delegation(edge.exported_program(name)) for name in methods}
+        return edge.to_executorch(), account
+    finally:
+        gc.enable()
 
 
 def delegation(program: ExportedProgram) -> dict:

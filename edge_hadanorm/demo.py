@@ -1,0 +1,129 @@
+"""`edge-hadanorm demo`: the reference model by every method, one bundle of it, and the pictures side by side."""
+
+import dataclasses
+import time
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from edge_hadanorm import bundle, calibration, checkpoint, files, recipe, source, workflow
+from edge_hadanorm.checkpoint import Checkpoint
+from edge_hadanorm.console import progress, say
+from edge_hadanorm.evaluate import denoiser_sqnr_db, mean_psnr_db
+from edge_hadanorm.inspection import table
+from edge_hadanorm.metrics import bits_summary, save_png, to_pixels
+from edge_hadanorm.quantize import quantize
+from edge_hadanorm.runtime import ExecuTorchRunner, Runner, Stopwatch, TorchRunner
+from edge_hadanorm.samples import Trajectories
+
+RECIPES = (*(f"{method}-{form}" for form in ("w4a4", "w4a8") for method in recipe.METHODS), "hadanorm-balanced-w8a8")
+EXPORTED = "hadanorm-balanced-w4a8"
+SHOWN = ("rtn-w4a4", "hadanorm-balanced-w4a4")
+HEADER = ("recipe", "denoiser SQNR dB", "picture PSNR dB", "size MB", "simulated ms a step", "ExecuTorch ms a step")
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """latents [N, C, H, W] of some prompts, and the median milliseconds of a step."""
+
+    latents: torch.Tensor
+    milliseconds: float
+
+
+def run(out: Path, force: bool) -> None:
+    """Fill the folder `out`: checkpoint/, bundle/, pictures/, comparison.png, results.json; print the table."""
+    from edge_hadanorm.export.writer import write_bundle
+
+    started = time.monotonic()
+    with files.new_folder(out, force) as folder:
+        model = source.load("reference")
+        held_out = workflow.evaluation_trajectories(model)
+        moments = _calibrate(model)
+        inputs = held_out.record(model.denoiser, progress("recording"))
+        original = _draw(TorchRunner(model.denoiser, model.pipeline), held_out)
+        results, drawings = [], {"original, float32": original}
+        for name in progress("quantizing")(RECIPES):
+            quantized = quantize(model.denoiser, recipe.named(name), moments)
+            drawing = _draw(TorchRunner(quantized, model.pipeline), held_out)
+            results.append(_result(name, model.denoiser, quantized, inputs, original, drawing))
+            if name == EXPORTED:
+                text = checkpoint.Text(model.pipeline.tokenizer.length)
+                saved = Checkpoint(model.name, recipe.named(name), quantized, text, model.pipeline)
+                drawings[f"{name}, simulated"] = drawing
+            elif name in SHOWN:
+                drawings[f"{name}, simulated"] = drawing
+        for part in ("checkpoint", "bundle", "pictures"):
+            (folder / part).mkdir()
+        checkpoint.save(folder / "checkpoint", saved)
+        write_bundle(folder / "bundle", folder / "checkpoint", saved, "xnnpack", say)
+        device = _draw(ExecuTorchRunner(bundle.load(folder / "bundle")), held_out)
+        exported = results[RECIPES.index(EXPORTED)]
+        exported["executorch_ms"] = device.milliseconds
+        exported["executorch_to_simulation_psnr_db"] = _psnr(device, drawings[f"{EXPORTED}, simulated"])
+        drawings[f"{EXPORTED}, on ExecuTorch"] = device
+        for prompt, latents in zip(held_out.prompts, device.latents, strict=True):
+            save_png(latents, folder / "pictures" / f"{prompt.replace(' ', '-')}.png")
+        comparison(drawings, held_out.prompts).savefig(folder / "comparison.png", dpi=110)
+        files.write_json(folder / "results.json", results)
+    print(table(HEADER, [_row(result) for result in results]))
+    agreement = exported["executorch_to_simulation_psnr_db"]
+    print(f"\n{EXPORTED}: pictures on ExecuTorch and simulated agree to {agreement:.1f} dB PSNR")
+    print(f"{out}/comparison.png and {out}/bundle, in {time.monotonic() - started:.0f} s")
+
+
+def _calibrate(model: source.Source) -> dict[str, calibration.Moments]:
+    pipeline = model.pipeline
+    prompts = workflow.calibration_prompts(model)
+    trajectories = Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, seed=0)
+    return calibration.calibrate(model.denoiser, trajectories.samples(model.denoiser), progress("calibrating"))
+
+
+def _draw(runner: Runner, trajectories: Trajectories) -> Drawing:
+    """One picture a prompt."""
+    watch = Stopwatch()
+    drawn = [draw() for draw in trajectories.pictures(runner, watch)]
+    return Drawing(torch.stack(drawn), watch.milliseconds)
+
+
+def _psnr(a: Drawing, b: Drawing) -> float:
+    return mean_psnr_db(to_pixels(a.latents), to_pixels(b.latents))
+
+
+def _result(
+    name: str, exact: nn.Module, quantized: nn.Module, inputs: list, original: Drawing, drawing: Drawing
+) -> dict:
+    bits = bits_summary(quantized)
+    return {
+        "recipe": name,
+        "denoiser_sqnr_db": denoiser_sqnr_db(exact, quantized, inputs),
+        "image_psnr_db": _psnr(drawing, original),
+        "megabytes": (bits["quantized_bytes"] + bits["float_bytes"]) / 1e6,
+        "simulated_ms": drawing.milliseconds,
+        "executorch_ms": None,
+    }
+
+
+def _row(result: dict) -> tuple[str, ...]:
+    numbers = [
+        result[key] for key in ("denoiser_sqnr_db", "image_psnr_db", "megabytes", "simulated_ms", "executorch_ms")
+    ]
+    return result["recipe"], *(
+        "-" if n is None else f"{n:.{digits}f}" for n, digits in zip(numbers, (2, 1, 1, 1, 1), strict=True)
+    )
+
+
+def comparison(drawings: dict[str, Drawing], prompts: list[str]) -> Figure:
+    """A row of pictures for each drawing, a column for each prompt."""
+    figure = Figure(figsize=(1.25 * len(prompts) + 1.9, 1.32 * len(drawings) + 0.5), layout="constrained")
+    axes = figure.subplots(len(drawings), len(prompts), squeeze=False)
+    for row, (label, drawing) in zip(axes, drawings.items(), strict=True):
+        for axis, latents in zip(row, drawing.latents, strict=True):
+            axis.imshow(to_pixels(latents).permute(1, 2, 0).numpy(), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        row[0].set_ylabel(label.replace(", ", "\n"), rotation=0, ha="right", va="center", fontsize=9)
+    for axis, prompt in zip(axes[0], prompts, strict=True):
+        axis.set_title(prompt.replace(" with ", "\nwith ").replace(" and ", "\nand "), fontsize=8)
+    return figure

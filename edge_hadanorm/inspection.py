@@ -1,0 +1,142 @@
+"""What `edge-hadanorm inspect` says of a folder: a float model, a checkpoint or a bundle."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from edge_hadanorm import bundle, checkpoint, source
+from edge_hadanorm.bundle import MANIFEST, Bundle
+from edge_hadanorm.checkpoint import Checkpoint
+from edge_hadanorm.files import read_json
+from edge_hadanorm.linear import QuantizedLinear
+from edge_hadanorm.metrics import bits_summary
+from edge_hadanorm.source import Source
+
+Row = tuple[object, ...]
+
+
+def describe(path: Path) -> str:
+    """The description of a bundle, a checkpoint or a float model, by what the folder holds."""
+    if (path / MANIFEST).exists():
+        return describe_bundle(bundle.load(path))
+    if (path / "recipe.json").exists():
+        metrics = path / "metrics.json"
+        return describe_checkpoint(checkpoint.load(path), read_json(metrics, "metrics") if metrics.exists() else {})
+    return describe_source(source.load(str(path)))
+
+
+def describe_source(model: Source) -> str:
+    """Sizes, and what of a float model a recipe would quantize."""
+    names = model.denoiser.quantizable()
+    total = sum(p.numel() for p in model.denoiser.parameters())
+    rows = [(name, _shape(model.denoiser.get_submodule(name).weight)) for name in names]
+    quantized = sum(model.denoiser.get_submodule(name).weight.numel() for name in names)
+    head = f"float model {model.name}: {model.denoiser.source_class}, {total:,} parameters, {quantized:,} quantizable"
+    return "\n".join([head, "", table(("linear", "shape"), rows), *_words(model.pipeline)])
+
+
+def describe_checkpoint(saved: Checkpoint, metrics: dict) -> str:
+    """The transform and the bits of every quantized linear."""
+    bits = bits_summary(saved.denoiser)
+    layers = metrics.get("layers", {})
+    rows = [
+        (name, _shape(linear.codes), _grids(linear), *_transform(linear), _decibel(layers.get(name)))
+        for name, linear in saved.denoiser.named_modules()
+        if isinstance(linear, QuantizedLinear)
+    ]
+    lines = [
+        f"checkpoint {saved.recipe.name} of {saved.source} ({saved.denoiser.source_class})",
+        f"quantized: {bits['quantized_parameters']:,} parameters, {bits['quantized_bytes'] / 1e6:.2f} MB, "
+        f"{bits['bytes_per_quantized_parameter']:.3f} bytes each; float rest: {bits['float_bytes'] / 1e6:.2f} MB",
+    ]
+    if metrics.get("denoiser_sqnr_db") is not None:
+        pictures = _decibel(metrics["image_psnr_db"])
+        lines.append(f"denoiser SQNR {_decibel(metrics['denoiser_sqnr_db'])} dB, pictures {pictures} dB PSNR")
+    header = ("linear", "shape", "grids", "centre", "scale", "rotation", "SQNR dB")
+    return "\n".join([*lines, "", table(header, rows), *_words(saved.pipeline)])
+
+
+def describe_bundle(loaded: Bundle) -> str:
+    """Programs, what of them runs in the backend's delegate, inputs and outputs."""
+    manifest = loaded.manifest
+    size = sum(entry["bytes"] for entry in manifest["files"].values())
+    width, height = loaded.image_size
+    lines = [
+        f"bundle {loaded.recipe} for {manifest['target']} ({manifest['family']}), pictures of {width}x{height}",
+        f"{len(manifest['files'])} files, {size / 1e6:.1f} MB, all verified",
+    ]
+    if golden := loaded.golden:
+        lines.append(f"golden sample: {golden['prompt']!r}, seed {golden['seed']}, at least {golden['psnr_db']} dB")
+    header = ("program", "method", "delegate calls", "int8 linears", "float linears", "outside the delegate")
+    rows = [
+        (
+            program["file"],
+            method,
+            account.get("delegates", "?"),
+            account.get("integer_linears", "?"),
+            account.get("float_linears", "?"),
+            ", ".join(f"{count} x {op}" for op, count in account.get("outside", {}).items()) or "nothing",
+        )
+        for program in loaded.programs.values()
+        for method, signature in program["methods"].items()
+        for account in [signature.get("delegation", {})]
+    ]
+    tensors = [
+        (method, way, tensor["name"], tensor["dtype"], "x".join(map(str, tensor["shape"])))
+        for program in loaded.programs.values()
+        for method, signature in program["methods"].items()
+        for way in ("inputs", "outputs")
+        for tensor in _shortened(signature[way])
+    ]
+    tables = [table(header, rows), "", table(("method", "", "tensor", "dtype", "shape"), tensors)]
+    return "\n".join([*lines, "", *tables])
+
+
+def table(header: Row, rows: Iterable[Row]) -> str:
+    """Columns as wide as their widest cell; numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(widths))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in cells
+    )
+
+
+def _is_number(cell: str) -> bool:
+    return cell.replace(".", "", 1).replace("-", "", 1).replace("+", "", 1).isdigit() or cell in ("-", "inf")
+
+
+def _shape(tensor) -> str:
+    return "x".join(map(str, tensor.shape))
+
+
+def _grids(linear: QuantizedLinear) -> str:
+    recipe = linear.recipe
+    groups = f" g{recipe.group_size}" if recipe.group_size else ""
+    return f"w{recipe.weight_bits}a{recipe.activation_bits}{groups} per {recipe.activations}"
+
+
+def _transform(linear: QuantizedLinear) -> tuple[str, str, str]:
+    transform = linear.transform
+    centre = "dynamic" if transform.dynamic else "-" if transform.centre is None else "static"
+    scale = "-" if transform.inverse_scale is None else linear.recipe.scale
+    return centre, scale, " x ".join(f"H{order}" for order, _ in reversed(transform.rotation)) or "-"
+
+
+def _decibel(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _shortened(tensors: list[dict]) -> list[dict]:
+    """A long run of tensors as its first and last."""
+    return tensors if len(tensors) <= 6 else [*tensors[:3], tensors[-1]]
+
+
+def _words(pipeline) -> list[str]:
+    if pipeline is None:
+        return []
+    words = [word for word in pipeline.tokenizer.words() if word.isalnum()]
+    return ["", f"prompts: at most {pipeline.tokenizer.length} of {len(words)} words: {', '.join(words)}"]

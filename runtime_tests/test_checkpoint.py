@@ -1,0 +1,397 @@
+"""checkpoint.py: what was saved is what is loaded, to the bit, from one folder of safetensors and JSON."""
+
+import dataclasses
+import json
+import math
+import shutil
+import struct
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from edge_hadanorm import checkpoint, source, workflow
+from edge_hadanorm.calibration import calibrate
+from edge_hadanorm.checkpoint import Checkpoint, Text
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.linear import QuantizedLinear
+from edge_hadanorm.metrics import bits_summary
+from edge_hadanorm.models.pixart import PixArtDenoiser
+from edge_hadanorm.quantize import quantize
+from edge_hadanorm.recipe import from_json, named
+from edge_hadanorm.reference.model import TRANSFORMER, make_transformer
+from edge_hadanorm.runtime import TorchRunner, picture
+from edge_hadanorm.samples import Inputs, Trajectories
+
+PROMPTS = ["red a", "green b"]
+RECIPES = [
+    "rtn-w3a8",
+    "smoothquant-w5a16",
+    "quarot-w2a8",
+    "hadanorm-w4a4",
+    "hadanorm-w6a8-static",
+    "hadanorm-balanced-w4a8-g32",
+    "hadanorm-balanced-w8a8-static",
+]
+PLAIN = "hadanorm-balanced-w4a8-g32"
+
+on_every_recipe = pytest.mark.parametrize("name", RECIPES)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads cost more than they give on tensors this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_pipeline):
+    return source.load(str(tiny_pipeline))
+
+
+@pytest.fixture(scope="module")
+def trajectories(model):
+    return Trajectories(model.pipeline, PROMPTS, 3, model.pipeline.guidance, seed=0)
+
+
+@pytest.fixture(scope="module")
+def calls(model, trajectories):
+    return trajectories.record(model.denoiser)
+
+
+@pytest.fixture(scope="module")
+def saved(model, trajectories, tmp_path_factory):
+    """saved(recipe) -> what was saved, and its folder."""
+    samples = trajectories.samples(model.denoiser)
+    moments, made = calibrate(model.denoiser, samples), {}
+
+    def make(name: str):
+        if name not in made:
+            quantized = quantize(model.denoiser, named(name), moments, samples)
+            content = Checkpoint(model.name, named(name), quantized, Text(8), model.pipeline)
+            folder = tmp_path_factory.mktemp(name)
+            checkpoint.save(folder, content)
+            made[name] = content, folder
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A random denoiser of the reference's width, one block, and calls of it."""
+    torch.manual_seed(0)
+    transformer = make_transformer(TRANSFORMER | {"num_layers": 1})
+    config = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
+    denoiser = PixArtDenoiser.from_diffusers(config, transformer.state_dict()).requires_grad_(False)
+    shape, width = denoiser.latent_shape(), denoiser.text_width
+    return denoiser, [Inputs(torch.randn(1, *shape), torch.tensor([500.0]), torch.randn(1, 8, width)) for _ in "ab"]
+
+
+def header(file) -> dict[str, dict]:
+    """The tensors of a safetensors file by name: dtype, shape, data_offsets."""
+    with open(file, "rb") as stream:
+        (size,) = struct.unpack("<Q", stream.read(8))
+        tensors = json.loads(stream.read(size))
+    tensors.pop("__metadata__", None)
+    return tensors
+
+
+def quantized_bytes(folder) -> int:
+    """Bytes in the file of all that belongs to quantized linears."""
+    linears = json.loads((folder / "config.json").read_text())["linears"]
+    spans = {key: t["data_offsets"] for key, t in header(folder / "model.safetensors").items()}
+    return sum(end - begin for key, (begin, end) in spans.items() if key.startswith(tuple(f"{n}." for n in linears)))
+
+
+def contents(folder) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+# To the bit.
+
+
+@on_every_recipe
+def test_loaded_predictions_are_bit_equal(saved, calls, name):
+    content, folder = saved(name)
+    loaded = checkpoint.load(folder)
+    for call in calls:
+        assert torch.equal(call.run(loaded.denoiser), call.run(content.denoiser))
+
+
+@on_every_recipe
+def test_loaded_codes_scales_transforms_and_rest_are_bit_equal(saved, name):
+    content, folder = saved(name)
+    expected, loaded = content.denoiser.state_dict(), checkpoint.load(folder).denoiser.state_dict()
+    assert list(loaded) == list(expected)
+    for key, tensor in expected.items():
+        assert loaded[key].dtype == tensor.dtype, key
+        assert torch.equal(loaded[key], tensor), key
+
+
+@on_every_recipe
+def test_the_rest_is_loaded_as_it_was(saved, name):
+    content, folder = saved(name)
+    loaded = checkpoint.load(folder)
+    assert (loaded.source, loaded.recipe, loaded.text) == (content.source, content.recipe, content.text)
+    assert loaded.denoiser.config == content.denoiser.config
+    assert not loaded.denoiser.training
+    assert not any(p.requires_grad for p in loaded.denoiser.parameters())
+    for key in loaded.denoiser.quantizable():
+        ours, theirs = loaded.denoiser.get_submodule(key), content.denoiser.get_submodule(key)
+        assert isinstance(ours, QuantizedLinear)
+        assert ours.recipe == theirs.recipe
+        assert ours.transform.dynamic == theirs.transform.dynamic
+        assert ours.transform.rotation == theirs.transform.rotation
+
+
+def test_the_float_rest_is_kept_exactly(saved, model):
+    content, folder = saved(PLAIN)
+    tensors, names = load_file(folder / "model.safetensors"), model.denoiser.quantizable()
+    rest = {key: t for key, t in model.denoiser.state_dict().items() if key.rpartition(".")[0] not in names}
+    assert {key for key in tensors if not key.startswith(tuple(f"{n}." for n in names))} == set(rest)
+    for key, tensor in rest.items():
+        assert tensors[key].dtype == torch.float32
+        assert torch.equal(tensors[key], tensor), key
+
+
+def test_saving_what_was_loaded_gives_the_same_file(saved, tmp_path):
+    _, folder = saved(PLAIN)
+    checkpoint.save(tmp_path, checkpoint.load(folder))
+    assert contents(tmp_path) == contents(folder)
+    for name in contents(folder):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
+
+
+def test_a_loaded_checkpoint_draws_the_same_picture(saved):
+    content, folder = saved(PLAIN)
+    loaded = checkpoint.load(folder)
+    expected, actual = (
+        picture(TorchRunner(c.denoiser, c.pipeline), "red a", c.pipeline.table(4), 1.5, seed=7)
+        for c in (content, loaded)
+    )
+    assert torch.equal(actual, expected)
+
+
+def test_layers_of_different_recipes_are_kept(wide, tmp_path):
+    """The file says it of every linear, so that mixed precision needs no new format."""
+    denoiser, calls = wide
+    four, eight = (quantize(denoiser, named(f"quarot-w{bits}a8"), None) for bits in (4, 8))
+    four.set_submodule("blocks.0.ff.down", eight.get_submodule("blocks.0.ff.down"))
+    checkpoint.save(tmp_path, Checkpoint("wide", named("quarot-w4a8"), four, Text(8), None))
+    loaded = checkpoint.load(tmp_path).denoiser
+    assert loaded.get_submodule("blocks.0.ff.down").recipe.weight_bits == 8
+    assert torch.equal(calls[0].run(loaded), calls[0].run(four))
+
+
+# On its own.
+
+
+def test_a_checkpoint_loads_and_draws_without_the_model_it_was_made_of(tiny_pipeline, tmp_path):
+    original, folder = tmp_path / "original", tmp_path / "quantized"
+    shutil.copytree(tiny_pipeline, original)
+    workflow.quantize(str(original), "hadanorm-w4a8", folder, PROMPTS, steps=2)
+    draw = [folder, "red a", 2, 1.5, 3]
+
+    def drawn(folder, prompt, steps, guidance, seed):
+        loaded = checkpoint.load(folder)
+        return picture(
+            TorchRunner(loaded.denoiser, loaded.pipeline), prompt, loaded.pipeline.table(steps), guidance, seed
+        )
+
+    before = drawn(*draw)
+    shutil.rmtree(original)
+    moved = folder.rename(tmp_path / "moved")
+    assert torch.equal(drawn(moved, *draw[1:]), before)
+
+
+def test_a_checkpoint_holds_safetensors_and_json_alone(saved):
+    _, folder = saved(PLAIN)
+    assert {name.rpartition(".")[2] for name in contents(folder)} == {"json", "safetensors"}
+    assert contents(folder) >= {
+        "config.json",
+        "recipe.json",
+        "model.safetensors",
+        "about.json",
+        "tokenizer/tokenizer.json",
+        "text_encoder/model.safetensors",
+        "scheduler/scheduler_config.json",
+    }
+
+
+def test_pickles_and_strays_of_the_pipeline_stay_behind(model, saved, tiny_pipeline, tmp_path):
+    content, _ = saved(PLAIN)
+    source_folder, folder = tmp_path / "pipeline", tmp_path / "quantized"
+    shutil.copytree(tiny_pipeline, source_folder)
+    for stray in ("pytorch_model.bin", "spiece.model", ".DS_Store"):
+        (source_folder / "text_encoder" / stray).write_bytes(b"stray")
+    (source_folder / "tokenizer" / ".cache").mkdir()
+    folder.mkdir()
+    pipeline = source.load(str(source_folder)).pipeline
+    checkpoint.save(folder, dataclasses.replace(content, pipeline=pipeline))
+    assert {name.rpartition(".")[2] for name in contents(folder)} == {"json", "safetensors"}
+
+
+def test_a_transformer_alone_has_three_files(wide, tmp_path):
+    denoiser, calls = wide
+    quantized = quantize(denoiser, named("quarot-w4a4"), None)
+    checkpoint.save(tmp_path, Checkpoint("wide", named("quarot-w4a4"), quantized, Text(120, masked=True), None))
+    assert contents(tmp_path) == {"config.json", "recipe.json", "model.safetensors"}
+    loaded = checkpoint.load(tmp_path)
+    assert loaded.pipeline is None
+    assert loaded.text == Text(120, masked=True)
+    assert torch.equal(calls[0].run(loaded.denoiser), calls[0].run(quantized))
+
+
+# What the files say.
+
+
+@on_every_recipe
+def test_recipe_json_is_the_recipe(saved, name):
+    _, folder = saved(name)
+    fields = json.loads((folder / "recipe.json").read_text())
+    assert fields == named(name).to_json()
+    assert from_json(fields) == named(name)
+
+
+def test_config_json_says_how_to_read_the_tensors(saved, model):
+    content, folder = saved(PLAIN)
+    config = json.loads((folder / "config.json").read_text())
+    assert list(config) == ["format", "source", "transformer_class", "transformer", "text", "sampling", "linears"]
+    assert config["format"] == checkpoint.FORMAT
+    assert config["source"] == model.name
+    assert config["transformer_class"] == "PixArtTransformer2DModel"
+    assert config["transformer"] == model.config
+    assert config["text"] == {"tokens": 8, "masked": False}
+    assert config["sampling"] == {"steps": 8, "guidance": 1.5}
+    assert list(config["linears"]) == model.denoiser.quantizable()
+    for name, linear in config["linears"].items():
+        assert linear == {
+            "shape": list(model.denoiser.get_submodule(name).weight.shape),
+            "dynamic": True,
+            "rotation": [[64, 1]],
+            "recipe": content.recipe.to_json(),
+        }
+
+
+@on_every_recipe
+def test_codes_take_their_bits_in_the_file(saved, name):
+    content, folder = saved(name)
+    tensors = header(folder / "model.safetensors")
+    for linear, layout in json.loads((folder / "config.json").read_text())["linears"].items():
+        packed = tensors[f"{linear}.packed"]
+        assert packed["dtype"] == "U8"
+        assert packed["shape"] == [math.ceil(math.prod(layout["shape"]) * content.recipe.weight_bits / 8)]
+        assert f"{linear}.codes" not in tensors
+        assert f"{linear}.weight" not in tensors
+
+
+@pytest.mark.parametrize("method", ["rtn", "hadanorm", "hadanorm-balanced"])
+def test_4_bit_linears_take_less_than_0_60_bytes_a_parameter(wide, tmp_path, method):
+    denoiser, calls = wide
+    samples = [lambda call=call: call.run(denoiser) for call in calls]
+    recipe = named(f"{method}-w4a4")
+    quantized = quantize(denoiser, recipe, calibrate(denoiser, samples))
+    checkpoint.save(tmp_path, Checkpoint("wide", recipe, quantized, Text(8), None))
+    parameters = sum(denoiser.get_submodule(name).weight.numel() for name in denoiser.quantizable())
+    assert 0.5 < quantized_bytes(tmp_path) / parameters < 0.60
+
+
+@on_every_recipe
+def test_bits_summary_counts_the_bytes_of_the_file(saved, name):
+    content, folder = saved(name)
+    tensors, summary = header(folder / "model.safetensors"), bits_summary(content.denoiser)
+    assert summary["quantized_bytes"] == quantized_bytes(folder)
+    total = max(t["data_offsets"][1] for t in tensors.values())
+    assert summary["float_bytes"] == total - quantized_bytes(folder)
+
+
+# What is broken.
+
+
+def edited(file: str, change):
+    """A JSON file with one change."""
+
+    def edit(folder):
+        content = json.loads((folder / file).read_text())
+        change(content)
+        (folder / file).write_text(json.dumps(content))
+
+    return edit
+
+
+def tensors_edited(change):
+    def edit(folder):
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors")
+
+    return edit
+
+
+def cut(file: str):
+    return lambda folder: (folder / file).write_bytes((folder / file).read_bytes()[:-100])
+
+
+def gone(file: str):
+    return lambda folder: (folder / file).unlink()
+
+
+def filled(name: str, value: float):
+    return tensors_edited(lambda tensors: tensors[name].fill_(value))
+
+
+def without(name: str):
+    return tensors_edited(lambda tensors: tensors.pop(name))
+
+
+def shorter(name: str):
+    return tensors_edited(lambda tensors: tensors.update({name: tensors[name][:-1].clone()}))
+
+
+BROKEN = {
+    "no config": (gone("config.json"), "is no quantized checkpoint"),
+    "no recipe": (gone("recipe.json"), "is no quantized checkpoint"),
+    "no tensors": (gone("model.safetensors"), "does not exist"),
+    "truncated config": (cut("config.json"), "is not JSON"),
+    "truncated tensors": (cut("model.safetensors"), "truncated"),
+    "a diffusers config": (lambda folder: (folder / "config.json").write_text("{}"), "names no format"),
+    "newer": (edited("config.json", lambda c: c.update(format=99)), "newer edge-hadanorm"),
+    "another family": (edited("config.json", lambda c: c.update(transformer_class="Flux")), "'Flux' is not supported"),
+    "no linears": (edited("config.json", lambda c: c.pop("linears")), "is broken"),
+    "a linear less": (edited("config.json", lambda c: c["linears"].popitem()), "is broken"),
+    "another shape": (
+        edited("config.json", lambda c: c["linears"]["blocks.0.attn2.q"].update(shape=[64, 63])),
+        "broken",
+    ),
+    "no text": (edited("config.json", lambda c: c.pop("text")), "is broken"),
+    "an impossible recipe": (edited("recipe.json", lambda c: c.update(weight_bits=9)), "weight_bits is 9"),
+    "no codes": (without("blocks.1.ff.up.packed"), "is broken"),
+    "no scales": (without("blocks.1.ff.up.weight_scale"), "is broken"),
+    "no float weight": (without("final.weight"), "is broken"),
+    "fewer codes": (shorter("blocks.1.ff.up.packed"), "is broken"),
+    "fewer scales": (shorter("blocks.1.ff.up.weight_scale"), "is broken"),
+    "a shorter centre": (shorter("blocks.1.ff.up.transform.centre"), "is broken"),
+    "no centre": (without("blocks.1.ff.up.transform.centre"), "is broken"),
+    "no feature scale": (without("blocks.1.ff.up.transform.inverse_scale"), "is broken"),
+    "no bias": (without("blocks.1.ff.up.bias"), "is broken"),
+    "an unknown tensor": (tensors_edited(lambda t: t.update(stray=torch.ones(1))), "is broken"),
+    "NaN": (filled("final.weight", float("nan")), "NaN or infinite"),
+    "infinite scales": (filled("blocks.0.attn1.qkv.weight_scale", float("inf")), "NaN or infinite"),
+    "no tokenizer": (gone("tokenizer/tokenizer.json"), "tokenizer"),
+    "no text encoder": (gone("text_encoder/model.safetensors"), "text encoder"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_checkpoint_is_one_line_that_names_what_is_wrong(saved, tmp_path, damage, message):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(saved(PLAIN)[1], folder)
+    damage(folder)
+    with pytest.raises(UserError, match=message) as error:
+        checkpoint.load(folder)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)

@@ -1,0 +1,363 @@
+"""Every mistake of a user: exit status 2, one line that names the thing and the way out, and nothing left behind."""
+
+import io
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import PixArtTransformer2DModel
+from safetensors.torch import load_file, save_file
+
+from edge_hadanorm import bundle, calibration, console, source, workflow
+from edge_hadanorm.cli import cli
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+QKV = "transformer_blocks.0.attn1.to_q.weight"
+# Width 92: neither Sylvester nor Paley has a Hadamard matrix of it or of a factor that is left.
+ODD = dict(num_attention_heads=4, attention_head_dim=23, num_layers=1, cross_attention_dim=92, caption_channels=32)
+
+Damage = Callable[[Path], None]
+
+
+# What is done to the folder `given`, which holds copies of a pipeline `model`, its `checkpoint` and its `bundle`.
+
+
+def nothing(given: Path) -> None:
+    pass
+
+
+def remove(name: str) -> Damage:
+    return lambda given: (given / name).unlink()
+
+
+def write(name: str, text: str | bytes) -> Damage:
+    return lambda given: (given / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def truncate(name: str) -> Damage:
+    return lambda given: os.truncate(given / name, (given / name).stat().st_size // 2)
+
+
+def flip(name: str) -> Damage:
+    """Change the last bit of a file."""
+
+    def damage(given: Path) -> None:
+        content = (given / name).read_bytes()
+        (given / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    return damage
+
+
+def edit(name: str, *without: str, **changes: object) -> Damage:
+    """Take keys out of a JSON object and set others."""
+
+    def damage(given: Path) -> None:
+        fields = json.loads((given / name).read_text()) | changes
+        (given / name).write_text(json.dumps({key: value for key, value in fields.items() if key not in without}))
+
+    return damage
+
+
+def tensors(name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
+    """Change the tensors of a safetensors file."""
+
+    def damage(given: Path) -> None:
+        content = load_file(given / name)
+        change(content)
+        (given / name).unlink()
+        save_file(content, given / name)
+
+    return damage
+
+
+def pickle_only(given: Path) -> None:
+    folder = given / "model/transformer"
+    torch.save(load_file(folder / WEIGHTS), folder / "diffusion_pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def inputs(**changes: torch.Tensor | None) -> Damage:
+    """inputs.safetensors of two samples for the tiny transformer, with changes; None leaves one out."""
+
+    def damage(given: Path) -> None:
+        right = {
+            "hidden_states": torch.zeros(2, 3, 8, 8),
+            "encoder_hidden_states": torch.ones(2, 8, 32),
+            "timestep": torch.tensor([500.0, 100.0]),
+        }
+        content = {name: tensor for name, tensor in (right | changes).items() if tensor is not None}
+        save_file(content, given / "inputs.safetensors")
+
+    return damage
+
+
+def quantized(recipe: str) -> Damage:
+    """Another checkpoint, of the transformer alone."""
+
+    def damage(given: Path) -> None:
+        shutil.rmtree(given / "checkpoint")
+        inputs()(given)
+        source = str(given / "model/transformer")
+        workflow.quantize(source, recipe, given / "checkpoint", inputs_file=given / "inputs.safetensors")
+
+    return damage
+
+
+def odd_width(given: Path) -> None:
+    shape = dict(in_channels=3, out_channels=3, sample_size=8, patch_size=2, use_additional_conditions=False)
+    fixed = dict(norm_elementwise_affine=False, interpolation_scale=1)
+    PixArtTransformer2DModel(**ODD, **shape, **fixed).save_pretrained(given / "odd")
+    fields = dict(name="whole", weight_bits=4, activation_bits=8, rotation="full")
+    (given / "recipe.json").write_text(json.dumps(fields))
+
+
+def all_of(*damages: Damage) -> Damage:
+    def damage(given: Path) -> None:
+        for each in damages:
+            each(given)
+
+    return damage
+
+
+CONFIG, TENSORS, INDEX = "model/transformer/config.json", f"model/transformer/{WEIGHTS}", "model/model_index.json"
+TOKENIZER, ENCODER = "model/tokenizer/tokenizer_config.json", "model/text_encoder/model.safetensors"
+PACKED = "checkpoint/model.safetensors"
+NO_PROMPTS = edit("model/about.json", "prompts")
+NAN = torch.full((2, 8, 32), float("nan"))
+
+RTN = "quantize {given}/model --recipe rtn-w8a8 --out {out}"
+HADANORM = "quantize {given}/model --recipe hadanorm-w8a8 --steps 2 --out {out}"
+ALONE = "quantize {given}/model/transformer --recipe hadanorm-w8a8 --out {out}"
+CAPTURED = ALONE + " --inputs {given}/inputs.safetensors"
+EXPORT = "export {given}/checkpoint --target xnnpack --out {out}"
+GENERATE = "generate {given}/bundle 'red a' --backend simulation --out {out}.png"
+EVALUATE = "evaluate {given}/checkpoint --json {out}.json"
+
+
+def recipe(name: str) -> str:
+    return RTN.replace("rtn-w8a8", name)
+
+
+# (what is wrong, how it came to be, the command line, what its message says)
+MISTAKES = [
+    # the model
+    ("no model", nothing, "quantize nosuch --recipe rtn-w8a8 --out {out}", ["nosuch", "give `reference`"]),
+    ("name too long", nothing, f"quantize {'x' * 300} --recipe rtn-w8a8 --out {{out}}", ["xxx", "give `reference`"]),
+    ("not on the hub", nothing, "quantize no/such --recipe rtn-w8a8 --out {out}", ["no/such", "OSError", "check"]),
+    ("no model folder", nothing, "quantize {given} --recipe rtn-w8a8 --out {out}", ["given", "model_index.json"]),
+    ("index of no JSON", write(INDEX, "{"), RTN, ["model_index.json", "not JSON"]),
+    ("index without class", edit(INDEX, "_class_name"), RTN, ["model_index.json", "_class_name"]),
+    ("index of another kind", edit(INDEX, vae=["diffusers", "AutoencoderKL"]), RTN, ["vae", "--inputs"]),
+    ("index of wrong type", edit(INDEX, scheduler=5), RTN, ["given/model", "components text_encoder, tok"]),
+    ("pipeline class", edit(INDEX, _class_name="DDPMPipeline"), RTN, ["DDPMPipeline", "--inputs"]),
+    ("no pipeline class", edit(INDEX, _class_name="logging"), RTN, ["logging", "--inputs"]),
+    ("config of no JSON", write(CONFIG, "{,}"), RTN, ["config.json", "not JSON", "copy it again"]),
+    ("config without class", edit(CONFIG, "_class_name"), RTN, ["config.json", "_class_name"]),
+    ("unsupported class", edit(CONFIG, _class_name="UNet2DModel"), RTN, ["UNet2DModel", "PixArtTransformer2DModel"]),
+    ("config of wrong type", edit(CONFIG, num_layers="two"), RTN, ["model/transformer", "num_layers", "'two'"]),
+    ("config of other width", edit(CONFIG, caption_channels=31), RTN, ["caption_projection", "[64, 31]"]),
+    ("truncated weights", truncate(TENSORS), RTN, [WEIGHTS, "truncated", "copy it again"]),
+    ("missing tensor", tensors(TENSORS, lambda t: t.pop(QKV)), RTN, ["model/transformer", QKV, "missing"]),
+    ("foreign tensor", tensors(TENSORS, lambda t: t.update(x=torch.ones(1))), RTN, ["model/transformer", "'x'"]),
+    ("mis-shaped tensor", tensors(TENSORS, lambda t: t.update({QKV: torch.ones(2)})), RTN, [QKV, "[2]", "[64, 64]"]),
+    ("NaN weights", tensors(TENSORS, lambda t: t[QKV].fill_(torch.nan)), RTN, ["4096 of 4096", QKV, "float32"]),
+    ("pickled weights", pickle_only, RTN, ["model/transformer", ".bin", "safe_serialization=True"]),
+    ("no text encoder", remove(ENCODER), RTN, ["model/text_encoder", "model.safetensors"]),
+    ("truncated text encoder", truncate(ENCODER), RTN, ["model/text_encoder", "copy it again"]),
+    ("text encoder lacks a tensor", tensors(ENCODER, lambda t: t.popitem()), RTN, ["model/text_encoder", "missing"]),
+    ("NaN text encoder", tensors(ENCODER, lambda t: [v.fill_(torch.nan) for v in t.values()]), RTN, ["text_encoder"]),
+    ("no tokenizer", remove("model/tokenizer/tokenizer.json"), RTN, ["tokenizer.json", "AutoTokenizer"]),
+    ("broken tokenizer", truncate("model/tokenizer/tokenizer.json"), RTN, ["tokenizer.json"]),
+    ("tokenizer without length", edit(TOKENIZER, "model_max_length"), RTN, ["tokenizer_config", "model_max_length"]),
+    ("endless tokenizer", edit(TOKENIZER, model_max_length=int(1e30)), RTN, ["tokenizer_config", "model_max_length"]),
+    ("no scheduler", remove("model/scheduler/scheduler_config.json"), RTN, ["scheduler_config.json", "check the path"]),
+    ("about of wrong type", write("model/about.json", '{"prompts": "red"}'), RTN, ["about.json", "prompts"]),
+    # the recipe
+    ("unknown recipe", nothing, recipe("magic-w8a8"), ["magic-w8a8", "rtn, smoothquant"]),
+    ("weights of 9 bits", nothing, recipe("rtn-w9a8"), ["rtn-w9a8", "weight_bits is 9", "2, 3, 4"]),
+    ("weights of 1 bit", nothing, recipe("rtn-w1a8"), ["rtn-w1a8", "weight_bits is 1", "2, 3, 4"]),
+    ("weights of 16 bits", nothing, recipe("rtn-w16a8"), ["rtn-w16a8", "2 to 8"]),
+    ("activations of 17 bits", nothing, recipe("rtn-w8a17"), ["rtn-w8a17", "activation_bits is 17", "16"]),
+    ("static 16 bits", nothing, recipe("rtn-w8a16-static"), ["rtn-w8a16-static", "16 bits", "without -static"]),
+    ("groups that do not divide", nothing, recipe("rtn-w4a8-g48"), ["48", "64 inputs", "blocks.0.attn1.qkv"]),
+    ("groups of 0", nothing, recipe("rtn-w4a8-g0"), ["group_size is 0", "positive"]),
+    ("no recipe file", nothing, recipe("{given}/recipe.json"), ["recipe.json", "does not exist"]),
+    ("recipe of no JSON", write("recipe.json", "w8a8"), recipe("{given}/recipe.json"), ["recipe.json", "not JSON"]),
+    ("recipe field", write("recipe.json", '{"bits": 8}'), recipe("{given}/recipe.json"), ["'bits'", "weight_bits"]),
+    (
+        "no rotation of that width",
+        odd_width,
+        "quantize {given}/odd --recipe {given}/recipe.json --out {out}",
+        ["whole", "92", "blocks.0.attn1.qkv", "block"],
+    ),
+    ("unknown recipe to list", nothing, "recipes --json magic", ["'magic'", "METHOD-wXaY"]),
+    # what to calibrate on
+    ("transformer alone", nothing, ALONE, ["hadanorm-w8a8", "--inputs FILE"]),
+    ("pipeline without prompts", NO_PROMPTS, HADANORM, ["hadanorm-w8a8", "--prompts FILE"]),
+    ("no prompts file", nothing, HADANORM + " --prompts {given}/prompts.txt", ["prompts.txt", "No such file"]),
+    ("no prompts", write("prompts.txt", " \n\n"), HADANORM + " --prompts {given}/prompts.txt", ["prompts.txt", "empty"]),
+    ("binary prompts", write("prompts.txt", b"\xff"), HADANORM + " --prompts {given}/prompts.txt", ["prompts.txt"]),
+    (
+        "prompts for a transformer alone",
+        write("prompts.txt", "red a"),
+        ALONE + " --prompts {given}/prompts.txt",
+        ["--inputs FILE"],
+    ),
+    (
+        "unknown word after good prompts",
+        write("prompts.txt", "red a\nred b\nmauve c"),
+        HADANORM + " --prompts {given}/prompts.txt",
+        ["'mauve'", "inspect"],
+    ),
+    ("no captured inputs", nothing, CAPTURED, ["inputs.safetensors", "does not exist"]),
+    ("inputs of no safetensors", write("inputs.safetensors", "text"), CAPTURED, ["inputs.safetensors", "not a safet"]),
+    ("inputs of other names", inputs(latents=torch.ones(1)), CAPTURED, ["'latents'", "hidden_states, encoder"]),
+    ("inputs without time", inputs(timestep=None), CAPTURED, ["'timestep'", "missing"]),
+    ("inputs of other shape", inputs(hidden_states=torch.ones(2, 4, 8, 8)), CAPTURED, ["[2, 4, 8, 8]", "[2, 3, 8, 8]"]),
+    ("inputs without samples", inputs(hidden_states=torch.ones(0, 3, 8, 8)), CAPTURED, ["hidden_states", "[0, 3, 8, 8]"]),
+    ("inputs with NaN", inputs(encoder_hidden_states=NAN), CAPTURED, ["512 of 512", "'encoder_hidden_states'"]),
+    ("inputs that overflow", inputs(hidden_states=torch.full((2, 3, 8, 8), 3e38)), CAPTURED, ["NaN or Inf", "blocks.0"]),
+    ("quantize in 0 steps", nothing, HADANORM + " --steps 0", ["steps", "0", "from 1"]),
+    ("quantize in -1 steps", nothing, RTN + " --steps -1", ["steps", "-1", "from 1"]),
+    ("quantize in too many steps", nothing, RTN + " --steps 1000000", ["steps", "1000000", "1000"]),
+    ("steps of no number", nothing, RTN + " --steps many", ["--steps", "'many'", "integer"]),
+    ("negative noise seed", nothing, RTN + " --seed -1", ["seed", "-1", "0"]),
+    ("unknown device", nothing, RTN + " --device tpu", ["'tpu'", "cpu, cuda"]),
+    ("no such device here", nothing, RTN + " --device cuda", ["cuda", "--device auto"]),
+    # the output
+    ("output exists", lambda given: (given.parent / "area/out").mkdir(), RTN, ["area/out", "--force"]),
+    ("output is a file", lambda given: (given.parent / "area/out").touch(), RTN + " --force", ["area/out", "--out"]),
+    ("not ours to replace", nothing, RTN.format(given="{given}", out="{given}/model --force"), ["model", "did not write"]),
+    ("output in a file", write("file", ""), RTN.format(given="{given}", out="{given}/file/out"), ["file/out", "--out"]),
+    ("output in /proc", nothing, RTN.format(given="{given}", out="/proc/x"), ["/proc/x", "--out"]),
+    ("export over a folder", nothing, EXPORT.replace("{out}", "{given}/bundle"), ["bundle", "--force"]),
+    ("picture in no folder", nothing, GENERATE.replace("{out}", "{out}/x"), ["x.png", "create it"]),
+    ("picture over a folder", nothing, GENERATE.replace("{out}.png", "{given}"), ["given", ".png"]),
+    (
+        "metrics in /proc",
+        quantized("rtn-w8a8"),
+        EVALUATE.replace("{out}", "/proc/x") + " --inputs {given}/inputs.safetensors",
+        ["/proc/x.json", "cannot write"],
+    ),
+    # the checkpoint
+    ("no checkpoint", nothing, EXPORT.replace("checkpoint", "model"), ["given/model", "edge-hadanorm quantize"]),
+    ("no weights", remove(PACKED), EXPORT, ["model.safetensors", "does not exist"]),
+    ("truncated weights", truncate(PACKED), EXPORT, ["model.safetensors", "truncated", "copy it again"]),
+    ("config of no JSON", write("checkpoint/config.json", "["), EXPORT, ["config.json", "not JSON"]),
+    ("config without linears", edit("checkpoint/config.json", "linears"), EXPORT, ["checkpoint", "linears"]),
+    ("newer format", edit("checkpoint/config.json", format=99), EXPORT, ["format 99", "update"]),
+    ("recipe field", edit("checkpoint/recipe.json", bits=8), EXPORT, ["checkpoint", "'bits'"]),
+    (
+        "missing tensor",
+        tensors(PACKED, lambda t: t.pop("blocks.0.attn1.qkv.packed")),
+        EXPORT,
+        ["blocks.0.attn1.qkv", "packed", "missing"],
+    ),
+    (
+        "mis-shaped codes",
+        tensors(PACKED, lambda t: t.update({"blocks.1.ff.up.packed": torch.zeros(9, dtype=torch.uint8)})),
+        EXPORT,
+        ["blocks.1.ff.up", "packed", "[9]"],
+    ),
+    (
+        "mis-shaped scale",
+        tensors(PACKED, lambda t: t.update({"blocks.1.ff.up.weight_scale": torch.ones(1, 1)})),
+        EXPORT,
+        ["blocks.1.ff.up", "weight_scale", "[1, 1]"],
+    ),
+    ("NaN weights", tensors(PACKED, lambda t: t["final.bias"].fill_(torch.nan)), EXPORT, ["'final.bias'", "NaN"]),
+    # the target
+    ("unknown target", nothing, EXPORT.replace("xnnpack", "tpu"), ["'tpu'", "xnnpack"]),
+    ("static activations", quantized("rtn-w8a8-static"), EXPORT, ["rtn-w8a8-static", "without -static"]),
+    ("groups of 8 bits", quantized("rtn-w8a8-g32"), EXPORT, ["rtn-w8a8-g32", "at most 4 bits"]),
+    ("float activations", quantized("rtn-w8a16"), EXPORT, ["rtn-w8a16", "at most 8 bits"]),
+    # what to evaluate with
+    ("other reference", edit(CONFIG, interpolation_scale=2), EVALUATE + " --reference {given}/model", ["--reference"]),
+    ("no reference", nothing, EVALUATE + " --reference nosuch", ["nosuch", "give `reference`"]),
+    ("nothing to evaluate on", NO_PROMPTS, EVALUATE + " --reference {given}/model", ["given/model", "--inputs"]),
+    # the bundle
+    ("no bundle", nothing, GENERATE.replace("bundle", "checkpoint"), ["checkpoint", "manifest.json", "export"]),
+    ("missing file", remove("bundle/denoiser.pte"), GENERATE, ["'denoiser.pte'", "missing", "copy"]),
+    ("truncated file", truncate("bundle/denoiser.pte"), GENERATE, ["'denoiser.pte'", "truncated", "copy"]),
+    ("altered file", flip("bundle/text_encoder.pte"), GENERATE, ["'text_encoder.pte'", "altered", "copy"]),
+    ("foreign file", write("bundle/notes.txt", "hello"), GENERATE, ["'notes.txt'", "foreign", "remove it"]),
+    ("manifest of no JSON", truncate("bundle/manifest.json"), GENERATE, ["manifest.json", "not JSON"]),
+    ("newer schema", edit("bundle/manifest.json", schema=2), GENERATE, ["schema 2", "update"]),
+    ("file outside", edit("bundle/manifest.json", simulation="../model"), GENERATE, ["simulation", "'../model'", "export"]),
+    ("no simulation", edit("bundle/manifest.json", simulation=None), GENERATE, ["no checkpoint", "--backend executorch"]),
+    # the picture
+    ("unknown word", nothing, GENERATE.replace("red a", "red mauve a"), ["'mauve'", "inspect"]),
+    ("too many words", nothing, GENERATE.replace("red a", "red " * 9), ["9 tokens", "at most 8", "shorten"]),
+    ("picture in 0 steps", nothing, GENERATE + " --steps 0", ["0 steps", "1, 2, 3"]),
+    ("picture in -3 steps", nothing, GENERATE + " --steps -3", ["-3 steps", "1, 2, 3"]),
+    ("picture in too many steps", nothing, GENERATE + " --steps 1000000", ["1000000 steps", "40, 50"]),
+    ("guidance of NaN", nothing, GENERATE + " --guidance nan", ["guidance is nan", "0 to 100"]),
+    ("negative guidance", nothing, GENERATE + " --guidance -1", ["guidance is -1", "0 to 100"]),
+    ("negative seed", nothing, GENERATE + " --seed -1", ["seed", "-1"]),
+    ("seed beyond 64 bits", nothing, GENERATE + f" --seed {2**64}", ["seed", str(2**64)]),
+    ("no PNG", nothing, GENERATE.replace(".png", ".jpg"), ["out.jpg", ".png"]),
+    # the command line
+    ("unknown command", nothing, "quantise", ["quantise"]),
+    ("unknown option", nothing, RTN + " --bits 8", ["--bits"]),
+    ("no recipe", nothing, "quantize {given}/model --out {out}", ["--recipe"]),
+]
+
+
+@pytest.fixture
+def place(tmp_path, tiny_pipeline, tiny_checkpoint, tiny_bundle, monkeypatch) -> SimpleNamespace:
+    """Copies to damage in `given`, an empty `area` for outputs; the accelerator and the network are away."""
+    given, area = tmp_path / "given", tmp_path / "area"
+    shutil.copytree(tiny_pipeline, given / "model")
+    shutil.copytree(tiny_checkpoint("rtn-w8a8"), given / "checkpoint")
+    shutil.copytree(tiny_bundle("rtn-w8a8").folder, given / "bundle")
+    area.mkdir()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    return SimpleNamespace(root=tmp_path, given=given, area=area, out=area / "out")
+
+
+def offline(*_, **__) -> None:
+    raise OSError("no network")
+
+
+@pytest.fixture
+def run(monkeypatch, capfd) -> Callable[[str], tuple[int, str]]:
+    """run(command line) -> exit status, and what was shown on the screen besides the result."""
+
+    def run(line: str) -> tuple[int, str]:
+        monkeypatch.setattr(console, "screen", io.StringIO())
+        status = console.run(lambda: cli.main(shlex.split(line), prog_name="edge-hadanorm", standalone_mode=False))
+        return status, console.screen.getvalue()
+
+    return run
+
+
+def tree(root: Path) -> dict[str, bytes | None]:
+    """Everything below a folder, hidden files too."""
+    return {str(p.relative_to(root)): p.read_bytes() if p.is_file() else None for p in sorted(root.rglob("*"))}
+
+
+def assert_answered(status: int, shown: str, words: list[str]) -> None:
+    assert status == console.MISTAKE, shown
+    assert "Traceback" not in shown
+    assert 1 <= len(shown.splitlines()) <= 2, shown
+    assert len(shown) < 700, shown
+    assert all(word in shown for word in words), shown
+
+
+@pytest.mark.parametrize(("damage", "line", "words"), [pytest.param(*case, id=name) for name, *case in MISTAKES])
+def test_a_mistake_is_answered_in_a_line_and_leaves_nothing_behind(place, run, damage, line, words):
+    damage(place.given)
+    before = tree(place.root)
+    status, shown = run(line.format(given=place.given, out=place.out))
+    print(shown)
+    assert_answered(status, shown, words)
+    assert tree(place.root) == before
