@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from edge_hadanorm import quantizer, recipe
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.files import read_json, read_tensors, require_finite, write_json
+from edge_hadanorm.files import read_json, read_tensors, require_finite, write_json, write_tensors
 from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.models import family
 from edge_hadanorm.recipe import Recipe
@@ -75,10 +74,10 @@ def save(folder: Path, saved: Checkpoint) -> None:
         },
     )
     write_json(folder / "recipe.json", saved.recipe.to_json())
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
+    write_tensors(folder / "model.safetensors", state)
     if pipeline is not None:
         for component in COMPONENTS:
-            shutil.copytree(pipeline.folder / component, folder / component)
+            shutil.copytree(pipeline.folder / component, folder / component, ignore=_strays)
         write_json(folder / ABOUT, {"licence": pipeline.licence, "prompts": pipeline.prompts})
 
 
@@ -92,6 +91,8 @@ def load(folder: Path) -> Checkpoint:
     if config["format"] > FORMAT:
         raise UserError(f"{folder} was made by a newer edge-hadanorm (format {config['format']}); update")
     tensors = read_tensors(folder / "model.safetensors")
+    # Out of the mapped file into aligned memory: unaligned, a product may differ in its last bit from what was saved.
+    tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     require_finite(tensors, f"weights of {folder}")
     try:
         denoiser = _denoiser(config, tensors)
@@ -103,6 +104,11 @@ def load(folder: Path) -> Checkpoint:
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"checkpoint {folder} is broken ({type(error).__name__}: {reason}); quantize again") from None
+
+
+def _strays(folder: str, names: list[str]) -> list[str]:
+    """What a component's folder has besides safetensors and JSON, pickles among it."""
+    return [name for name in names if not name.endswith((".json", ".safetensors"))]
 
 
 def _denoiser(config: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
@@ -120,7 +126,7 @@ def _denoiser(config: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
 def _linear(name: str, layout: dict, linear: nn.Linear, tensors: dict[str, torch.Tensor]) -> QuantizedLinear:
     """The quantized form of a float linear, of which only the shape counts."""
     own, shape = recipe.from_json(layout["recipe"]), tuple(linear.weight.shape)
-    _check_shapes(name, shape, own, tensors)
+    _check_shapes(name, linear, own, tensors)
     inverse_scale = tensors.get("transform.inverse_scale")
     transform = FeatureTransform(
         centre=tensors.get("transform.centre"), dynamic=layout["dynamic"], rotation=layout["rotation"]
@@ -134,20 +140,22 @@ def _linear(name: str, layout: dict, linear: nn.Linear, tensors: dict[str, torch
     return quantized
 
 
-def _check_shapes(name: str, shape: tuple[int, int], own: Recipe, tensors: dict[str, torch.Tensor]) -> None:
+def _check_shapes(name: str, linear: nn.Linear, own: Recipe, tensors: dict[str, torch.Tensor]) -> None:
     """Raises UserError where a tensor of a quantized linear is missing, foreign or not as its recipe makes it."""
-    rows, columns = shape
+    rows, columns = linear.weight.shape
     shapes = {
         "packed": (-(-rows * columns * own.weight_bits // 8),),
         "weight_scale": (rows, columns // (own.group_size or columns)),
-        "activation_scale": (),
-        "activation_zero_point": (),
-        "bias": (rows,),
-        "transform.centre": (columns,),
-        "transform.inverse_scale": (columns,),
     }
-    required = list(shapes)[: 4 if own.activations == "tensor" else 2]
-    for key in (*required, *tensors):
+    if own.activations == "tensor":
+        shapes |= {"activation_scale": (), "activation_zero_point": ()}
+    if own.centre != "none":
+        shapes["transform.centre"] = (columns,)
+    if own.scale != "none":
+        shapes["transform.inverse_scale"] = (columns,)
+    if own.centre != "none" or linear.bias is not None:
+        shapes["bias"] = (rows,)
+    for key in (*shapes, *tensors):
         if key not in tensors:
             raise UserError(f"tensor {name}.{key} is missing; quantize again")
         if (found := tuple(tensors[key].shape)) != shapes.get(key):

@@ -66,6 +66,9 @@ def run(command: Callable[[], object]) -> int:
         if os.environ.get(DEBUG):
             traceback.print_exc(file=screen)
         text = mistake.format_message() if isinstance(mistake, click.ClickException) else str(mistake)
+        if isinstance(mistake, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # from click 8.2 on; before: Exit
+            say(text)
+            return MISTAKE
         say(f"edge-hadanorm: {' '.join(text.split())}")
         return MISTAKE
     except BrokenPipeError:

@@ -3,6 +3,7 @@
 Every mistake of the user (a missing file, a truncated one, an output that cannot be written) is a UserError.
 """
 
+import errno
 import json
 import math
 import os
@@ -13,12 +14,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from edge_hadanorm.errors import UserError
 
 # What this tool writes holds one of these; --force replaces no other folder, so never a home directory by mistake.
 MARKERS = ("manifest.json", "config.json", "index.json", "comparison.png")
+# What a disk answers that cannot take a file: full, over quota, file too large for it.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def read_json(path: str | Path, what: str) -> object:
@@ -65,6 +68,14 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path} cannot be read: {error}; check the path") from None
     except SafetensorError:
         raise UserError(f"{path} is truncated or not a safetensors file; copy it again") from None
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors as one safetensors file. Raises UserError where it cannot be written, as on a full disk."""
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {path}: {error}; make room or give another --out") from None
 
 
 def read_weights(folder: str | Path, stem: str = "diffusion_pytorch_model") -> dict[str, torch.Tensor]:
@@ -125,8 +136,8 @@ def new_folder(out: str | Path, force: bool = False) -> Iterator[Path]:
 
     It lies beside `out` as `.NAME.partial`; one that a killed run left is removed first. Missing parents are created.
     With `force` an earlier `out` of ours stays until its successor is complete. Raises UserError, before the block,
-    where `out` exists (or, with force, is not ours to replace) or cannot be created, and after it where it cannot be
-    moved into place.
+    where `out` exists (or, with force, is not ours to replace) or cannot be created, inside it where the disk is full,
+    and after it where it cannot be moved into place.
     """
     target = Path(os.path.realpath(out))
     partial, replaced = (target.parent / f".{target.name}.{state}" for state in ("partial", "replaced"))
@@ -143,7 +154,8 @@ def new_folder(out: str | Path, force: bool = False) -> Iterator[Path]:
             if os.path.lexists(partial):
                 shutil.rmtree(partial)
             partial.mkdir()
-        yield partial
+        with _as_user_error(out, FULL):
+            yield partial
         with _as_user_error(out):
             _require_free(target, force)
             if target.exists():
@@ -166,7 +178,7 @@ def new_file(out: str | Path) -> Iterator[Path]:
     """A path to write, with the suffix of `out`, which replaces `out` when the block ends and vanishes when it fails.
 
     Raises UserError, before the block, where the parent folder is missing or cannot be written or where `out` is not
-    a regular file, and after it where the file cannot be moved into place.
+    a regular file, inside it where the disk is full, and after it where the file cannot be moved into place.
     """
     target = Path(os.path.realpath(out))
     partial = target.parent / f".{target.stem}.partial{target.suffix}"
@@ -178,7 +190,8 @@ def new_file(out: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
         partial.touch(exist_ok=False)
     try:
-        yield partial
+        with _as_user_error(out, FULL):
+            yield partial
         with _as_user_error(out):
             os.replace(partial, target)
     except BaseException:
@@ -201,8 +214,11 @@ def _require_free(target: Path, force: bool) -> None:
 
 
 @contextmanager
-def _as_user_error(out: str | Path) -> Iterator[None]:
+def _as_user_error(out: str | Path, codes: tuple[int, ...] | None = None) -> Iterator[None]:
+    """An OSError inside, of these codes or any, as a UserError."""
     try:
         yield
     except OSError as error:
+        if codes is not None and error.errno not in codes:
+            raise
         raise UserError(f"cannot write {out}: {error.strerror or error}; give another --out") from None

@@ -24,6 +24,7 @@ class QuantizedLinear(nn.Module):
     """y = z W'^T + b' with quantized z and W', for one linear or several stacked on one input.
 
     codes int8 [m, d], weight_scale [m, groups] and bias [m] or None are of the folded weight, transform.fold(W, b).
+    Where the recipe leaves weights as they are, codes and weight_scale are None and weight [m, d] is that weight.
     With static activations, activation_scale and activation_zero_point are set by `set_activation_range`.
 
     `on_device`: leave the 8-bit quantization of z to the runtime. Export sets it, simulation does not.
@@ -33,9 +34,10 @@ class QuantizedLinear(nn.Module):
         self,
         recipe: Recipe,
         transform: FeatureTransform,
-        codes: torch.Tensor,
-        weight_scale: torch.Tensor,
+        codes: torch.Tensor | None,
+        weight_scale: torch.Tensor | None,
         bias: torch.Tensor | None,
+        weight: torch.Tensor | None = None,
     ):
         super().__init__()
         self.recipe, self.transform, self.on_device = recipe, transform, False
@@ -45,7 +47,9 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("bias", bias)
         self.register_buffer("activation_scale", torch.ones(()) if static else None)
         self.register_buffer("activation_zero_point", torch.zeros(()) if static else None)
-        self.register_buffer("weight", self.dequantized_weight(), persistent=False)
+        self.register_buffer(
+            "weight", weight if codes is None else self.dequantized_weight(), persistent=codes is None
+        )
         self.register_load_state_dict_post_hook(_follow_codes)
 
     def dequantized_weight(self) -> torch.Tensor:
@@ -91,4 +95,5 @@ class QuantizedLinear(nn.Module):
 
 def _follow_codes(linear: QuantizedLinear, _: object) -> None:
     """A state dict holds codes and no weight, so loading one replaces the weight too."""
-    linear.weight = linear.dequantized_weight()
+    if linear.codes is not None:
+        linear.weight = linear.dequantized_weight()

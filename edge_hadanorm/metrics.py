@@ -22,7 +22,9 @@ class Sqnr:
 
     @property
     def db(self) -> float:
-        return 10 * math.log10(self.signal / self.noise) if self.noise and self.signal else math.inf
+        if not self.noise:
+            return math.inf
+        return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
 
 
 def psnr_db(a: torch.Tensor, b: torch.Tensor, peak: float = 255.0) -> float:
@@ -43,15 +45,15 @@ def save_png(latents: torch.Tensor, file: Path) -> None:
 
 def bits_summary(denoiser: nn.Module) -> dict:
     """Bits and bytes of a quantized denoiser: of its quantized linears and of the float rest."""
-    linears = [m for m in denoiser.modules() if isinstance(m, QuantizedLinear)]
-    names = [n for n, m in denoiser.named_modules() if isinstance(m, QuantizedLinear)]
-    weights = sum(m.codes.numel() for m in linears)
-    code_bits = sum(m.codes.numel() * m.recipe.weight_bits for m in linears)
+    named = {n: m for n, m in denoiser.named_modules() if isinstance(m, QuantizedLinear)}
+    linears = list(named.values())
+    weights = sum(m.weight.numel() for m in linears)
+    code_bits = sum(m.codes.numel() * m.recipe.weight_bits for m in linears if m.codes is not None)
     side = sum(t.numel() * t.element_size() for m in linears for k, t in m.state_dict().items() if k != "codes")
     rest = sum(
         t.numel() * t.element_size()
         for k, t in denoiser.state_dict().items()
-        if not any(k.startswith(name + ".") for name in names)
+        if not any(k.startswith(name + ".") for name in named)
     )
     recipe = linears[0].recipe
     return {

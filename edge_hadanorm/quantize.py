@@ -55,14 +55,15 @@ def quantize_linear(recipe: Recipe, moments: Moments | None, linear: nn.Linear) 
     weight = linear.weight.double()
     transform = build_transform(recipe, moments, weight)
     folded, bias = transform.fold(weight, None if linear.bias is None else linear.bias.double())
+    bias = None if bias is None else bias.float()
+    if recipe.weight_bits == FLOAT_BITS:
+        return QuantizedLinear(recipe, transform.float(), None, None, bias, folded.float())
     codes, scale = ROUNDING[recipe.rounding](folded, recipe.weight_bits, recipe.group_size)
-    return QuantizedLinear(recipe, transform.float(), codes, scale.float(), None if bias is None else bias.float())
+    return QuantizedLinear(recipe, transform.float(), codes, scale.float(), bias)
 
 
 def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
     """Raises UserError where the recipe does not fit this denoiser's linears."""
-    if recipe.weight_bits == FLOAT_BITS:
-        raise UserError(f"recipe {recipe.name}: weights of 16 bits are not quantized; use 2 to 8")
     if recipe.activation_bits == FLOAT_BITS and recipe.activations == "tensor":
         raise UserError(f"recipe {recipe.name}: activations of 16 bits have no range to calibrate; leave out -static")
     for name in denoiser.quantizable():
@@ -99,6 +100,7 @@ def quantize(
         linear = denoiser.get_submodule(name)
         quantized.set_submodule(name, quantize_linear(recipe, moments and moments[name], linear))
     if recipe.activations == "tensor":
-        for name, (low, high) in activation_ranges(denoiser, quantized, samples).items():
-            quantized.get_submodule(name).set_activation_range(low, high)
+        ranges = activation_ranges(denoiser, quantized, samples)
+        for name in names:
+            quantized.get_submodule(name).set_activation_range(*ranges[name])
     return quantized

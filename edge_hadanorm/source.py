@@ -15,7 +15,7 @@ from edge_hadanorm.models import family
 from edge_hadanorm.sampling import SamplerTable, probe
 from edge_hadanorm.text import PromptTokenizer, TextEncoder
 
-REFERENCE = Path(__file__).parent / "reference" / "pipeline"
+REFERENCE = Path(__file__).parent / "reference" / "weights"
 COMPONENTS = ("tokenizer", "text_encoder", "scheduler")
 ABOUT = "about.json"
 # More than the noise levels that diffusion models are trained on, and a prompt beyond any text encoder's.
@@ -66,7 +66,8 @@ class TextToImage:
         try:
             made = scheduler.from_config(config)
         except Exception as error:  # a scheduler may fail in any way on a setting that it does not know
-            raise UserError(f"scheduler config {file} is not one of {name}: {error}; copy it again") from None
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"scheduler config {file} is not one of {name}: {reason}; copy it again") from None
         return probe(made, steps)
 
 

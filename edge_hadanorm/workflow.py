@@ -53,12 +53,9 @@ def calibration_prompts(model: Source) -> list[str]:
 
 
 def evaluation_prompts(prompts: list[str], count: int = EVALUATION_PROMPTS) -> list[str]:
-    """Prompts half-way between those that calibration takes."""
-    return (
-        spread(prompts, count, 0.5 * count / CALIBRATION_PROMPTS)
-        if len(prompts) > CALIBRATION_PROMPTS
-        else prompts[:count]
-    )
+    """Prompts that calibration does not take, where it leaves any."""
+    taken = set(spread(prompts, CALIBRATION_PROMPTS, 0))
+    return spread([prompt for prompt in prompts if prompt not in taken] or prompts, count, 0.5)
 
 
 def pick_device(name: str) -> str:
@@ -96,7 +93,7 @@ def quantize(
         run, inputs = _calibration_samples(model, recipe, prompts, inputs_file, steps, seed)
         moments = None
         if recipe.needs_calibration:
-            key = _fingerprint(model, [prompts, str(inputs_file), steps, seed])
+            key = _fingerprint(model, [prompts, steps, seed], inputs)
             try:
                 moments = calibration.calibrate(denoiser, run, progress("calibrating"), state, key)
             except UserError:
@@ -209,9 +206,13 @@ def simulation(loaded: bundles.Bundle) -> TorchRunner:
     return TorchRunner(saved.denoiser, saved.pipeline)
 
 
-def _fingerprint(model: Source, settings: list) -> str:
+def _fingerprint(model: Source, settings: list, inputs: list[Inputs] | None) -> str:
     """What a calibration state depends on: the weights and the samples."""
-    digest = hashlib.blake2b(json.dumps([model.config, settings]).encode())
-    for tensor in model.denoiser.state_dict().values():
-        digest.update(tensor.cpu().numpy().tobytes())
+    own = [model.pipeline.prompts, model.pipeline.guidance] if model.pipeline else None
+    digest = hashlib.blake2b(json.dumps([model.config, settings, own]).encode())
+    tensors = [*model.denoiser.state_dict().values()]
+    for call in inputs or []:
+        tensors += [call.latents, call.timestep, call.text] + ([] if call.mask is None else [call.mask])
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -7,13 +7,13 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from edge_hadanorm.export.quantizer import CheckpointQuantizer
 from torch import nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import ComposableQuantizer, Quantizer
 from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
 
+from edge_hadanorm.export.quantizer import CheckpointQuantizer
 from edge_hadanorm.linear import QuantizedLinear
 
 
@@ -78,6 +78,8 @@ def export(model: nn.Module, inputs: tuple, *others: Quantizer) -> torch.export.
     with on_device(model):
         graph = torch.export.export(model, inputs).module()
     graph = prepare_pt2e(graph, ComposableQuantizer([CheckpointQuantizer(model), *others]))
+    if others:
+        graph(*inputs)  # their observers take the scales from the weights that they see
     graph = convert_pt2e(graph)
     fold_constants(graph)
     drop_unused(graph)

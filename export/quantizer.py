@@ -6,7 +6,10 @@ codes of the checkpoint. Everything else is left to a quantizer that it is compo
 """
 
 import torch
-from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config
+from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+    XNNPACKQuantizer,
+    get_symmetric_quantization_config,
+)
 from torch import nn
 from torch.fx import Node
 from torchao.quantization.pt2e.observer import ObserverBase
@@ -15,6 +18,17 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.quantizer import Grid
+
+
+class EightBitQuantizer(XNNPACKQuantizer):
+    """XNNPACK's own quantizer, for what is outside the recipe: linears to 8 bits, per channel and dynamic."""
+
+    def __init__(self):
+        super().__init__()
+        self.set_global(get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True))
+
+    def transform_for_annotation(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+        return model  # the parent turns integers that are added into floats, and T5's position buckets are indices
 
 
 class GivenScalesPerChannelObserver(ObserverBase):
@@ -43,12 +57,14 @@ class CheckpointQuantizer(Quantizer):
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
         for node in model.graph.nodes:
             linear = self.linears.get(owner(node)) if node.target is torch.ops.aten.linear.default else None
-            # A weight with groups is not PT2E's to express: it is in the graph as codes already.
-            if linear is not None and linear.weight_scale.shape[1] == 1 and is_weight(node.args[1]):
-                self._annotate(node, linear)
+            if linear is not None:  # annotated, also without specs, so that other quantizers leave it alone
+                node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(self._specs(node, linear), _annotated=True)
         return model
 
-    def _annotate(self, node: Node, linear: QuantizedLinear) -> None:
+    def _specs(self, node: Node, linear: QuantizedLinear) -> dict[Node, QuantizationSpec]:
+        """How to quantize a linear's input and weight."""
+        if linear.recipe.group_size is not None:
+            return {}  # PT2E has no groups for XNNPACK: the weight is in the graph as codes already
         grid = Grid(linear.recipe.weight_bits, symmetric=True)
         weight = QuantizationSpec(
             dtype=torch.int8,
@@ -59,9 +75,7 @@ class CheckpointQuantizer(Quantizer):
             ch_axis=0,
             observer_or_fake_quant_ctr=GivenScalesPerChannelObserver.with_args(scale=linear.weight_scale[:, 0]),
         )
-        node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
-            input_qspec_map={node.args[0]: self.activation, node.args[1]: weight}, _annotated=True
-        )
+        return {node.args[0]: self.activation, node.args[1]: weight}
 
     def validate(self, model: torch.fx.GraphModule) -> None:
         pass
@@ -71,8 +85,3 @@ def owner(node: Node) -> str | None:
     """The qualified name of the module whose forward made this node."""
     stack = node.meta.get("nn_module_stack")
     return list(stack.values())[-1][0] if stack else None
-
-
-def is_weight(node: Node) -> bool:
-    """Whether a linear's second argument is a stored weight, not a rotation."""
-    return node.op == "get_attr" and node.target.split(".")[-1] == "weight"

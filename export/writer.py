@@ -5,17 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from edge_hadanorm.export.program import Denoise, Prepare, export
-from edge_hadanorm.export.xnnpack import lower
-from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-    XNNPACKQuantizer,
-    get_symmetric_quantization_config,
-)
 
 import edge_hadanorm
 from edge_hadanorm import bundle
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.export.program import Denoise, Prepare, export
+from edge_hadanorm.export.quantizer import EightBitQuantizer
+from edge_hadanorm.export.xnnpack import lower
 from edge_hadanorm.linear import DEVICE_BITS
 from edge_hadanorm.metrics import save_png
 from edge_hadanorm.runtime import ExecuTorchRunner, picture
@@ -35,8 +32,8 @@ def check_target(target: str, saved: Checkpoint) -> None:
     recipe = saved.recipe
     if recipe.activations == "tensor":
         raise UserError(f"recipe {recipe.name}: xnnpack quantizes activations per token; quantize without -static")
-    if recipe.activation_bits > DEVICE_BITS:
-        raise UserError(f"recipe {recipe.name}: xnnpack needs activations of at most 8 bits")
+    if max(recipe.activation_bits, recipe.weight_bits) > DEVICE_BITS:
+        raise UserError(f"recipe {recipe.name}: xnnpack needs weights and activations of at most 8 bits")
     if recipe.group_size and (recipe.weight_bits > 4 or recipe.group_size % 32):
         raise UserError(
             f"recipe {recipe.name}: xnnpack takes groups of multiples of 32, with weights of at most 4 bits"
@@ -103,10 +100,9 @@ def _denoiser_program(folder: Path, saved: Checkpoint) -> dict:
 
 
 def _text_encoder_program(folder: Path, saved: Checkpoint) -> dict:
-    """text_encoder.pte, its linears by XNNPACK's own quantizer to 8 bits; returns its entry in the manifest."""
+    """text_encoder.pte, its linears in 8 bits; returns its entry in the manifest."""
     ids = saved.pipeline.ids("")
-    eight_bits = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True))
-    program, account = lower({"encode": export(saved.pipeline.text_encoder, (ids,), eight_bits)})
+    program, account = lower({"encode": export(saved.pipeline.text_encoder, (ids,), EightBitQuantizer())})
     (folder / "text_encoder.pte").write_bytes(program.buffer)
     signature = _signature({"ids": ids}, {"text": saved.pipeline.text("")})
     return {"file": "text_encoder.pte", "methods": {"encode": signature | {"delegation": account["encode"]}}}

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from edge_hadanorm import source
+from edge_hadanorm import source, workflow
 from edge_hadanorm.calibration import FIELDS, Moments, activation_ranges, calibrate, observed
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.quantize import quantize
@@ -333,6 +333,40 @@ def test_a_corrupt_state_starts_anew(model, samples, moments, interrupted, corru
 
 def test_a_state_file_is_whole_or_not_there(model, samples, interrupted):
     assert list(interrupted.parent.iterdir()) == [interrupted]
+
+
+CAPTURED = {
+    "hidden_states": torch.linspace(-1, 1, 2 * 192).reshape(2, 3, 8, 8),
+    "encoder_hidden_states": torch.linspace(-1, 1, 2 * WORDS * 32).cos().reshape(2, WORDS, 32),
+    "timestep": torch.tensor([100.0, 900.0]),
+    "encoder_attention_mask": torch.ones(2, WORDS),
+}
+
+
+@pytest.mark.parametrize("changed", CAPTURED)
+def test_other_inputs_in_the_same_file_start_anew(tiny_pipeline, tmp_path, monkeypatch, changed):
+    inputs, out, fresh = (tmp_path / name for name in ("inputs.safetensors", "out", "fresh"))
+    transformer = str(tiny_pipeline / "transformer")
+
+    def quantize_captured(folder):
+        workflow.quantize(transformer, "hadanorm-w8a8", folder, inputs_file=inputs, device="cpu")
+        return load_file(folder / "model.safetensors")
+
+    def break_off(*_):
+        raise Interrupted
+
+    save_file(CAPTURED, inputs)
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow.checkpoint, "save", break_off)
+        with pytest.raises(Interrupted):
+            quantize_captured(out)
+    assert (tmp_path / ".out.calibration.safetensors").exists()
+    other = CAPTURED[changed].clone()
+    other[..., -1] = 0
+    save_file(CAPTURED | {changed: other}, inputs)
+    resumed, anew = quantize_captured(out), quantize_captured(fresh)
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in anew.items())
+    assert not (tmp_path / ".out.calibration.safetensors").exists()
 
 
 # What goes wrong.

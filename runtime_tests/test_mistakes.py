@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import shlex
 import shutil
 import subprocess
@@ -16,8 +17,9 @@ import torch
 from diffusers import PixArtTransformer2DModel
 from safetensors.torch import load_file, save_file
 
-from edge_hadanorm import bundle, calibration, console, source, workflow
+from edge_hadanorm import console, workflow
 from edge_hadanorm.cli import cli
+from edge_hadanorm.reference.model import make_text_encoder
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 QKV = "transformer_blocks.0.attn1.to_q.weight"
@@ -111,6 +113,17 @@ def quantized(recipe: str) -> Damage:
     return damage
 
 
+def text_encoder(vocabulary: int, width: int) -> Damage:
+    return lambda given: make_text_encoder(vocabulary, width).save_pretrained(given / "model/text_encoder")
+
+
+def cutting_tokenizer(given: Path) -> None:
+    """As transformers saves one that was called with truncation=True; and a prompt that it would cut."""
+    cut = dict(direction="Right", max_length=8, strategy="LongestFirst", stride=0)
+    edit("model/tokenizer/tokenizer.json", truncation=cut)(given)
+    (given / "prompts.txt").write_text("red a\n" + "red " * 9)
+
+
 def odd_width(given: Path) -> None:
     shape = dict(in_channels=3, out_channels=3, sample_size=8, patch_size=2, use_additional_conditions=False)
     fixed = dict(norm_elementwise_affine=False, interpolation_scale=1)
@@ -119,22 +132,20 @@ def odd_width(given: Path) -> None:
     (given / "recipe.json").write_text(json.dumps(fields))
 
 
-def all_of(*damages: Damage) -> Damage:
-    def damage(given: Path) -> None:
-        for each in damages:
-            each(given)
-
-    return damage
-
-
-CONFIG, TENSORS, INDEX = "model/transformer/config.json", f"model/transformer/{WEIGHTS}", "model/model_index.json"
+INDEX, CONFIG, TENSORS = "model/model_index.json", "model/transformer/config.json", f"model/transformer/{WEIGHTS}"
 TOKENIZER, ENCODER = "model/tokenizer/tokenizer_config.json", "model/text_encoder/model.safetensors"
-PACKED = "checkpoint/model.safetensors"
+SCHEDULER = "model/scheduler/scheduler_config.json"
+PACKED, MANIFEST = "checkpoint/model.safetensors", "bundle/manifest.json"
+CODES, SCALE = "blocks.1.ff.up.packed", "blocks.1.ff.up.weight_scale"
 NO_PROMPTS = edit("model/about.json", "prompts")
-NAN = torch.full((2, 8, 32), float("nan"))
+TYPED = '{"name": "x", "weight_bits": "4", "activation_bits": 8}'
+NAN = torch.full((2, 8, 32), torch.nan)
+# Of two samples the second overflows in the first block.
+LARGE = torch.tensor([1.0, 3e38]).view(2, 1, 1, 1).expand(2, 3, 8, 8).contiguous()
 
 RTN = "quantize {given}/model --recipe rtn-w8a8 --out {out}"
 HADANORM = "quantize {given}/model --recipe hadanorm-w8a8 --steps 2 --out {out}"
+PROMPTED = HADANORM + " --prompts {given}/prompts.txt"
 ALONE = "quantize {given}/model/transformer --recipe hadanorm-w8a8 --out {out}"
 CAPTURED = ALONE + " --inputs {given}/inputs.safetensors"
 EXPORT = "export {given}/checkpoint --target xnnpack --out {out}"
@@ -145,6 +156,8 @@ EVALUATE = "evaluate {given}/checkpoint --json {out}.json"
 def recipe(name: str) -> str:
     return RTN.replace("rtn-w8a8", name)
 
+
+RECIPE = recipe("{given}/recipe.json")
 
 # (what is wrong, how it came to be, the command line, what its message says)
 MISTAKES = [
@@ -174,11 +187,16 @@ MISTAKES = [
     ("truncated text encoder", truncate(ENCODER), RTN, ["model/text_encoder", "copy it again"]),
     ("text encoder lacks a tensor", tensors(ENCODER, lambda t: t.popitem()), RTN, ["model/text_encoder", "missing"]),
     ("NaN text encoder", tensors(ENCODER, lambda t: [v.fill_(torch.nan) for v in t.values()]), RTN, ["text_encoder"]),
+    ("text encoder of no JSON", write("model/text_encoder/config.json", "{"), RTN, ["model/text_encoder", "copy"]),
+    ("text encoder of other width", text_encoder(15, 16), RTN, ["given/model", "16 features", "takes 32"]),
+    ("text encoder of fewer words", text_encoder(7, 32), RTN, ["given/model", "15 words", "encoder 7"]),
     ("no tokenizer", remove("model/tokenizer/tokenizer.json"), RTN, ["tokenizer.json", "AutoTokenizer"]),
     ("broken tokenizer", truncate("model/tokenizer/tokenizer.json"), RTN, ["tokenizer.json"]),
     ("tokenizer without length", edit(TOKENIZER, "model_max_length"), RTN, ["tokenizer_config", "model_max_length"]),
     ("endless tokenizer", edit(TOKENIZER, model_max_length=int(1e30)), RTN, ["tokenizer_config", "model_max_length"]),
-    ("no scheduler", remove("model/scheduler/scheduler_config.json"), RTN, ["scheduler_config.json", "check the path"]),
+    ("no scheduler", remove(SCHEDULER), RTN, ["scheduler_config.json", "check the path"]),
+    ("unknown scheduler", edit(SCHEDULER, _class_name="logging"), RTN, ["scheduler_config.json", "'logging'"]),
+    ("broken scheduler", edit(SCHEDULER, num_train_timesteps="x"), RTN, ["scheduler_config.json", "copy it again"]),
     ("about of wrong type", write("model/about.json", '{"prompts": "red"}'), RTN, ["about.json", "prompts"]),
     # the recipe
     ("unknown recipe", nothing, recipe("magic-w8a8"), ["magic-w8a8", "rtn, smoothquant"]),
@@ -186,45 +204,37 @@ MISTAKES = [
     ("weights of 1 bit", nothing, recipe("rtn-w1a8"), ["rtn-w1a8", "weight_bits is 1", "2, 3, 4"]),
     ("weights of 16 bits", nothing, recipe("rtn-w16a8"), ["rtn-w16a8", "2 to 8"]),
     ("activations of 17 bits", nothing, recipe("rtn-w8a17"), ["rtn-w8a17", "activation_bits is 17", "16"]),
-    ("static 16 bits", nothing, recipe("rtn-w8a16-static"), ["rtn-w8a16-static", "16 bits", "without -static"]),
+    ("static 16 bits", nothing, recipe("rtn-w8a16-static"), ["rtn-w8a16-static", "16 bits", "leave out -static"]),
     ("groups that do not divide", nothing, recipe("rtn-w4a8-g48"), ["48", "64 inputs", "blocks.0.attn1.qkv"]),
     ("groups of 0", nothing, recipe("rtn-w4a8-g0"), ["group_size is 0", "positive"]),
-    ("no recipe file", nothing, recipe("{given}/recipe.json"), ["recipe.json", "does not exist"]),
-    ("recipe of no JSON", write("recipe.json", "w8a8"), recipe("{given}/recipe.json"), ["recipe.json", "not JSON"]),
-    ("recipe field", write("recipe.json", '{"bits": 8}'), recipe("{given}/recipe.json"), ["'bits'", "weight_bits"]),
-    (
-        "no rotation of that width",
-        odd_width,
-        "quantize {given}/odd --recipe {given}/recipe.json --out {out}",
-        ["whole", "92", "blocks.0.attn1.qkv", "block"],
-    ),
+    ("no recipe file", nothing, RECIPE, ["recipe.json", "does not exist"]),
+    ("recipe of no JSON", write("recipe.json", "w8a8"), RECIPE, ["recipe.json", "not JSON"]),
+    ("recipe field", write("recipe.json", '{"bits": 8}'), RECIPE, ["'bits'", "weight_bits"]),
+    ("recipe of wrong type", write("recipe.json", TYPED), RECIPE, ["weight_bits is '4'"]),
+    ("no such rotation", odd_width, RECIPE.replace("model", "odd"), ["whole", "92 inputs", "blocks.0", "block"]),
     ("unknown recipe to list", nothing, "recipes --json magic", ["'magic'", "METHOD-wXaY"]),
     # what to calibrate on
     ("transformer alone", nothing, ALONE, ["hadanorm-w8a8", "--inputs FILE"]),
     ("pipeline without prompts", NO_PROMPTS, HADANORM, ["hadanorm-w8a8", "--prompts FILE"]),
-    ("no prompts file", nothing, HADANORM + " --prompts {given}/prompts.txt", ["prompts.txt", "No such file"]),
-    ("no prompts", write("prompts.txt", " \n\n"), HADANORM + " --prompts {given}/prompts.txt", ["prompts.txt", "empty"]),
-    ("binary prompts", write("prompts.txt", b"\xff"), HADANORM + " --prompts {given}/prompts.txt", ["prompts.txt"]),
+    ("no prompts file", nothing, PROMPTED, ["prompts.txt", "No such file"]),
+    ("no prompts", write("prompts.txt", " \n\n"), PROMPTED, ["prompts.txt", "empty"]),
+    ("binary prompts", write("prompts.txt", b"\xff"), PROMPTED, ["prompts.txt"]),
     (
-        "prompts for a transformer alone",
-        write("prompts.txt", "red a"),
-        ALONE + " --prompts {given}/prompts.txt",
-        ["--inputs FILE"],
+        "prompts for a transformer",
+        write("prompts.txt", "red"),
+        PROMPTED.replace("model", "model/transformer"),
+        ["--inputs"],
     ),
-    (
-        "unknown word after good prompts",
-        write("prompts.txt", "red a\nred b\nmauve c"),
-        HADANORM + " --prompts {given}/prompts.txt",
-        ["'mauve'", "inspect"],
-    ),
+    ("unknown word to calibrate on", write("prompts.txt", "red a\nmauve c"), PROMPTED, ["'mauve c'", "inspect"]),
+    ("too many words to calibrate on", cutting_tokenizer, PROMPTED, ["'red red", "9 tokens", "at most 8"]),
     ("no captured inputs", nothing, CAPTURED, ["inputs.safetensors", "does not exist"]),
     ("inputs of no safetensors", write("inputs.safetensors", "text"), CAPTURED, ["inputs.safetensors", "not a safet"]),
     ("inputs of other names", inputs(latents=torch.ones(1)), CAPTURED, ["'latents'", "hidden_states, encoder"]),
     ("inputs without time", inputs(timestep=None), CAPTURED, ["'timestep'", "missing"]),
     ("inputs of other shape", inputs(hidden_states=torch.ones(2, 4, 8, 8)), CAPTURED, ["[2, 4, 8, 8]", "[2, 3, 8, 8]"]),
-    ("inputs without samples", inputs(hidden_states=torch.ones(0, 3, 8, 8)), CAPTURED, ["hidden_states", "[0, 3, 8, 8]"]),
+    ("inputs without samples", inputs(hidden_states=torch.ones(0, 3, 8, 8)), CAPTURED, ["[0, 3, 8, 8]", "no samples"]),
     ("inputs with NaN", inputs(encoder_hidden_states=NAN), CAPTURED, ["512 of 512", "'encoder_hidden_states'"]),
-    ("inputs that overflow", inputs(hidden_states=torch.full((2, 3, 8, 8), 3e38)), CAPTURED, ["NaN or Inf", "blocks.0"]),
+    ("inputs that overflow", inputs(hidden_states=LARGE), CAPTURED, ["NaN or Inf", "blocks.0", "sample 1"]),
     ("quantize in 0 steps", nothing, HADANORM + " --steps 0", ["steps", "0", "from 1"]),
     ("quantize in -1 steps", nothing, RTN + " --steps -1", ["steps", "-1", "from 1"]),
     ("quantize in too many steps", nothing, RTN + " --steps 1000000", ["steps", "1000000", "1000"]),
@@ -235,9 +245,9 @@ MISTAKES = [
     # the output
     ("output exists", lambda given: (given.parent / "area/out").mkdir(), RTN, ["area/out", "--force"]),
     ("output is a file", lambda given: (given.parent / "area/out").touch(), RTN + " --force", ["area/out", "--out"]),
-    ("not ours to replace", nothing, RTN.format(given="{given}", out="{given}/model --force"), ["model", "did not write"]),
-    ("output in a file", write("file", ""), RTN.format(given="{given}", out="{given}/file/out"), ["file/out", "--out"]),
-    ("output in /proc", nothing, RTN.format(given="{given}", out="/proc/x"), ["/proc/x", "--out"]),
+    ("not ours to replace", nothing, RTN.replace("{out}", "{given}/model --force"), ["model", "did not write"]),
+    ("output in a file", write("file", ""), RTN.replace("{out}", "{given}/file/out"), ["file/out", "--out"]),
+    ("output in /proc", nothing, RTN.replace("{out}", "/proc/x"), ["/proc/x", "--out"]),
     ("export over a folder", nothing, EXPORT.replace("{out}", "{given}/bundle"), ["bundle", "--force"]),
     ("picture in no folder", nothing, GENERATE.replace("{out}", "{out}/x"), ["x.png", "create it"]),
     ("picture over a folder", nothing, GENERATE.replace("{out}.png", "{given}"), ["given", ".png"]),
@@ -255,24 +265,9 @@ MISTAKES = [
     ("config without linears", edit("checkpoint/config.json", "linears"), EXPORT, ["checkpoint", "linears"]),
     ("newer format", edit("checkpoint/config.json", format=99), EXPORT, ["format 99", "update"]),
     ("recipe field", edit("checkpoint/recipe.json", bits=8), EXPORT, ["checkpoint", "'bits'"]),
-    (
-        "missing tensor",
-        tensors(PACKED, lambda t: t.pop("blocks.0.attn1.qkv.packed")),
-        EXPORT,
-        ["blocks.0.attn1.qkv", "packed", "missing"],
-    ),
-    (
-        "mis-shaped codes",
-        tensors(PACKED, lambda t: t.update({"blocks.1.ff.up.packed": torch.zeros(9, dtype=torch.uint8)})),
-        EXPORT,
-        ["blocks.1.ff.up", "packed", "[9]"],
-    ),
-    (
-        "mis-shaped scale",
-        tensors(PACKED, lambda t: t.update({"blocks.1.ff.up.weight_scale": torch.ones(1, 1)})),
-        EXPORT,
-        ["blocks.1.ff.up", "weight_scale", "[1, 1]"],
-    ),
+    ("missing codes", tensors(PACKED, lambda t: t.pop(CODES)), EXPORT, [CODES, "missing", "quantize again"]),
+    ("mis-shaped codes", tensors(PACKED, lambda t: t.update({CODES: t[CODES][:9]})), EXPORT, [CODES, "[9]"]),
+    ("mis-shaped scale", tensors(PACKED, lambda t: t.update({SCALE: torch.ones(1, 1)})), EXPORT, [SCALE, "[1, 1]"]),
     ("NaN weights", tensors(PACKED, lambda t: t["final.bias"].fill_(torch.nan)), EXPORT, ["'final.bias'", "NaN"]),
     # the target
     ("unknown target", nothing, EXPORT.replace("xnnpack", "tpu"), ["'tpu'", "xnnpack"]),
@@ -282,17 +277,23 @@ MISTAKES = [
     # what to evaluate with
     ("other reference", edit(CONFIG, interpolation_scale=2), EVALUATE + " --reference {given}/model", ["--reference"]),
     ("no reference", nothing, EVALUATE + " --reference nosuch", ["nosuch", "give `reference`"]),
+    ("no inputs to evaluate on", nothing, EVALUATE + " --inputs {given}/x", ["given/x", "check the path"]),
     ("nothing to evaluate on", NO_PROMPTS, EVALUATE + " --reference {given}/model", ["given/model", "--inputs"]),
+    # what to inspect, where to show
+    ("nothing to inspect", nothing, "inspect {given}", ["given", "model_index.json"]),
+    ("inspect truncated weights", truncate(PACKED), "inspect {given}/checkpoint", ["model.safetensors", "truncated"]),
+    ("inspect an altered bundle", flip("bundle/denoiser.pte"), "inspect {given}/bundle", ["'denoiser.pte'", "altered"]),
+    ("demo over a folder", nothing, "demo --out {given}/bundle", ["given/bundle", "--force"]),
     # the bundle
     ("no bundle", nothing, GENERATE.replace("bundle", "checkpoint"), ["checkpoint", "manifest.json", "export"]),
     ("missing file", remove("bundle/denoiser.pte"), GENERATE, ["'denoiser.pte'", "missing", "copy"]),
     ("truncated file", truncate("bundle/denoiser.pte"), GENERATE, ["'denoiser.pte'", "truncated", "copy"]),
     ("altered file", flip("bundle/text_encoder.pte"), GENERATE, ["'text_encoder.pte'", "altered", "copy"]),
     ("foreign file", write("bundle/notes.txt", "hello"), GENERATE, ["'notes.txt'", "foreign", "remove it"]),
-    ("manifest of no JSON", truncate("bundle/manifest.json"), GENERATE, ["manifest.json", "not JSON"]),
-    ("newer schema", edit("bundle/manifest.json", schema=2), GENERATE, ["schema 2", "update"]),
-    ("file outside", edit("bundle/manifest.json", simulation="../model"), GENERATE, ["simulation", "'../model'", "export"]),
-    ("no simulation", edit("bundle/manifest.json", simulation=None), GENERATE, ["no checkpoint", "--backend executorch"]),
+    ("manifest of no JSON", truncate(MANIFEST), GENERATE, ["manifest.json", "not JSON"]),
+    ("newer schema", edit(MANIFEST, schema=2), GENERATE, ["schema 2", "update"]),
+    ("file outside", edit(MANIFEST, simulation="../model"), GENERATE, ["simulation", "'../model'", "export"]),
+    ("no simulation", edit(MANIFEST, simulation=None), GENERATE, ["no checkpoint", "--backend executorch"]),
     # the picture
     ("unknown word", nothing, GENERATE.replace("red a", "red mauve a"), ["'mauve'", "inspect"]),
     ("too many words", nothing, GENERATE.replace("red a", "red " * 9), ["9 tokens", "at most 8", "shorten"]),
@@ -329,7 +330,7 @@ def offline(*_, **__) -> None:
 
 
 @pytest.fixture
-def run(monkeypatch, capfd) -> Callable[[str], tuple[int, str]]:
+def run(monkeypatch) -> Callable[[str], tuple[int, str]]:
     """run(command line) -> exit status, and what was shown on the screen besides the result."""
 
     def run(line: str) -> tuple[int, str]:
@@ -358,6 +359,106 @@ def test_a_mistake_is_answered_in_a_line_and_leaves_nothing_behind(place, run, d
     damage(place.given)
     before = tree(place.root)
     status, shown = run(line.format(given=place.given, out=place.out))
-    print(shown)
     assert_answered(status, shown, words)
+    assert tree(place.root) == before
+
+
+def test_without_a_command_the_commands_are_shown(run):
+    status, shown = run("")
+    assert status == console.MISTAKE
+    assert shown.startswith("Usage: edge-hadanorm")
+    assert "quantize" in shown
+
+
+def test_without_a_runtime_the_simulation_is_offered(place, run, monkeypatch):
+    monkeypatch.setattr(workflow, "has_executorch", lambda: False)
+    line = GENERATE.format(given=place.given, out=place.out)
+    status, shown = run(line.replace("simulation", "executorch"))
+    assert_answered(status, shown, ["pip install executorch", "--backend simulation"])
+    assert run(line.replace("simulation", "auto") + " --steps 2")[0] == 0
+
+
+@pytest.mark.parametrize("guidance", [0, 100])
+def test_the_empty_prompt_is_no_mistake(place, run, guidance):
+    line = GENERATE.format(given=place.given, out=place.out).replace("red a", "")
+    assert run(f"{line} --steps 1 --guidance {guidance}") == (0, "")
+    assert tree(place.area).keys() == {"out.png"}
+
+
+def test_force_replaces(place, run):
+    before = tree(place.root).keys()
+    line = recipe("rtn-w4a8").format(given=place.given, out=place.given / "checkpoint")
+    assert run(line)[0] == console.MISTAKE
+    assert run(line + " --force") == (0, "")
+    assert json.loads((place.given / "checkpoint/recipe.json").read_text())["name"] == "rtn-w4a8"
+    assert tree(place.root).keys() == before
+
+
+def test_an_interrupted_calibration_is_taken_up_again(place, run, monkeypatch):
+    (place.given / "prompts.txt").write_text("red a\nred b\nred c\n")
+    line = PROMPTED.format(given=place.given, out=place.out)
+    left = []
+
+    def interrupted(what: str):
+        def items(samples):
+            left.append(len(samples))
+            yield samples[0]
+            raise KeyboardInterrupt
+
+        return items
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow, "progress", interrupted)
+        for _ in range(2):
+            assert run(line) == (console.INTERRUPTED, "edge-hadanorm: interrupted\n")
+            assert tree(place.area).keys() == {".out.calibration.safetensors"}
+    assert left == [3, 2]
+    assert run(line) == (0, "")
+    assert {path.name for path in place.area.iterdir()} == {"out"}
+
+
+def test_a_full_disk(place, run):
+    """Stands in for one: a limit on the size of a file, below that of the weights."""
+    before = tree(place.root)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        status, shown = run(RTN.format(given=place.given, out=place.out))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_answered(status, shown, ["cannot write", "model.safetensors", "make room"])
+    assert tree(place.root) == before
+
+
+def test_debugging_shows_where_a_mistake_was_found(run, monkeypatch):
+    monkeypatch.setenv(console.DEBUG, "1")
+    status, shown = run("quantize nosuch --recipe magic --out x")
+    assert status == console.MISTAKE
+    assert "Traceback" in shown
+    assert shown.splitlines()[-1].startswith("edge-hadanorm: unknown recipe 'magic'")
+
+
+def test_what_is_no_mistake_of_the_user_shows_a_traceback(run, monkeypatch):
+    monkeypatch.setattr(workflow, "quantize", lambda *_: 1 / 0)
+    status, shown = run("quantize nosuch --recipe magic --out x")
+    assert status == console.CRASH
+    assert shown.splitlines()[-1] == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (GENERATE.replace("simulation", "executorch").replace("red a", "mauve"), ["'mauve'"]),
+        (EXPORT.replace("xnnpack", "tpu"), ["'tpu'", "xnnpack"]),
+    ],
+    ids=["generate", "export"],
+)
+def test_libraries_add_nothing_to_the_line(place, line, words):
+    """They write to sys.stderr, to file descriptor 2 and to logs, so the whole process is looked at."""
+    before = tree(place.root)
+    main = "from edge_hadanorm.cli import main; main()"
+    args = shlex.split(line.format(given=place.given, out=place.out))
+    ended = subprocess.run([sys.executable, "-c", main, *args], capture_output=True, text=True, check=False)
+    assert_answered(ended.returncode, ended.stderr, words)
+    assert ended.stdout == ""
     assert tree(place.root) == before

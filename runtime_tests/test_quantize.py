@@ -138,10 +138,11 @@ def test_quantizing_twice_gives_the_same_bits(model, samples, moments):
         assert torch.equal(tensor, second.state_dict()[name])
 
 
-@pytest.mark.parametrize("form", ["w16a8", "w16a16"])
-def test_weights_of_16_bits_are_refused(model, moments, form):
-    with pytest.raises(UserError, match="weights of 16 bits are not quantized"):
-        quantize(model.denoiser, named(f"rtn-{form}"), moments)
+@on_every_method
+def test_without_rounding_it_is_the_float_denoiser(model, calls, moments, method):
+    quantized = quantize(model.denoiser, named(f"{method}-w16a16"), moments)
+    assert all(quantized.get_submodule(name).codes is None for name in model.denoiser.quantizable())
+    assert sqnr_db(model.denoiser, quantized, calls) > 100
 
 
 def test_groups_that_do_not_divide_name_the_layer(model, moments):
@@ -364,6 +365,11 @@ def test_static_ranges_are_set_finite_and_cover_the_rows(model, samples, moments
         assert rows.min() >= low - scale, name  # the zero point is whole, so an end may be half a step off
         assert rows.max() <= high + scale, name
         assert rows.max() - rows.min() >= 0.99 * (high - low) or rows.min() > 0 or rows.max() < 0, name
+
+
+def test_a_static_recipe_without_samples_is_no_recipe_with_ranges_of_1(model, moments):
+    with pytest.raises(KeyError):
+        quantize(model.denoiser, named("rtn-w8a8-static"), moments)
 
 
 def test_static_ranges_come_from_the_float_models_inputs(model, samples, moments, layer_inputs):

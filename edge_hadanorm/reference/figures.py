@@ -43,7 +43,7 @@ def figures(folder: Path) -> dict:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("pipeline")
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("weights")
     print(json.dumps(figures(folder)))
 
 

@@ -1,0 +1,50 @@
+"""The demo, as a user runs it, and the reference model's programs on the runtime."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from edge_hadanorm import bundle, checkpoint, demo, files, workflow
+from edge_hadanorm.export import writer
+from edge_hadanorm.metrics import psnr_db, to_pixels
+from edge_hadanorm.runtime import ExecuTorchRunner, picture
+
+pytestmark = pytest.mark.slow
+
+
+def test_demo_leaves_pictures_numbers_and_a_bundle(tmp_path):
+    out = tmp_path / "demo"
+    command = [sys.executable, "-c", "from edge_hadanorm.cli import main; main()", "demo", "--out", str(out)]
+    started = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    results = {result["recipe"]: result for result in json.loads((out / "results.json").read_text())}
+    assert list(results) == list(demo.RECIPES)
+    for name in results:
+        assert name in done.stdout
+    assert "Warning" not in done.stderr
+    four_bits = {name: result["denoiser_sqnr_db"] for name, result in results.items() if name.endswith("w4a4")}
+    assert max(four_bits, key=four_bits.get) == "hadanorm-balanced-w4a4"
+    exported = results[demo.EXPORTED]
+    assert exported["executorch_to_simulation_psnr_db"] >= 35
+    assert exported["executorch_ms"] > 0
+    assert len(list((out / "pictures").glob("*.png"))) == workflow.EVALUATION_PROMPTS
+    assert bundle.load(out / "bundle").recipe == demo.EXPORTED
+    with Image.open(out / "comparison.png") as comparison:
+        assert min(comparison.size) > 300
+    print(f"demo: {time.monotonic() - started:.0f} s")
+
+
+def test_reference_at_eight_bits_draws_the_same_on_the_runtime(tmp_path):
+    workflow.quantize("reference", "hadanorm-balanced-w8a8", tmp_path / "checkpoint")
+    saved = checkpoint.load(tmp_path / "checkpoint")
+    with files.new_folder(tmp_path / "bundle") as folder:
+        writer.write_bundle(folder, tmp_path / "checkpoint", saved, "xnnpack")
+    loaded = bundle.load(tmp_path / "bundle")
+    runners = ExecuTorchRunner(loaded), workflow.simulation(loaded)
+    for seed, prompt in enumerate(workflow.evaluation_prompts(saved.pipeline.prompts, 4)):
+        drawn = [to_pixels(picture(runner, prompt, loaded.table(8), 1.5, seed)) for runner in runners]
+        assert psnr_db(*drawn) >= 45, prompt

@@ -1,0 +1,262 @@
+"""evaluate.py and metrics.py: decibels by hand, what a report holds, and held-out prompts."""
+
+import copy
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from edge_hadanorm import source, workflow
+from edge_hadanorm.calibration import calibrate
+from edge_hadanorm.evaluate import (
+    denoiser_sqnr_db,
+    evaluate,
+    layer_sqnr_db,
+    mean_psnr_db,
+    pictures,
+)
+from edge_hadanorm.metrics import Sqnr, bits_summary, psnr_db, to_pixels
+from edge_hadanorm.quantize import quantize
+from edge_hadanorm.recipe import METHODS, named
+from edge_hadanorm.runtime import TorchRunner, picture
+from edge_hadanorm.samples import Trajectories
+
+KEYS = {"recipe", "denoiser_sqnr_db", "image_psnr_db", "bits", "layers"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads cost more than they give on tensors this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_pipeline):
+    return source.load(str(tiny_pipeline))
+
+
+@pytest.fixture(scope="module")
+def moments(model):
+    return calibrate(
+        model.denoiser, Trajectories(model.pipeline, ["red a", "blue c"], 4, 1.5, 0).samples(model.denoiser)
+    )
+
+
+@pytest.fixture(scope="module")
+def held_out(model):
+    return Trajectories(model.pipeline, ["green b", "pale d"], 4, 1.5, 1000)
+
+
+@pytest.fixture(scope="module")
+def calls(model, held_out):
+    return held_out.record(model.denoiser)
+
+
+@pytest.fixture(scope="module")
+def report(model, moments, held_out, calls):
+    """report(recipe) -> what `evaluate` gives, and the quantized denoiser."""
+    made = {}
+
+    def make(name: str):
+        if name not in made:
+            quantized = quantize(model.denoiser, named(name), moments)
+            made[name] = evaluate(model.denoiser, quantized, calls, held_out, name), quantized
+        return made[name]
+
+    return make
+
+
+# Decibels.
+
+
+def sqnr(exact, quantized) -> float:
+    one = Sqnr()
+    one.update(torch.as_tensor(exact), torch.as_tensor(quantized))
+    return one.db
+
+
+def test_sqnr_by_hand():
+    assert sqnr([3.0, 4.0], [3.0, 4.5]) == pytest.approx(20)  # 25 / 0.25
+    assert sqnr([1.0, 1.0], [0.0, 0.0]) == pytest.approx(0)
+    assert sqnr([1.0, 0.0], [3.0, 0.0]) == pytest.approx(-6.0206, abs=1e-4)  # 1 / 4
+
+
+def test_sqnr_streams_over_calls_as_if_they_were_one():
+    exact, quantized = randn(7, 5), randn(7, 5) + 0.01 * randn(7, 5, seed=1)
+    streamed = Sqnr()
+    for a, b in zip(exact.split(2), quantized.split(2), strict=True):
+        streamed.update(a, b)
+    expected = 10 * torch.log10(exact.square().sum() / (exact - quantized).square().sum())
+    assert streamed.db == pytest.approx(expected.item(), abs=1e-9)
+
+
+def test_sqnr_does_not_depend_on_the_unit():
+    exact, quantized = randn(20), randn(20, seed=1)
+    assert sqnr(1e3 * exact, 1e3 * quantized) == pytest.approx(sqnr(exact, quantized))
+
+
+def test_equal_is_infinite_and_noise_without_signal_is_minus_infinite():
+    assert sqnr(randn(5), randn(5)) == math.inf
+    assert sqnr([0.0], [0.0]) == math.inf
+    assert sqnr([0.0], [1.0]) == -math.inf
+
+
+def test_psnr_by_hand():
+    a = torch.full((3, 4, 4), 100, dtype=torch.uint8)
+    assert psnr_db(a, a + 1) == pytest.approx(48.1308, abs=1e-4)  # 20 log10 255
+    assert psnr_db(a, a - 1) == psnr_db(a, a + 1)  # bytes do not wrap around
+    assert psnr_db(torch.zeros(3), torch.full((3,), 255)) == pytest.approx(0)
+    assert psnr_db(torch.zeros(2), torch.tensor([0.0, 0.2]), peak=1.0) == pytest.approx(16.9897, abs=1e-4)  # 1 / 0.02
+
+
+def test_psnr_of_equal_pictures_is_infinite():
+    assert psnr_db(randn(3, 4, 4), randn(3, 4, 4)) == math.inf
+
+
+def test_the_mean_psnr_is_over_pictures_in_decibels():
+    a = torch.zeros(2, 3, 4, 4)
+    b = torch.stack([a[0] + 1, a[1] + 10])
+    assert mean_psnr_db(a, b) == pytest.approx((48.1308 + 28.1308) / 2, abs=1e-4)
+
+
+def test_pixels_are_rounded_and_clamped():
+    latents = torch.tensor([-1.0, 1.0, 0.0, -5.0, 5.0, -1 + 0.6 / 127.5])
+    assert to_pixels(latents).tolist() == [0, 255, 128, 0, 255, 1]
+
+
+# The report.
+
+
+def test_a_report_has_these_keys_and_is_json(report, model):
+    measured, quantized = report("hadanorm-w4a8")
+    assert set(measured) == KEYS
+    assert measured["recipe"] == "hadanorm-w4a8"
+    assert list(measured["layers"]) == model.denoiser.quantizable()
+    assert measured["bits"] == bits_summary(quantized)
+    assert json.loads(json.dumps(measured, allow_nan=False)) == measured
+
+
+def test_without_a_pipeline_there_is_no_picture(model, report, calls):
+    measured, quantized = report("hadanorm-w4a8")
+    alone = evaluate(model.denoiser, quantized, calls, None, "hadanorm-w4a8")
+    assert alone == measured | {"image_psnr_db": None}
+
+
+def test_the_denoiser_against_itself_is_perfect(model, calls, held_out):
+    same = copy.deepcopy(model.denoiser)
+    assert denoiser_sqnr_db(model.denoiser, same, calls) == math.inf
+    assert set(layer_sqnr_db(model.denoiser, same, calls).values()) == {math.inf}
+    drawn = pictures(model.denoiser, held_out)
+    assert mean_psnr_db(drawn, drawn) == math.inf
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_8_bits_beat_4(report, method):
+    (four, _), (eight, _) = report(f"{method}-w4a4"), report(f"{method}-w8a8")
+    assert eight["denoiser_sqnr_db"] > four["denoiser_sqnr_db"] + 10
+    assert eight["image_psnr_db"] > four["image_psnr_db"] + 5
+    for name, db in four["layers"].items():
+        assert eight["layers"][name] > db + 10, name
+
+
+def test_the_prediction_sqnr_is_that_of_all_predictions(model, report, calls):
+    measured, quantized = report("rtn-w4a4")
+    exact, actual = (torch.cat([call.run(d) for call in calls]).double() for d in (model.denoiser, quantized))
+    expected = 10 * torch.log10(exact.square().sum() / (exact - actual).square().sum())
+    assert measured["denoiser_sqnr_db"] == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_a_layers_sqnr_is_of_that_layer_alone(model, report, calls):
+    """Quantized alone, so that errors of the layers before it do not count."""
+    measured, quantized = report("rtn-w4a8")
+    name, inputs = "blocks.1.ff.down", []
+    linear = model.denoiser.get_submodule(name)
+    hook = linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    for call in calls:
+        call.run(model.denoiser)
+    hook.remove()
+    x = torch.cat(inputs)
+    exact = F.linear(x, linear.weight, linear.bias)
+    assert measured["layers"][name] == pytest.approx(sqnr(exact, quantized.get_submodule(name)(x)), abs=1e-4)
+
+
+def test_evaluation_leaves_no_hooks(model, report):
+    report("rtn-w4a4")
+    assert not any(module._forward_pre_hooks for module in model.denoiser.modules())
+
+
+def test_pictures_are_one_a_prompt_with_seeds_counted_up(model, held_out):
+    drawn = pictures(model.denoiser, held_out)
+    assert drawn.dtype == torch.uint8
+    assert drawn.shape == (2, 3, 8, 8)
+    runner, table = TorchRunner(model.denoiser, model.pipeline), model.pipeline.table(4)
+    for i, prompt in enumerate(held_out.prompts):
+        assert torch.equal(drawn[i], to_pixels(picture(runner, prompt, table, 1.5, 1000 + i)))
+
+
+def test_bits_are_counted(report, model):
+    bits = report("hadanorm-w4a8")[0]["bits"]
+    linears = [model.denoiser.get_submodule(name) for name in model.denoiser.quantizable()]
+    parameters = sum(linear.weight.numel() for linear in linears)
+    # A row: scale and bias; a column: centre and feature scale; all in float32.
+    side = sum(4 * 2 * (linear.weight.shape[0] + linear.weight.shape[1]) for linear in linears)
+    assert (bits["weight"], bits["activation"]) == (4, 8)
+    assert bits["quantized_parameters"] == parameters
+    assert bits["quantized_bytes"] == parameters // 2 + side
+    assert bits["bytes_per_quantized_parameter"] == pytest.approx((parameters // 2 + side) / parameters)
+    everything = sum(tensor.numel() for tensor in model.denoiser.state_dict().values())
+    biases = sum(linear.bias.numel() for linear in linears)
+    assert bits["float_bytes"] == 4 * (everything - parameters - biases)
+
+
+# Held out.
+
+
+def prompts(count: int) -> list[str]:
+    return [f"prompt {i}" for i in range(count)]
+
+
+def calibrated_on(all_prompts: list[str]) -> list[str]:
+    return workflow.calibration_prompts(SimpleNamespace(pipeline=SimpleNamespace(prompts=all_prompts)))
+
+
+@pytest.mark.parametrize("count", [33, 36, 40, 50, 63, 64, 100, 256, 620])
+def test_evaluation_prompts_are_not_calibrated_on(count):
+    calibration, evaluation = calibrated_on(prompts(count)), workflow.evaluation_prompts(prompts(count))
+    assert len(set(calibration)) == workflow.CALIBRATION_PROMPTS
+    assert len(set(evaluation)) == len(evaluation) == min(workflow.EVALUATION_PROMPTS, count - len(calibration))
+    assert not set(calibration) & set(evaluation)
+
+
+@pytest.mark.parametrize("count", [40, 620])
+def test_both_are_spread_over_the_whole_list(count):
+    for chosen in (calibrated_on(prompts(count)), workflow.evaluation_prompts(prompts(count))):
+        places = [int(prompt.split()[1]) for prompt in chosen]
+        gaps = [b - a for a, b in zip([-1, *places], [*places, count], strict=True)]
+        assert places == sorted(places)
+        assert max(gaps) <= 1.6 * count / len(chosen) + 1
+
+
+@pytest.mark.parametrize("count", [1, 8, 32])
+def test_of_few_prompts_calibration_takes_all_and_evaluation_repeats_some(count):
+    assert calibrated_on(prompts(count)) == prompts(count)
+    evaluation = workflow.evaluation_prompts(prompts(count))
+    assert len(set(evaluation)) == min(count, workflow.EVALUATION_PROMPTS)
+
+
+def test_evaluation_seeds_are_not_calibrated_on(model):
+    """Calibration counts from --seed, by default 0."""
+    trajectories = workflow.evaluation_trajectories(model)
+    assert trajectories.prompts == workflow.evaluation_prompts(model.pipeline.prompts)
+    assert not set(trajectories.prompts) & set(workflow.calibration_prompts(model))
+    assert trajectories.seed == workflow.EVALUATION_SEED > workflow.CALIBRATION_PROMPTS
