@@ -14,7 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.transform import token_mean
 
+Observe = Callable[..., None]
 FIELDS = ("mean", "total", "within", "largest", "largest_within")
 
 
@@ -32,19 +34,25 @@ class Moments:
             torch.zeros(width, dtype=torch.float64) for _ in FIELDS
         )
 
-    def update(self, x: torch.Tensor) -> None:
-        """Take in tokens x [B, S, d]; each of the B sequences has a mean of its own."""
+    def update(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        """Take in tokens x [B, S, d]; each of the B sequences has a mean of its own.
+
+        weights [B, S]: of the tokens in that mean; those of weight 0 (padding) are not seen. None: all the same.
+        """
         x = x.detach().cpu().double()  # some accelerators have no float64
-        centred = x - x.mean(1, keepdim=True)
-        flat = x.flatten(0, 1)
+        if weights is None:
+            flat, centred = x.flatten(0, 1), (x - token_mean(x)).flatten(0, 1)
+        else:
+            weights = weights.detach().cpu().double()
+            flat, centred = x[weights > 0], (x - token_mean(x, weights))[weights > 0]
         count, mean = len(flat), flat.mean(0)
         delta = mean - self.mean
         self.total += (flat - mean).square().sum(0) + delta.square() * self.count * count / (self.count + count)
         self.mean += delta * count / (self.count + count)
         self.count += count
-        self.within += centred.square().sum((0, 1))
+        self.within += centred.square().sum(0)
         self.largest = torch.maximum(self.largest, flat.abs().amax(0))
-        self.largest_within = torch.maximum(self.largest_within, centred.abs().amax((0, 1)))
+        self.largest_within = torch.maximum(self.largest_within, centred.abs().amax(0))
 
     def deviation(self, centre: str) -> torch.Tensor:
         """Root mean square [d] of what is left after a recipe's centre."""
@@ -66,11 +74,11 @@ class Moments:
 
 
 @contextmanager
-def observed(denoiser: nn.Module, names: Iterable[str], observe: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
-    """Call observe(name, x) with the input of each named linear while inside."""
+def observed(denoiser: nn.Module, names: Iterable[str], observe: Observe) -> Iterator[None]:
+    """Call observe(name, x, ...) with the arguments of each named linear while inside: its input, and token weights."""
 
     def hook(name: str):
-        return lambda module, inputs: observe(name, inputs[0])
+        return lambda module, arguments: observe(name, *arguments)
 
     handles = [denoiser.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
     try:
@@ -82,12 +90,13 @@ def observed(denoiser: nn.Module, names: Iterable[str], observe: Callable[[str, 
 
 def calibrate(
     denoiser: nn.Module,
-    samples: list[Callable[[], object]],
+    samples: list[Callable[[], torch.Tensor]],
     progress: Callable[[Iterable], Iterable] = iter,
     state: Path | None = None,
     fingerprint: str = "",
 ) -> dict[str, Moments]:
-    """Moments by name of every quantizable linear of a float denoiser, over samples: calls that run the denoiser.
+    """Moments by name of every quantizable linear of a float denoiser, over samples: calls that run the
+    denoiser and return what it made.
 
     state: a file kept up to date after every sample; with the same fingerprint (of model and samples) an interrupted
     calibration goes on from it. Raises UserError naming the layer and sample where NaN or Inf appears.
@@ -96,16 +105,17 @@ def calibrate(
     moments = {name: Moments(denoiser.get_submodule(name).weight.shape[1]) for name in names}
     done = _resume(state, fingerprint, moments) if state else 0
 
-    def observe(name: str, x: torch.Tensor) -> None:
+    def observe(name: str, x: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         if not x.isfinite().all():
             raise UserError(
                 f"calibration: NaN or Inf in the input of {name} at sample {done}; check weights and inputs"
             )
-        moments[name].update(x)
+        moments[name].update(x, weights)
 
     with torch.no_grad(), observed(denoiser, names, observe):
         for sample in progress(samples[done:]):
-            sample()
+            if not sample().isfinite().all():
+                raise UserError(f"calibration: NaN or Inf in the output of sample {done}; check weights and inputs")
             done += 1
             if state:
                 _save(state, fingerprint, moments, done)
@@ -118,8 +128,8 @@ def activation_ranges(
     """Smallest and largest value that each linear of `quantized` has to quantize, on the float model's inputs."""
     ranges: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def observe(name: str, x: torch.Tensor) -> None:
-        rows = quantized.get_submodule(name).rows(x)
+    def observe(name: str, x: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+        rows = quantized.get_submodule(name).rows(x, weights)
         low, high = rows.aminmax()
         if name in ranges:
             low, high = torch.minimum(low, ranges[name][0]), torch.maximum(high, ranges[name][1])

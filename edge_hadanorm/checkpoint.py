@@ -19,7 +19,7 @@ from torch import nn
 from edge_hadanorm import quantizer, recipe
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, read_tensors, require_finite, write_json, write_tensors
-from edge_hadanorm.linear import QuantizedLinear
+from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
 from edge_hadanorm.models import family
 from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.source import ABOUT, COMPONENTS, TextToImage
@@ -53,10 +53,10 @@ def save(folder: Path, saved: Checkpoint) -> None:
     state, linears = denoiser.state_dict(), {}
     for name in denoiser.quantizable():
         linear = denoiser.get_submodule(name)
-        codes = state.pop(f"{name}.codes")
-        state[f"{name}.packed"] = quantizer.pack(codes, linear.recipe.weight_bits)
+        if linear.codes is not None:
+            state[f"{name}.packed"] = quantizer.pack(state.pop(f"{name}.codes"), linear.recipe.weight_bits)
         linears[name] = {
-            "shape": list(codes.shape),
+            "shape": list(linear.weight.shape),
             "dynamic": linear.transform.dynamic,
             "rotation": [list(factor) for factor in linear.transform.rotation],
             "recipe": linear.recipe.to_json(),
@@ -132,8 +132,10 @@ def _linear(name: str, layout: dict, linear: nn.Linear, tensors: dict[str, torch
         centre=tensors.get("transform.centre"), dynamic=layout["dynamic"], rotation=layout["rotation"]
     ).float()
     transform.inverse_scale = inverse_scale
-    codes = quantizer.unpack(tensors["packed"], own.weight_bits, shape)
-    quantized = QuantizedLinear(own, transform, codes, tensors["weight_scale"], tensors.get("bias"))
+    codes = quantizer.unpack(tensors["packed"], own.weight_bits, shape) if "packed" in tensors else None
+    quantized = QuantizedLinear(
+        own, transform, codes, tensors.get("weight_scale"), tensors.get("bias"), tensors.get("weight")
+    )
     if own.activations == "tensor":
         quantized.activation_scale = tensors["activation_scale"]
         quantized.activation_zero_point = tensors["activation_zero_point"]
@@ -143,10 +145,11 @@ def _linear(name: str, layout: dict, linear: nn.Linear, tensors: dict[str, torch
 def _check_shapes(name: str, linear: nn.Linear, own: Recipe, tensors: dict[str, torch.Tensor]) -> None:
     """Raises UserError where a tensor of a quantized linear is missing, foreign or not as its recipe makes it."""
     rows, columns = linear.weight.shape
-    shapes = {
-        "packed": (-(-rows * columns * own.weight_bits // 8),),
-        "weight_scale": (rows, columns // (own.group_size or columns)),
-    }
+    if own.weight_bits == FLOAT_BITS:
+        shapes = {"weight": (rows, columns)}
+    else:
+        packed = -(-rows * columns * own.weight_bits // 8)
+        shapes = {"packed": (packed,), "weight_scale": (rows, columns // (own.group_size or columns))}
     if own.activations == "tensor":
         shapes |= {"activation_scale": (), "activation_zero_point": ()}
     if own.centre != "none":

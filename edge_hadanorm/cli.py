@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from edge_hadanorm import __version__, console
+from edge_hadanorm.errors import UserError
 
 FOLDER = click.Path(path_type=Path)
 
@@ -61,6 +62,8 @@ def export(quantized: Path, target: str, out: Path, force: bool) -> None:
 
     saved = checkpoint.load(quantized)
     writer.check_target(target, saved)
+    if quantized.resolve() in out.resolve().parents:
+        raise UserError(f"{out} lies in the checkpoint {quantized}; export to a folder of its own")
     with files.new_folder(out, force) as folder:
         writer.write_bundle(folder, quantized, saved, target, console.say)
     size = sum(f.stat().st_size for f in out.glob("*.pte"))
@@ -80,7 +83,7 @@ def generate(bundle, prompt, out, seed, steps, guidance, backend) -> None:
     from edge_hadanorm import workflow
 
     milliseconds, runner = workflow.generate(bundle, prompt, out, seed, steps, guidance, backend)
-    click.echo(f"{out}: {milliseconds:.1f} ms a step on {runner}")
+    click.echo(f"{out}: drawn on {runner}" + (f", {milliseconds:.1f} ms a step" if milliseconds else ""))
 
 
 @cli.command()

@@ -20,8 +20,10 @@ def layer_sqnr_db(exact: nn.Module, quantized: nn.Module, inputs: list[Inputs]) 
     """SQNR of the output of each quantized linear alone, given the float model's input."""
     layers = {name: Sqnr() for name in exact.quantizable()}
 
-    def compare(name: str, x: torch.Tensor) -> None:
-        layers[name].update(exact.get_submodule(name).forward(x), quantized.get_submodule(name)(x))
+    def compare(name: str, x: torch.Tensor, *weights: torch.Tensor | None) -> None:
+        kept = weights[0] > 0 if weights and weights[0] is not None else slice(None)
+        y = exact.get_submodule(name).forward(x)  # not a call, which would be observed again
+        layers[name].update(y[kept], quantized.get_submodule(name)(x, *weights)[kept])
 
     with observed(exact, layers, compare):
         for call in inputs:

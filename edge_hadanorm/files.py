@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from edge_hadanorm.errors import UserError
 
 # What this tool writes holds one of these; --force replaces no other folder, so never a home directory by mistake.
-MARKERS = ("manifest.json", "config.json", "index.json", "comparison.png")
+MARKERS = ("manifest.json", "recipe.json", "results.json")
 # What a disk answers that cannot take a file: full, over quota, file too large for it.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

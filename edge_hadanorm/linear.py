@@ -47,9 +47,7 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("bias", bias)
         self.register_buffer("activation_scale", torch.ones(()) if static else None)
         self.register_buffer("activation_zero_point", torch.zeros(()) if static else None)
-        self.register_buffer(
-            "weight", weight if codes is None else self.dequantized_weight(), persistent=codes is None
-        )
+        self.register_buffer("weight", weight if codes is None else self.dequantized_weight(), persistent=codes is None)
         self.register_load_state_dict_post_hook(_follow_codes)
 
     def dequantized_weight(self) -> torch.Tensor:

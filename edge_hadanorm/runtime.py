@@ -3,7 +3,6 @@
 Both give `prepare` and `denoise`; `picture` is the loop over them that a device runs too.
 """
 
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -95,9 +94,9 @@ class Stopwatch:
         self._last = now
 
     @property
-    def milliseconds(self) -> float:
-        """Median of a step; NaN where none was timed."""
-        return 1000 * statistics.median(self.seconds) if self.seconds else math.nan
+    def milliseconds(self) -> float | None:
+        """Median of a step; None where none was timed."""
+        return 1000 * statistics.median(self.seconds) if self.seconds else None
 
 
 def has_executorch() -> bool:

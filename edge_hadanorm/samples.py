@@ -112,6 +112,8 @@ def captured(file: Path, denoiser: nn.Module) -> list[Inputs]:
             )
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
     mask = tensors.get("encoder_attention_mask")
+    if mask is not None and not (((mask == 0) | (mask == 1)).all() and mask.any(1).all()):
+        raise UserError(f"{file}: encoder_attention_mask is not 1 for tokens, at least one a sample, and 0 for padding")
     return [
         Inputs(
             tensors["hidden_states"][i : i + 1],

@@ -175,7 +175,7 @@ def generate(
     steps: int | None = None,
     guidance: float | None = None,
     backend: str = "auto",
-) -> tuple[float, str]:
+) -> tuple[float | None, str]:
     """Draw a prompt with a bundle into a PNG; returns milliseconds a step and the runner's name."""
     loaded = bundles.load(folder)
     sampling = loaded.manifest["sampling"]

@@ -172,7 +172,7 @@ def test_every_quantizable_linear_sees_the_guidance_batch_at_every_step(model, m
 
 def test_calibration_takes_the_moments_of_the_inputs_of_the_float_denoiser(model, samples, moments):
     seen = {name: [] for name in moments}
-    with observed(model.denoiser, moments, lambda name, x: seen[name].append(x.clone())):
+    with observed(model.denoiser, moments, lambda name, x, _=None: seen[name].append(x.clone())):
         for sample in samples:
             sample()
     for name, calls in seen.items():

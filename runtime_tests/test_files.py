@@ -237,7 +237,7 @@ def test_infinities_are_not_finite(value):
 def fill(folder: Path, content: str = "new") -> None:
     (folder / "sub").mkdir()
     (folder / "sub" / "data").write_text(content)
-    (folder / "config.json").write_text("{}")
+    (folder / "recipe.json").write_text("{}")
 
 
 def content(out: Path) -> str:
@@ -269,7 +269,7 @@ def test_a_folder_appears_when_it_is_complete(tmp_path):
         fill(folder)
         assert folder == tmp_path / ".out.partial"
         assert not out.exists()
-    assert names(tmp_path) == ["out", "out/config.json", "out/sub", "out/sub/data"]
+    assert names(tmp_path) == ["out", "out/recipe.json", "out/sub", "out/sub/data"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, UserError, OSError])
@@ -314,7 +314,7 @@ def test_force_replaces_only_after_success(tmp_path):
     with new_folder(out, force=True) as folder:
         fill(folder)
         assert content(out) == "old"
-    assert names(tmp_path) == ["out", "out/config.json", "out/sub", "out/sub/data"]
+    assert names(tmp_path) == ["out", "out/recipe.json", "out/sub", "out/sub/data"]
     assert content(out) == "new"
 
 

@@ -145,9 +145,10 @@ LARGE = torch.tensor([1.0, 3e38]).view(2, 1, 1, 1).expand(2, 3, 8, 8).contiguous
 
 RTN = "quantize {given}/model --recipe rtn-w8a8 --out {out}"
 HADANORM = "quantize {given}/model --recipe hadanorm-w8a8 --steps 2 --out {out}"
-PROMPTED = HADANORM + " --prompts {given}/prompts.txt"
+PROMPTS, INPUTS = " --prompts {given}/prompts.txt", " --inputs {given}/inputs.safetensors"
+PROMPTED = HADANORM + PROMPTS
 ALONE = "quantize {given}/model/transformer --recipe hadanorm-w8a8 --out {out}"
-CAPTURED = ALONE + " --inputs {given}/inputs.safetensors"
+CAPTURED = ALONE + INPUTS
 EXPORT = "export {given}/checkpoint --target xnnpack --out {out}"
 GENERATE = "generate {given}/bundle 'red a' --backend simulation --out {out}.png"
 EVALUATE = "evaluate {given}/checkpoint --json {out}.json"
@@ -202,7 +203,7 @@ MISTAKES = [
     ("unknown recipe", nothing, recipe("magic-w8a8"), ["magic-w8a8", "rtn, smoothquant"]),
     ("weights of 9 bits", nothing, recipe("rtn-w9a8"), ["rtn-w9a8", "weight_bits is 9", "2, 3, 4"]),
     ("weights of 1 bit", nothing, recipe("rtn-w1a8"), ["rtn-w1a8", "weight_bits is 1", "2, 3, 4"]),
-    ("weights of 16 bits", nothing, recipe("rtn-w16a8"), ["rtn-w16a8", "2 to 8"]),
+    ("weights of 32 bits", nothing, recipe("rtn-w32a8"), ["rtn-w32a8", "weight_bits is 32", "2, 3, 4"]),
     ("activations of 17 bits", nothing, recipe("rtn-w8a17"), ["rtn-w8a17", "activation_bits is 17", "16"]),
     ("static 16 bits", nothing, recipe("rtn-w8a16-static"), ["rtn-w8a16-static", "16 bits", "leave out -static"]),
     ("groups that do not divide", nothing, recipe("rtn-w4a8-g48"), ["48", "64 inputs", "blocks.0.attn1.qkv"]),
@@ -219,12 +220,7 @@ MISTAKES = [
     ("no prompts file", nothing, PROMPTED, ["prompts.txt", "No such file"]),
     ("no prompts", write("prompts.txt", " \n\n"), PROMPTED, ["prompts.txt", "empty"]),
     ("binary prompts", write("prompts.txt", b"\xff"), PROMPTED, ["prompts.txt"]),
-    (
-        "prompts for a transformer",
-        write("prompts.txt", "red"),
-        PROMPTED.replace("model", "model/transformer"),
-        ["--inputs"],
-    ),
+    ("prompts for a transformer", write("prompts.txt", "red"), ALONE + PROMPTS, ["--inputs FILE"]),
     ("unknown word to calibrate on", write("prompts.txt", "red a\nmauve c"), PROMPTED, ["'mauve c'", "inspect"]),
     ("too many words to calibrate on", cutting_tokenizer, PROMPTED, ["'red red", "9 tokens", "at most 8"]),
     ("no captured inputs", nothing, CAPTURED, ["inputs.safetensors", "does not exist"]),
@@ -233,6 +229,8 @@ MISTAKES = [
     ("inputs without time", inputs(timestep=None), CAPTURED, ["'timestep'", "missing"]),
     ("inputs of other shape", inputs(hidden_states=torch.ones(2, 4, 8, 8)), CAPTURED, ["[2, 4, 8, 8]", "[2, 3, 8, 8]"]),
     ("inputs without samples", inputs(hidden_states=torch.ones(0, 3, 8, 8)), CAPTURED, ["[0, 3, 8, 8]", "no samples"]),
+    ("inputs without tokens", inputs(encoder_attention_mask=torch.zeros(2, 8)), CAPTURED, ["_mask is not 1", "0"]),
+    ("inputs with a bias", inputs(encoder_attention_mask=-1e4 * torch.ones(2, 8)), CAPTURED, ["_mask is not 1", "0"]),
     ("inputs with NaN", inputs(encoder_hidden_states=NAN), CAPTURED, ["512 of 512", "'encoder_hidden_states'"]),
     ("inputs that overflow", inputs(hidden_states=LARGE), CAPTURED, ["NaN or Inf", "blocks.0", "sample 1"]),
     ("quantize in 0 steps", nothing, HADANORM + " --steps 0", ["steps", "0", "from 1"]),
@@ -251,12 +249,7 @@ MISTAKES = [
     ("export over a folder", nothing, EXPORT.replace("{out}", "{given}/bundle"), ["bundle", "--force"]),
     ("picture in no folder", nothing, GENERATE.replace("{out}", "{out}/x"), ["x.png", "create it"]),
     ("picture over a folder", nothing, GENERATE.replace("{out}.png", "{given}"), ["given", ".png"]),
-    (
-        "metrics in /proc",
-        quantized("rtn-w8a8"),
-        EVALUATE.replace("{out}", "/proc/x") + " --inputs {given}/inputs.safetensors",
-        ["/proc/x.json", "cannot write"],
-    ),
+    ("metrics in /proc", quantized("rtn-w8a8"), EVALUATE.replace("{out}", "/proc/x") + INPUTS, ["/proc/x.json"]),
     # the checkpoint
     ("no checkpoint", nothing, EXPORT.replace("checkpoint", "model"), ["given/model", "edge-hadanorm quantize"]),
     ("no weights", remove(PACKED), EXPORT, ["model.safetensors", "does not exist"]),
@@ -273,6 +266,7 @@ MISTAKES = [
     ("unknown target", nothing, EXPORT.replace("xnnpack", "tpu"), ["'tpu'", "xnnpack"]),
     ("static activations", quantized("rtn-w8a8-static"), EXPORT, ["rtn-w8a8-static", "without -static"]),
     ("groups of 8 bits", quantized("rtn-w8a8-g32"), EXPORT, ["rtn-w8a8-g32", "at most 4 bits"]),
+    ("float weights", quantized("rtn-w16a8"), EXPORT, ["rtn-w16a8", "at most 8 bits"]),
     ("float activations", quantized("rtn-w8a16"), EXPORT, ["rtn-w8a16", "at most 8 bits"]),
     # what to evaluate with
     ("other reference", edit(CONFIG, interpolation_scale=2), EVALUATE + " --reference {given}/model", ["--reference"]),

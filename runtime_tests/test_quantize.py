@@ -66,7 +66,7 @@ def moments(model, samples):
 def layer_inputs(model, calls):
     """The inputs of every quantizable linear, in float64, one list a linear."""
     seen = {name: [] for name in model.denoiser.quantizable()}
-    with observed(model.denoiser, seen, lambda name, x: seen[name].append(x.double())):
+    with observed(model.denoiser, seen, lambda name, x, _=None: seen[name].append(x.double())):
         for call in calls:
             call.run(model.denoiser)
     return seen

@@ -22,6 +22,13 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Ten
     return torch.bmm(torch.softmax(scores if bias is None else scores + bias, dim=-1), v)
 
 
+class TokenLinear(nn.Linear):
+    """A linear that is told which tokens count, [B, L] (0: padding); quantized, it centres on those alone."""
+
+    def forward(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        return super().forward(x)
+
+
 class Attention(nn.Module):
     """Multi-head attention on the tokens themselves; heads are a batch of 3-D products."""
 
@@ -43,13 +50,12 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(width, 2 * width)
+        self.kv = TokenLinear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
     def prepare(self, text: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys [B * heads, h, L] and values [B * heads, L, h] of text [B, L, d]."""
-        kv = self.kv(text) if weights is None or isinstance(self.kv, nn.Linear) else self.kv(text, weights)
-        k, v = (split_heads(t, self.heads) for t in parts(kv, 2))
+        k, v = (split_heads(t, self.heads) for t in parts(self.kv(text, weights), 2))
         return k.transpose(1, 2).contiguous(), v
 
     def forward(self, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
