@@ -39,7 +39,7 @@ def describe_checkpoint(saved: Checkpoint, metrics: dict) -> str:
     bits = bits_summary(saved.denoiser)
     layers = metrics.get("layers", {})
     rows = [
-        (name, _shape(linear.codes), _grids(linear), *_transform(linear), _decibel(layers.get(name)))
+        (name, _shape(linear.weight), _grids(linear), *_transform(linear), _decibel(layers.get(name)))
         for name, linear in saved.denoiser.named_modules()
         if isinstance(linear, QuantizedLinear)
     ]
@@ -66,19 +66,11 @@ def describe_bundle(loaded: Bundle) -> str:
     ]
     if golden := loaded.golden:
         lines.append(f"golden sample: {golden['prompt']!r}, seed {golden['seed']}, at least {golden['psnr_db']} dB")
-    header = ("program", "method", "delegate calls", "int8 linears", "float linears", "outside the delegate")
+    header = ("program", "method", "delegate calls", "integer linears", "float linears", "outside the delegate")
     rows = [
-        (
-            program["file"],
-            method,
-            account.get("delegates", "?"),
-            account.get("integer_linears", "?"),
-            account.get("float_linears", "?"),
-            ", ".join(f"{count} x {op}" for op, count in account.get("outside", {}).items()) or "nothing",
-        )
+        (program["file"], method, *_delegation(signature.get("delegation")))
         for program in loaded.programs.values()
         for method, signature in program["methods"].items()
-        for account in [signature.get("delegation", {})]
     ]
     tensors = [
         (method, way, tensor["name"], tensor["dtype"], "x".join(map(str, tensor["shape"])))
@@ -124,6 +116,14 @@ def _transform(linear: QuantizedLinear) -> tuple[str, str, str]:
     centre = "dynamic" if transform.dynamic else "-" if transform.centre is None else "static"
     scale = "-" if transform.inverse_scale is None else linear.recipe.scale
     return centre, scale, " x ".join(f"H{order}" for order, _ in reversed(transform.rotation)) or "-"
+
+
+def _delegation(account: dict | None) -> Row:
+    """A method's account from `export/xnnpack.py`; the schema asks for none, and another writer's bundle has none."""
+    if account is None:
+        return ("?",) * 4
+    outside = ", ".join(f"{count} x {operator}" for operator, count in account["outside"].items()) or "nothing"
+    return account["delegates"], account["integer_linears"], account["float_linears"], outside
 
 
 def _decibel(value: float | None) -> str:

@@ -54,6 +54,8 @@ class ExecuTorchRunner:
     """A bundle's programs on the ExecuTorch runtime of this machine."""
 
     def __init__(self, bundle: Bundle):
+        if not has_executorch():
+            raise UserError("no ExecuTorch runtime here: pip install executorch, or take the simulation")
         from executorch.runtime import Runtime  # a bundle can be read, and simulated, where there is no runtime
 
         tokenizer = bundle.manifest["tokenizer"]

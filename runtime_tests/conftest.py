@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from edge_hadanorm import bundle, checkpoint, files, workflow
+from edge_hadanorm import bundle, checkpoint, files, source, workflow
 from edge_hadanorm.reference.model import make_pipeline
 from edge_hadanorm.reference.train import save_pipeline
 
@@ -32,6 +32,12 @@ TINY = dict(
 PROMPTS = [f"{colour} {thing}" for colour in ("red", "green", "blue", "pale", "dark") for thing in "abcdefgh"]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Threads cost more than they give on tensors this small."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory) -> Path:
     """A diffusers pipeline folder of a two-block PixArt with random weights, outliers in some channels."""
@@ -46,6 +52,12 @@ def tiny_pipeline(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
     save_pipeline(pipeline, PROMPTS, folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def model(tiny_pipeline) -> source.Source:
+    """That pipeline, loaded."""
+    return source.load(str(tiny_pipeline))
 
 
 @pytest.fixture(scope="session")

@@ -11,30 +11,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from edge_hadanorm import source, workflow
+from edge_hadanorm import workflow
 from edge_hadanorm.calibration import FIELDS, Moments, activation_ranges, calibrate, observed
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.quantize import quantize
 from edge_hadanorm.recipe import named
 from edge_hadanorm.runtime import TorchRunner
 from edge_hadanorm.samples import Inputs, Trajectories
+from helpers import randn
 
 WIDTH = 24
 PROMPTS, STEPS = ["red a", "green b", "blue c", "pale d"], 3
 TOKENS, WORDS = 16, 8  # of the tiny pipeline: (8 / 2)^2 patches, a prompt's length
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads cost more than they give on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def tokens(batch: int, length: int, seed: int) -> torch.Tensor:
@@ -144,11 +132,6 @@ def test_a_silent_channel_has_no_moments():
 
 
 # Calibration.
-
-
-@pytest.fixture(scope="module")
-def model(tiny_pipeline):
-    return source.load(str(tiny_pipeline))
 
 
 @pytest.fixture(scope="module")

@@ -39,20 +39,6 @@ PLAIN = "hadanorm-balanced-w4a8-g32"
 on_every_recipe = pytest.mark.parametrize("name", RECIPES)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads cost more than they give on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_pipeline):
-    return source.load(str(tiny_pipeline))
-
-
 @pytest.fixture(scope="module")
 def trajectories(model):
     return Trajectories(model.pipeline, PROMPTS, 3, model.pipeline.guidance, seed=0)

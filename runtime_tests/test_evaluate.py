@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edge_hadanorm import source, workflow
+from edge_hadanorm import workflow
 from edge_hadanorm.calibration import calibrate
 from edge_hadanorm.evaluate import (
     denoiser_sqnr_db,
@@ -23,26 +23,9 @@ from edge_hadanorm.quantize import quantize
 from edge_hadanorm.recipe import METHODS, named
 from edge_hadanorm.runtime import TorchRunner, picture
 from edge_hadanorm.samples import Trajectories
+from helpers import randn
 
 KEYS = {"recipe", "denoiser_sqnr_db", "image_psnr_db", "bits", "layers"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads cost more than they give on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(scope="module")
-def model(tiny_pipeline):
-    return source.load(str(tiny_pipeline))
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,8 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import T5Config, T5EncoderModel
 
-from edge_hadanorm import bundle, checkpoint, files, source, workflow
+import helpers
+from edge_hadanorm import bundle, checkpoint, files, workflow
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.export import writer
 from edge_hadanorm.export.program import Denoise, Prepare, export
@@ -31,20 +33,8 @@ from edge_hadanorm.transform import FeatureTransform
 
 WIDTH, OUTPUTS, BLOCK = 64, 24, 32
 PER_CHANNEL, GROUPS = 2e-6, 1e-3  # of the largest output: the device sums in another order
+randn = partial(helpers.randn, dtype=torch.float32)
 DTYPES = {"float32": torch.float32, "int64": torch.int64}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads cost more than they give on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def every_code(bits: int, rows: int = OUTPUTS, columns: int = 256) -> torch.Tensor:
@@ -56,15 +46,16 @@ def every_code(bits: int, rows: int = OUTPUTS, columns: int = 256) -> torch.Tens
 
 
 def scales(recipe, rows: int, columns: int) -> torch.Tensor:
-    """Weight scales [rows, groups] from 1e-12 to 1e3, such as bfloat16 holds."""
+    """Weight scales [rows, groups] from 1e-12 to 1e3; those of groups as bfloat16 holds them."""
     groups = columns // (recipe.group_size or columns)
-    exponents = torch.linspace(-12, 3, rows * groups)[torch.randperm(rows * groups)]
-    return (10**exponents).bfloat16().float().reshape(rows, groups)
+    order = torch.randperm(rows * groups, generator=torch.Generator().manual_seed(0))
+    scale = (10 ** torch.linspace(-12, 3, rows * groups))[order].reshape(rows, groups)
+    return scale if recipe.group_size is None else scale.bfloat16().float()
 
 
 def on_runtime(module: nn.Module, x: torch.Tensor, *others) -> SimpleNamespace:
-    """The output of a module on the ExecuTorch runtime, with its program and account. A root is never quantized."""
-    exported = export(nn.Sequential(module), (x,), *others)
+    """The output of a module on the ExecuTorch runtime, with its program and account."""
+    exported = export(nn.Sequential(module), (x,), *others)  # torch cannot export a root that has a buffer of None
     program, account = lower({"forward": exported})
     loaded = Runtime.get().load_program(program.buffer)
     y = loaded.load_method("forward").execute([x])[0].clone()
@@ -260,19 +251,13 @@ def quantized(denoiser: nn.Module) -> dict[str, QuantizedLinear]:
     return {name: denoiser.get_submodule(name) for name in denoiser.quantizable()}
 
 
-def conditioning_of(denoiser: nn.Module, tokens: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    text = randn(2, tokens, denoiser.text_width)
-    return text, denoiser.prepare(text)
-
-
 @pytest.mark.parametrize("recipe", ["hadanorm-balanced-w8a8", "hadanorm-balanced-w4a8"])
 def test_the_converted_graphs_hold_the_checkpoints_codes_and_no_weight_in_float(tiny_checkpoint, recipe):
     saved = checkpoint.load(tiny_checkpoint(recipe))
     denoiser, linears = saved.denoiser, quantized(saved.denoiser)
-    text, conditioning = conditioning_of(denoiser, saved.text.tokens)
-    latents = randn(2, *denoiser.latent_shape())
+    text, latents = torch.zeros(2, saved.text.tokens, denoiser.text_width), torch.zeros(2, *denoiser.latent_shape())
     prepare = export(Prepare(denoiser), (text,))
-    denoise = export(Denoise(denoiser), (latents, torch.zeros(1), conditioning))
+    denoise = export(Denoise(denoiser), (latents, torch.zeros(1), denoiser.prepare(text)))
     for program, once_a_prompt in ((prepare, True), (denoise, False)):
         own = [linear for name, linear in linears.items() if name.endswith("attn2.kv") == once_a_prompt]
         for codes, linear in zip(frozen_codes(program), own, strict=True):
@@ -349,8 +334,8 @@ def pixels(file: Path) -> torch.Tensor:
         return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(*image.size, 3).permute(2, 0, 1)
 
 
-def test_the_sampler_tables_are_those_of_the_pipelines_scheduler(exported, tiny_pipeline):
-    pipeline, sampling = source.load(str(tiny_pipeline)).pipeline, exported.bundle.manifest["sampling"]
+def test_the_sampler_tables_are_those_of_the_pipelines_scheduler(exported, model):
+    pipeline, sampling = model.pipeline, exported.bundle.manifest["sampling"]
     assert (sampling["steps"], sampling["guidance"]) == (pipeline.steps, pipeline.guidance)
     assert list(exported.bundle.tables) == list(writer.STEP_COUNTS)
     for steps in (1, 4, 8, 20, 50):

@@ -11,24 +11,12 @@ from edge_hadanorm.quantizer import fake_quantize_per_token
 from edge_hadanorm.recipe import METHODS, named
 from edge_hadanorm.rounding import nearest
 from edge_hadanorm.transform import FeatureTransform, rotation_factors
+from helpers import randn
 
 WIDTH, OUTPUTS, TOKENS, BLOCK = 96, 40, 11, 32
 R = torch.block_diag(*[hadamard_matrix(BLOCK)] * (WIDTH // BLOCK))
 
 on_every_method = pytest.mark.parametrize("method", METHODS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads cost more than they give on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 CENTRE, SCALE = 0.1 * randn(WIDTH, seed=3), (0.2 * randn(WIDTH, seed=4)).exp()

@@ -11,6 +11,7 @@ from edge_hadanorm.models.pixart import PixArtDenoiser, attention, merge_heads, 
 from edge_hadanorm.recipe import named
 from edge_hadanorm.rounding import nearest
 from edge_hadanorm.transform import FeatureTransform, rotation_factors
+from helpers import randn
 
 
 def small(**fields) -> dict:
@@ -32,19 +33,6 @@ CONFIGS = {
 }
 TEXT, BATCH = 6, 2
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]).double()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads cost more than they give on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def random_transformer(config: dict) -> diffusers.PixArtTransformer2DModel:

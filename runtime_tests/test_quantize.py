@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from edge_hadanorm import source
 from edge_hadanorm.calibration import Moments, calibrate, observed
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.linear import QuantizedLinear
@@ -15,6 +14,7 @@ from edge_hadanorm.metrics import Sqnr
 from edge_hadanorm.quantize import SCALE_RANGE, build_transform, feature_scale, quantize, quantize_linear
 from edge_hadanorm.recipe import METHODS, named
 from edge_hadanorm.samples import Trajectories
+from helpers import randn
 
 FORMATS = ("w4a4", "w4a8-g32", "w3a16", "w8a8-static")
 CENTRES, SCALES = ("none", "static", "dynamic"), ("smoothquant", "std", "balanced")
@@ -22,24 +22,6 @@ WIDTH, OUTPUTS = 48, 20
 
 on_every_method = pytest.mark.parametrize("method", METHODS)
 on_every_scale = pytest.mark.parametrize(("scale", "centre"), list(itertools.product(SCALES, CENTRES)))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads cost more than they give on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(scope="module")
-def model(tiny_pipeline):
-    return source.load(str(tiny_pipeline))
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from edge_hadanorm.quantizer import (
     quantize,
     unpack,
 )
+from helpers import randn
 
 BITS = range(2, 9)
 GRIDS = [Grid(bits, symmetric) for bits in BITS for symmetric in (True, False)]
@@ -28,10 +29,6 @@ SEED = st.integers(0, 2**32 - 1)
 on_every_grid = pytest.mark.parametrize(
     "grid", GRIDS, ids=lambda g: f"{'symmetric' if g.symmetric else 'asymmetric'}-{g.bits}"
 )
-
-
-def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def skewed_rows(seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

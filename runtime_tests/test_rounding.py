@@ -7,13 +7,10 @@ from hypothesis import strategies as st
 
 from edge_hadanorm.quantizer import Grid
 from edge_hadanorm.rounding import CLIP_RATIOS, METHODS, clip_search, nearest
+from helpers import randn
 
 BITS = range(2, 9)
 on_every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-
-
-def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def squared_error(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -22,20 +22,6 @@ WORDS, TEXT_WIDTH = 8, 32  # of the tiny pipeline
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads cost more than they give on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def model(tiny_pipeline):
-    return source.load(str(tiny_pipeline))
-
-
 @pytest.fixture(scope="module")
 def reference(tiny_pipeline):
     """The same folder, by diffusers."""

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from edge_hadanorm.hadamard import hadamard_matrix, is_hadamard_order
 from edge_hadanorm.transform import FeatureTransform, rotate_strided, rotation_factors, token_mean
+from helpers import randn
 
 WIDTHS = [48, 64, 96, 144, 1152]
 DIT_WIDTHS = [1536, 2240, 2432, 3072, 4608]
@@ -18,19 +19,6 @@ TOKENS, OUTPUTS, BLOCK = 7, 10, 32
 on_every_combination = pytest.mark.parametrize(
     ("centre", "scale", "rotation"), list(itertools.product(CENTRES, SCALES, ROTATIONS))
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads cost more than they give on tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 def spread(width: int) -> torch.Tensor:
