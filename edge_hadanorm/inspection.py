@@ -6,6 +6,7 @@ from pathlib import Path
 from edge_hadanorm import bundle, checkpoint, source
 from edge_hadanorm.bundle import MANIFEST, Bundle
 from edge_hadanorm.checkpoint import Checkpoint
+from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json
 from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.metrics import bits_summary
@@ -21,6 +22,8 @@ def describe(path: Path) -> str:
     if (path / "recipe.json").exists():
         metrics = path / "metrics.json"
         return describe_checkpoint(checkpoint.load(path), read_json(metrics, "metrics") if metrics.exists() else {})
+    if not path.exists() and str(path) != "reference":
+        raise UserError(f"{path} does not exist: give a bundle, a checkpoint, a model folder or `reference`")
     return describe_source(source.load(str(path)))
 
 

@@ -15,7 +15,8 @@ from edge_hadanorm.quantizer import (
 from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.transform import FeatureTransform
 
-# The device's linears quantize activations to 8 bits; narrower grids are laid inside that one.
+# The device's linears quantize activations to 8 bits. Narrower grids are emulated: laid on first, which the 8-bit grid
+# of the same token then keeps exactly at 2 and 4 bits, whose steps divide its 255, and rounds once more at others.
 DEVICE_BITS = 8
 FLOAT_BITS = 16
 

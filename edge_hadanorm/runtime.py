@@ -71,10 +71,10 @@ class ExecuTorchRunner:
 
     def prepare(self, prompt: str) -> list[torch.Tensor]:
         ids = torch.tensor([self.tokenizer(""), self.tokenizer(prompt)])
-        return [t.clone() for t in self._methods["prepare"].execute(self._methods["encode"].execute([ids]))]
+        return self._methods["prepare"].execute(self._methods["encode"].execute([ids]))
 
     def denoise(self, latents, timestep, conditioning):
-        return self._methods["denoise"].execute([latents, timestep, *conditioning])[0].clone()
+        return self._methods["denoise"].execute([latents, timestep, *conditioning])[0]
 
 
 def device_of(denoiser: nn.Module) -> torch.device:
