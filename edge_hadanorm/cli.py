@@ -105,6 +105,38 @@ def evaluate(quantized, inputs, reference, json_file) -> None:
 
 
 @cli.command()
+@click.option("--quick", is_flag=True, help="2 blocks, 256 tokens, 1 thread, ExecuTorch's programs only.")
+@click.option("--names", help="Comma-separated names to time.  [default: all]")
+@click.option("--blocks", type=click.Choice(["2", "4"]), multiple=True, help="Only this size; may be repeated.")
+@click.option("--tokens", type=click.Choice(["256", "1024"]), multiple=True, help="Only this size; may be repeated.")
+@click.option("--threads", type=click.IntRange(1, 64), multiple=True, help="May be repeated.  [default: 1 and 2]")
+@click.option("--json", "json_file", type=FOLDER, metavar="FILE", help="Write the results here.")
+@click.option("--chart", "chart_file", type=FOLDER, metavar="FILE.png", help="Draw the medians as bars.")
+@click.option("--cache", type=FOLDER, help="Folder of exported programs.  [default: ~/.cache/edge-hadanorm/bench]")
+def bench(quick, names, blocks, tokens, threads, json_file, chart_file, cache) -> None:
+    """Time one PixArt-sized model on every runtime that is installed."""
+    from edge_hadanorm import bench, files
+
+    chosen = names.split(",") if names else list(bench.BUILDERS)
+    if unknown := [name for name in chosen if name not in bench.BUILDERS]:
+        raise UserError(f"unknown name {unknown[0]!r}; the names are {', '.join(bench.BUILDERS)}")
+    cases = [
+        c for c in bench.CASES if str(c.blocks) in (blocks or "24") and str(c.tokens) in (tokens or ("256", "1024"))
+    ]
+    if quick:
+        chosen = [name for name in chosen if name.startswith(("executorch-", "edge-"))]
+        cases, threads = list(bench.CASES[:1]), (1,)
+    results = bench.run(cases, list(threads or (1, 2)), chosen, cache or Path.home() / ".cache/edge-hadanorm/bench")
+    click.echo(bench.as_table(results))
+    if json_file:
+        with files.new_file(json_file) as partial:
+            files.write_json(partial, results)
+    if chart_file:
+        with files.new_file(chart_file) as partial:
+            bench.chart(results).savefig(partial, dpi=120)
+
+
+@cli.command()
 @click.option("--json", "as_json", metavar="NAME", help="Print the recipe of this name as JSON.")
 def recipes(as_json: str | None) -> None:
     """List the named recipes."""

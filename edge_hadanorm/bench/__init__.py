@@ -1,0 +1,108 @@
+"""`edge-hadanorm bench`: one model on every runtime, interleaved in one run, so that ratios hold on a noisy machine."""
+
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from edge_hadanorm.bench.case import Case
+from edge_hadanorm.bench.contenders import BUILDERS, Contender, set_threads
+from edge_hadanorm.console import progress, say
+from edge_hadanorm.inspection import table
+
+CASES = tuple(Case(blocks, tokens) for blocks in (2, 4) for tokens in (256, 1024))
+ROUNDS = 9
+
+
+def run(cases: list[Case], threads: list[int], names: list[str], cache: Path, rounds: int = ROUNDS) -> list[dict]:
+    """A result for each case, thread count and name, with its times and sizes and its prediction's relative error.
+
+    rel_error is to PyTorch's prediction in float32, in the Frobenius norm. Names that cannot run are said and left out.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    results = []
+    for case in cases:
+        for count in threads:
+            set_threads(count)
+            results += _measure(case, count, _build(case, count, names, cache), rounds)
+    return results
+
+
+@torch.no_grad()
+def _build(case: Case, threads: int, names: list[str], cache: Path) -> dict[str, Contender]:
+    built = {}
+    for name in progress(f"building, {case.blocks} blocks, {case.tokens} tokens")(names):
+        try:
+            built[name] = BUILDERS[name](case, threads, cache)
+        except ImportError as error:
+            say(f"{name}: left out, {error.name or error} is not installed (pip install 'edge-hadanorm[bench]')")
+    return built
+
+
+@torch.no_grad()
+def _measure(case: Case, threads: int, contenders: dict[str, Contender], rounds: int) -> list[dict]:
+    """One warm call each, whose prediction is compared, then the rounds in turn."""
+    exact = case.transformer(*case.arguments)
+    errors, times = {}, {name: [] for name in contenders}
+    for name, contender in contenders.items():
+        prediction = torch.as_tensor(contender.run())
+        reference = exact[:, : prediction.shape[1]]  # ours leaves out the learned variance
+        errors[name] = ((prediction - reference).norm() / reference.norm()).item()
+    for _ in progress(f"timing, {threads} thread{'s' * (threads > 1)}")(range(rounds)):
+        for name, contender in contenders.items():
+            started = time.perf_counter()
+            contender.run()
+            times[name].append(1000 * (time.perf_counter() - started))
+    return [
+        {
+            "name": name,
+            "threads": threads,
+            "tokens": case.tokens,
+            "blocks": case.blocks,
+            "median_ms": statistics.median(times[name]),
+            "min_ms": min(times[name]),
+            "max_ms": max(times[name]),
+            "rel_error": errors[name],
+            "size_mb": contender.size / 1e6,
+        }
+        for name, contender in contenders.items()
+    ]
+
+
+def as_table(results: list[dict]) -> str:
+    """Every result as a row."""
+    header = ("name", "blocks", "tokens", "threads", "median ms", "min ms", "max ms", "rel. error", "MB")
+    rows = [
+        (
+            *(r[key] for key in ("name", "blocks", "tokens", "threads")),
+            *(f"{r[key]:.1f}" for key in ("median_ms", "min_ms", "max_ms")),
+            f"{r['rel_error']:.4f}",
+            f"{r['size_mb']:.0f}",
+        )
+        for r in results
+    ]
+    return table(header, rows)
+
+
+def chart(results: list[dict]) -> Figure:
+    """Bars of the medians, a panel for each case and thread count, ours in another colour."""
+    panels: dict[tuple, list[dict]] = {}
+    for result in results:
+        panels.setdefault((result["blocks"], result["tokens"], result["threads"]), []).append(result)
+    most = max(map(len, panels.values()))
+    figure = Figure(figsize=(7, (0.28 * most + 0.8) * len(panels)), layout="constrained")
+    for axis, ((blocks, tokens, threads), rows) in zip(
+        figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True
+    ):
+        rows = sorted(rows, key=lambda r: -r["median_ms"])
+        colours = ["tab:orange" if r["name"].startswith("edge-") else "tab:gray" for r in rows]
+        bars = axis.barh([r["name"] for r in rows], [r["median_ms"] for r in rows], color=colours)
+        axis.bar_label(bars, fmt=" %.0f", fontsize=8)
+        axis.tick_params(axis="y", labelsize=8)
+        axis.set_title(
+            f"ms a step: {blocks} blocks, {tokens} tokens, {threads} thread{'s' * (threads > 1)}", fontsize=9
+        )
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure

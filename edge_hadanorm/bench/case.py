@@ -1,0 +1,67 @@
+"""The model that is timed: PixArt's geometry at width 1152 with random weights, and its inputs."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from diffusers import PixArtTransformer2DModel
+from torch import nn
+
+from edge_hadanorm.samples import Inputs
+
+HEADS, HEAD_WIDTH, PATCH, LATENT_CHANNELS = 16, 72, 2, 4
+TEXT_TOKENS, TEXT_WIDTH = 77, 4096
+
+
+class Transformer(nn.Module):
+    """A diffusers transformer as a function of tensors alone: the unchanged module that peers are given."""
+
+    def __init__(self, transformer: nn.Module):
+        super().__init__()
+        self.transformer = transformer
+
+    def forward(self, latents: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        return self.transformer(latents, encoder_hidden_states=text, timestep=timestep, return_dict=False)[0]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One size of the model: so many blocks, and image tokens (a square number)."""
+
+    blocks: int
+    tokens: int
+
+    @cached_property
+    def transformer(self) -> Transformer:
+        """The float model, the same weights at every call."""
+        torch.manual_seed(0)
+        model = PixArtTransformer2DModel(
+            num_attention_heads=HEADS,
+            attention_head_dim=HEAD_WIDTH,
+            in_channels=LATENT_CHANNELS,
+            out_channels=2 * LATENT_CHANNELS,
+            num_layers=self.blocks,
+            cross_attention_dim=HEADS * HEAD_WIDTH,
+            sample_size=PATCH * round(self.tokens**0.5),
+            patch_size=PATCH,
+            caption_channels=TEXT_WIDTH,
+            use_additional_conditions=False,
+            norm_elementwise_affine=False,
+        )
+        return Transformer(model.eval().requires_grad_(False))
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """One image, no guidance batch."""
+        generator = torch.Generator().manual_seed(1)
+        side = PATCH * round(self.tokens**0.5)
+        return Inputs(
+            torch.randn(1, LATENT_CHANNELS, side, side, generator=generator),
+            torch.tensor([500.0]),
+            torch.randn(1, TEXT_TOKENS, TEXT_WIDTH, generator=generator),
+        )
+
+    @property
+    def arguments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Those inputs as the transformer's arguments."""
+        return self.inputs.latents, self.inputs.timestep, self.inputs.text

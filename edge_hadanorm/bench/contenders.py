@@ -1,0 +1,176 @@
+"""Who is timed: one builder a name, from a case to a call that makes one prediction.
+
+Peers are given the unchanged diffusers module. What is installed decides who takes part: a builder whose import fails
+is left out by name.
+"""
+
+import contextlib
+import copy
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edge_hadanorm import calibration, quantize, recipe
+from edge_hadanorm.bench.case import Case
+from edge_hadanorm.models import PixArtDenoiser
+
+
+@dataclass(frozen=True)
+class Contender:
+    """run() -> prediction, a tensor or array [1, C, H, W]; size: bytes of the program or the weights."""
+
+    run: Callable[[], object]
+    size: int
+
+
+Builder = Callable[[Case, int, Path], Contender]
+
+
+def _weights_size(module: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in module.state_dict().values())
+
+
+def torch_eager(case: Case, threads: int, cache_folder: Path, dtype: torch.dtype = torch.float32) -> Contender:
+    """PyTorch as it is."""
+    model = case.transformer if dtype == torch.float32 else copy.deepcopy(case.transformer).to(dtype)
+    arguments = [tensor.to(dtype) for tensor in case.arguments]
+    return Contender(lambda: model(*arguments).float(), _weights_size(model))
+
+
+def torch_compiled(case: Case, threads: int, cache_folder: Path) -> Contender:
+    """torch.compile with its default backend."""
+    compiled = torch.compile(case.transformer)
+    return Contender(lambda: compiled(*case.arguments), _weights_size(case.transformer))
+
+
+def _onnx(case: Case, cache_folder: Path) -> Path:
+    file = cache_folder / f"onnx-{case.blocks}x{case.tokens}" / "model.onnx"
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        names = ["latents", "timestep", "text"]
+        torch.onnx.export(case.transformer, case.arguments, file, input_names=names, opset_version=17, dynamo=False)
+    return file
+
+
+def onnxruntime(case: Case, threads: int, cache_folder: Path, kind: str) -> Contender:
+    """ONNX Runtime on the CPU: float, dynamic int8, or MatMulNBits with 4-bit weights in blocks of 32."""
+    import onnx
+    import onnxruntime as ort
+
+    source = _onnx(case, cache_folder)
+    file = source.with_name(f"{kind}.onnx") if kind != "fp32" else source
+    if kind == "int8" and not file.exists():
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        quantize_dynamic(source, file, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"])
+    elif kind == "int4" and not file.exists():
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+        quantizer = MatMulNBitsQuantizer(onnx.load(source), block_size=32, is_symmetric=True, accuracy_level=4)
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(file))
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    feeds = dict(zip(("latents", "timestep", "text"), (t.numpy() for t in case.arguments), strict=True))
+    return Contender(lambda: session.run(None, feeds)[0], file.stat().st_size)
+
+
+def openvino(case: Case, threads: int, cache_folder: Path, kind: str) -> Contender:
+    """OpenVINO on the CPU: float, or 8- and 4-bit weights with dynamically quantized activations."""
+    import openvino as ov
+
+    model = ov.Core().read_model(_onnx(case, cache_folder))
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    if kind != "fp32":
+        import nncf
+
+        mode = {"int8": nncf.CompressWeightsMode.INT8_SYM, "int4": nncf.CompressWeightsMode.INT4_SYM}[kind]
+        groups = {} if kind == "int8" else {"group_size": 32, "ratio": 1.0, "all_layers": True}
+        with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+            model = nncf.compress_weights(model, mode=mode, **groups)
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 64
+    compiled = ov.compile_model(model, "CPU", settings)
+    feeds = [tensor.numpy() for tensor in case.arguments]
+    bits = {"fp32": 32, "int8": 8, "int4": 4.5}[kind]
+    return Contender(lambda: compiled(feeds)[0], int(sum(p.numel() for p in case.transformer.parameters()) * bits / 8))
+
+
+def set_threads(count: int) -> None:
+    """Of PyTorch and ExecuTorch, for what is built from now on: a loaded method keeps the pool it was loaded with."""
+    from executorch.extension.pybindings import portable_lib
+
+    torch.set_num_threads(count)
+    portable_lib._unsafe_reset_threadpool(count)
+
+
+def _executorch(file: Path, method: str, inputs: list[torch.Tensor]) -> Contender:
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(file)
+    loaded = program.load_method(method)
+    # The closure keeps the program, which its methods do not.
+    return Contender(lambda: (program, loaded.execute(inputs)[0])[1], file.stat().st_size)
+
+
+def executorch_stock(case: Case, threads: int, cache_folder: Path, kind: str) -> Contender:
+    """The stock route: torchao's quantize_ on the unchanged module, torch.export, XNNPACK."""
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
+    from torchao.quantization.granularity import PerAxis, PerGroup
+
+    file = cache_folder / f"stock-{kind}-{case.blocks}x{case.tokens}.pte"
+    if not file.exists():
+        module = copy.deepcopy(case.transformer)
+        weights = {"8da8w": (torch.int8, PerAxis(0)), "8da4w": (torch.int4, PerGroup(32))}
+        if kind in weights:
+            dtype, granularity = weights[kind]
+            config = Int8DynamicActivationIntxWeightConfig(weight_dtype=dtype, weight_granularity=granularity)
+            quantize_(module, config, lambda m, name: isinstance(m, nn.Linear) and "transformer_blocks" in name)
+        program = torch.export.export(module, case.arguments)
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        file.write_bytes(lowered.to_executorch().buffer)
+    return _executorch(file, "forward", list(case.arguments))
+
+
+@cache
+def _denoiser(case: Case) -> tuple[nn.Module, dict]:
+    """The float denoiser of a case and the moments of its inputs."""
+    transformer = case.transformer.transformer
+    config = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
+    denoiser = PixArtDenoiser.from_diffusers(config, transformer.state_dict()).eval().requires_grad_(False)
+    return denoiser, calibration.calibrate(denoiser, [partial(case.inputs.run, denoiser)])
+
+
+def edge(case: Case, threads: int, cache_folder: Path, name: str) -> Contender:
+    """Ours: the denoise method of a recipe, with the prompt prepared, as it runs at every step."""
+    from edge_hadanorm.export.program import Denoise, export
+    from edge_hadanorm.export.xnnpack import lower
+
+    file = cache_folder / f"edge-{name}-{case.blocks}x{case.tokens}.pte"
+    denoiser, moments = _denoiser(case)
+    quantized = quantize.quantize(denoiser, recipe.named(name), moments)
+    conditioning = [tensor.contiguous() for tensor in quantized.prepare(case.inputs.text)]
+    inputs = (case.inputs.latents, case.inputs.timestep, conditioning)
+    if not file.exists():
+        program, _ = lower({"denoise": export(Denoise(quantized), inputs)})
+        file.write_bytes(program.buffer)
+    return _executorch(file, "denoise", [*inputs[:2], *conditioning])
+
+
+EDGE_RECIPES = [f"{method}-{form}" for form in ("w8a8", "w4a8") for method in ("rtn", "hadanorm-balanced")]
+BUILDERS: dict[str, Builder] = {
+    "torch-fp32": torch_eager,
+    "torch-bf16": partial(torch_eager, dtype=torch.bfloat16),
+    "torch-compile": torch_compiled,
+    **{f"onnxruntime-{kind}": partial(onnxruntime, kind=kind) for kind in ("fp32", "int8", "int4")},
+    **{f"openvino-{kind}": partial(openvino, kind=kind) for kind in ("fp32", "int8", "int4")},
+    **{f"executorch-{kind}": partial(executorch_stock, kind=kind) for kind in ("fp32", "8da8w", "8da4w")},
+    **{f"edge-{name}": partial(edge, name=name) for name in EDGE_RECIPES},
+}
