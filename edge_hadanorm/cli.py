@@ -78,10 +78,13 @@ def export(quantized: Path, target: str, out: Path, force: bool) -> None:
 @click.option("--steps", type=int, help="Sampler steps.  [default: the bundle's]")
 @click.option("--guidance", type=float, help="Classifier-free guidance.  [default: the bundle's]")
 @click.option("--backend", type=click.Choice(["auto", "executorch", "simulation"]), default="auto", show_default=True)
-def generate(bundle, prompt, out, seed, steps, guidance, backend) -> None:
+@click.option("--threads", type=click.IntRange(1, 64), help="Threads of the runtime.  [default: the runtime's]")
+def generate(bundle, prompt, out, seed, steps, guidance, backend, threads) -> None:
     """Draw PROMPT with a BUNDLE, as a phone would."""
-    from edge_hadanorm import workflow
+    from edge_hadanorm import runtime, workflow
 
+    if threads:
+        runtime.set_threads(threads)
     milliseconds, runner = workflow.generate(bundle, prompt, out, seed, steps, guidance, backend)
     click.echo(f"{out}: drawn on {runner}" + (f", {milliseconds:.1f} ms a step" if milliseconds else ""))
 

@@ -110,6 +110,15 @@ def has_executorch() -> bool:
     return True
 
 
+def set_threads(count: int) -> None:
+    """Threads of PyTorch and ExecuTorch, for what is loaded from now on: a loaded method needs its own pool."""
+    torch.set_num_threads(count)
+    if has_executorch():
+        from executorch.extension.pybindings import portable_lib
+
+        portable_lib._unsafe_reset_threadpool(count)
+
+
 def picture(
     runner: Runner,
     prompt: str,

@@ -2,6 +2,7 @@
 
 import io
 import math
+import subprocess
 import sys
 
 import pytest
@@ -170,3 +171,17 @@ def test_guidance_1_is_the_prompts_prediction_alone(bundle, backend):
 
 def test_guidance_0_ignores_the_prompt(draw):
     assert draw("red a", guidance=0) == draw("blue c", guidance=0) != draw("red a")
+
+
+def test_threads_change_the_time_and_not_the_picture(bundle, tmp_path):
+    """In a process of its own: the thread pool is one for the whole process."""
+    drawn = []
+    for threads in ("1", "2"):
+        out = tmp_path / f"{threads}.png"
+        arguments = ["generate", str(bundle.folder), "red a", "--threads", threads, "--out", str(out)]
+        command = [sys.executable, "-c", "from edge_hadanorm.cli import main; main()", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        assert "ms a step" in done.stdout
+        drawn.append(out.read_bytes())
+    assert drawn[0] == drawn[1]

@@ -101,14 +101,6 @@ def openvino(case: Case, threads: int, cache_folder: Path, kind: str) -> Contend
     return Contender(lambda: compiled(feeds)[0], int(sum(p.numel() for p in case.transformer.parameters()) * bits / 8))
 
 
-def set_threads(count: int) -> None:
-    """Of PyTorch and ExecuTorch, for what is built from now on: a loaded method keeps the pool it was loaded with."""
-    from executorch.extension.pybindings import portable_lib
-
-    torch.set_num_threads(count)
-    portable_lib._unsafe_reset_threadpool(count)
-
-
 def _executorch(file: Path, method: str, inputs: list[torch.Tensor]) -> Contender:
     from executorch.runtime import Runtime
 
