@@ -65,7 +65,7 @@ def export(quantized: Path, target: str, out: Path, force: bool) -> None:
     if quantized.resolve() in out.resolve().parents:
         raise UserError(f"{out} lies in the checkpoint {quantized}; export to a folder of its own")
     with files.new_folder(out, force) as folder:
-        writer.write_bundle(folder, quantized, saved, target, console.say)
+        writer.write_bundle(folder, quantized, saved, target, console.status)
     size = sum(f.stat().st_size for f in out.glob("*.pte"))
     click.echo(f"{out}: {saved.recipe.name} for {target}, programs of {size / 1e6:.1f} MB")
 

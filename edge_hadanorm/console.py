@@ -50,6 +50,12 @@ def say(line: str) -> None:
     print(line, file=screen)
 
 
+def status(line: str) -> None:
+    """What a long command is at, on a terminal; nothing in a pipe."""
+    if screen.isatty():
+        say(line)
+
+
 def run(command: Callable[[], object]) -> int:
     """The exit status of a command: 0; 2 after one line for a user's mistake; 130 interrupted; 1 after a traceback."""
     import click

@@ -10,7 +10,7 @@ from torch import nn
 
 from edge_hadanorm import bundle, calibration, checkpoint, files, recipe, source, workflow
 from edge_hadanorm.checkpoint import Checkpoint
-from edge_hadanorm.console import progress, say
+from edge_hadanorm.console import progress, status
 from edge_hadanorm.evaluate import denoiser_sqnr_db, mean_psnr_db
 from edge_hadanorm.inspection import table
 from edge_hadanorm.metrics import bits_summary, save_png, to_pixels
@@ -57,7 +57,7 @@ def run(out: Path, force: bool) -> None:
         for part in ("checkpoint", "bundle", "pictures"):
             (folder / part).mkdir()
         checkpoint.save(folder / "checkpoint", saved)
-        write_bundle(folder / "bundle", folder / "checkpoint", saved, "xnnpack", say)
+        write_bundle(folder / "bundle", folder / "checkpoint", saved, "xnnpack", status)
         device = _draw(ExecuTorchRunner(bundle.load(folder / "bundle")), held_out)
         exported = results[RECIPES.index(EXPORTED)]
         exported["executorch_ms"] = device.milliseconds
