@@ -3,8 +3,8 @@
 config.json         transformer class and config, layout of every quantized linear, sampling defaults
 recipe.json         the recipe
 model.safetensors   packed codes, scales, transforms, float rest
-metrics.json        what `evaluate` measured, once it did
-tokenizer/ text_encoder/ scheduler/   copied from the pipeline, where there is one
+metrics.json        what was measured when it was quantized
+tokenizer/ text_encoder/ scheduler/ about.json   of the pipeline, where there is one
 """
 
 import dataclasses

@@ -20,7 +20,7 @@ from edge_hadanorm.samples import Trajectories
 
 RECIPES = (*(f"{method}-{form}" for form in ("w4a4", "w4a8") for method in recipe.METHODS), "hadanorm-balanced-w8a8")
 EXPORTED = "hadanorm-balanced-w4a8"
-SHOWN = ("rtn-w4a4", "hadanorm-balanced-w4a4")
+SHOWN = ("rtn-w4a4", "hadanorm-balanced-w4a4", EXPORTED)
 HEADER = ("recipe", "denoiser SQNR dB", "picture PSNR dB", "size MB", "simulated ms a step", "ExecuTorch ms a step")
 
 
@@ -48,12 +48,11 @@ def run(out: Path, force: bool) -> None:
             quantized = quantize(model.denoiser, recipe.named(name), moments)
             drawing = _draw(TorchRunner(quantized, model.pipeline), held_out)
             results.append(_result(name, model.denoiser, quantized, inputs, original, drawing))
+            if name in SHOWN:
+                drawings[f"{name}, simulated"] = drawing
             if name == EXPORTED:
                 text = checkpoint.Text(model.pipeline.tokenizer.length)
                 saved = Checkpoint(model.name, recipe.named(name), quantized, text, model.pipeline)
-                drawings[f"{name}, simulated"] = drawing
-            elif name in SHOWN:
-                drawings[f"{name}, simulated"] = drawing
         for part in ("checkpoint", "bundle", "pictures"):
             (folder / part).mkdir()
         checkpoint.save(folder / "checkpoint", saved)
