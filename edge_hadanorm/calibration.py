@@ -129,7 +129,8 @@ def activation_ranges(
     ranges: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def observe(name: str, x: torch.Tensor, weights: torch.Tensor | None = None) -> None:
-        rows = quantized.get_submodule(name).rows(x, weights)
+        linear = quantized.get_submodule(name)
+        rows = linear.rows(linear.absorbed(x)[0], weights)
         low, high = rows.aminmax()
         if name in ranges:
             low, high = torch.minimum(low, ranges[name][0]), torch.maximum(high, ranges[name][1])

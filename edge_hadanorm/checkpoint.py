@@ -1,6 +1,7 @@
 """The quantized checkpoint: a folder that stands on its own.
 
-config.json         transformer class and config, layout of every quantized linear, sampling defaults
+config.json         transformer class and config, sampling defaults, and for every quantized linear what its input's
+                    transform became: `absorbed` by the layer before (`producer`, see fold.py), the rest online
 recipe.json         the recipe
 model.safetensors   packed codes, scales, transforms, float rest
 metrics.json        what was measured when it was quantized
@@ -25,7 +26,9 @@ from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.source import ABOUT, COMPONENTS, TextToImage
 from edge_hadanorm.transform import FeatureTransform
 
-FORMAT = 1
+FORMAT = 2
+# What an input goes through before its linear: in the layers before, and in the linear.
+STAGES = ("absorbed", "transform")
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,14 @@ class Checkpoint:
 def save(folder: Path, saved: Checkpoint) -> None:
     """Write a checkpoint into an existing empty folder."""
     denoiser, pipeline = saved.denoiser, saved.pipeline
-    state, linears = denoiser.state_dict(), {}
+    state, linears, producers = denoiser.state_dict(), {}, denoiser.producers()
     for name in denoiser.quantizable():
         linear = denoiser.get_submodule(name)
         if linear.codes is not None:
             state[f"{name}.packed"] = quantizer.pack(state.pop(f"{name}.codes"), linear.recipe.weight_bits)
         linears[name] = {
-            "shape": list(linear.weight.shape),
-            "dynamic": linear.transform.dynamic,
-            "rotation": [list(factor) for factor in linear.transform.rotation],
+            "producer": producers[name].name if name in producers else None,
+            **{stage: getattr(linear, stage).layout() for stage in STAGES},
             "recipe": linear.recipe.to_json(),
         }
     write_json(
@@ -88,8 +90,9 @@ def load(folder: Path) -> Checkpoint:
     config = read_json(folder / "config.json", "checkpoint config")
     if not isinstance(config, dict) or not isinstance(config.get("format"), int):
         raise UserError(f"{folder / 'config.json'} is no checkpoint config: it names no format")
-    if config["format"] > FORMAT:
-        raise UserError(f"{folder} was made by a newer edge-hadanorm (format {config['format']}); update")
+    if config["format"] != FORMAT:
+        age, way = ("a newer", "update") if config["format"] > FORMAT else ("an older", "quantize again")
+        raise UserError(f"{folder} was made by {age} edge-hadanorm (format {config['format']}); {way}")
     tensors = read_tensors(folder / "model.safetensors")
     # Out of the mapped file into aligned memory: unaligned, a product may differ in its last bit from what was saved.
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -126,15 +129,22 @@ def _denoiser(config: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
 def _linear(name: str, layout: dict, linear: nn.Linear, tensors: dict[str, torch.Tensor]) -> QuantizedLinear:
     """The quantized form of a float linear, of which only the shape counts."""
     own, shape = recipe.from_json(layout["recipe"]), tuple(linear.weight.shape)
-    _check_shapes(name, linear, own, tensors)
-    inverse_scale = tensors.get("transform.inverse_scale")
-    transform = FeatureTransform(
-        centre=tensors.get("transform.centre"), dynamic=layout["dynamic"], rotation=layout["rotation"]
-    ).float()
-    transform.inverse_scale = inverse_scale
+    _check_shapes(name, linear, own, layout, tensors)
+    absorbed, online = (
+        FeatureTransform.from_layout(
+            layout[stage], {key.removeprefix(f"{stage}."): t for key, t in tensors.items() if key.startswith(stage)}
+        )
+        for stage in STAGES
+    )
     codes = quantizer.unpack(tensors["packed"], own.weight_bits, shape) if "packed" in tensors else None
     quantized = QuantizedLinear(
-        own, transform, codes, tensors.get("weight_scale"), tensors.get("bias"), tensors.get("weight")
+        own,
+        online,
+        codes,
+        tensors.get("weight_scale"),
+        tensors.get("bias"),
+        tensors.get("weight"),
+        absorbed,
     )
     if own.activations == "tensor":
         quantized.activation_scale = tensors["activation_scale"]
@@ -142,8 +152,8 @@ def _linear(name: str, layout: dict, linear: nn.Linear, tensors: dict[str, torch
     return quantized
 
 
-def _check_shapes(name: str, linear: nn.Linear, own: Recipe, tensors: dict[str, torch.Tensor]) -> None:
-    """Raises UserError where a tensor of a quantized linear is missing, foreign or not as its recipe makes it."""
+def _check_shapes(name: str, linear: nn.Linear, own: Recipe, layout: dict, tensors: dict[str, torch.Tensor]) -> None:
+    """Raises UserError where a tensor of a quantized linear is missing, foreign or not as config.json has it."""
     rows, columns = linear.weight.shape
     if own.weight_bits == FLOAT_BITS:
         shapes = {"weight": (rows, columns)}
@@ -152,10 +162,9 @@ def _check_shapes(name: str, linear: nn.Linear, own: Recipe, tensors: dict[str, 
         shapes = {"packed": (packed,), "weight_scale": (rows, columns // (own.group_size or columns))}
     if own.activations == "tensor":
         shapes |= {"activation_scale": (), "activation_zero_point": ()}
-    if own.centre != "none":
-        shapes["transform.centre"] = (columns,)
-    if own.scale != "none":
-        shapes["transform.inverse_scale"] = (columns,)
+    for stage in STAGES:
+        parts = {"centre": layout[stage]["centre"], "inverse_scale": layout[stage]["scale"]}
+        shapes |= {f"{stage}.{part}": (columns,) for part, present in parts.items() if present}
     if own.centre != "none" or linear.bias is not None:
         shapes["bias"] = (rows,)
     for key in (*shapes, *tensors):

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from edge_hadanorm.calibration import observed
+from edge_hadanorm.fold import refold
 from edge_hadanorm.metrics import Sqnr, bits_summary, psnr_db, to_pixels
 from edge_hadanorm.samples import Inputs, Trajectories
 
@@ -18,6 +19,7 @@ def denoiser_sqnr_db(exact: nn.Module, quantized: nn.Module, inputs: list[Inputs
 
 def layer_sqnr_db(exact: nn.Module, quantized: nn.Module, inputs: list[Inputs]) -> dict[str, float]:
     """SQNR of the output of each quantized linear alone, given the float model's input."""
+    exact = refold(exact, quantized)
     layers = {name: Sqnr() for name in exact.quantizable()}
 
     def compare(name: str, x: torch.Tensor, *weights: torch.Tensor | None) -> None:

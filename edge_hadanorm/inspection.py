@@ -8,6 +8,7 @@ from edge_hadanorm.bundle import MANIFEST, Bundle
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json
+from edge_hadanorm.fold import Producer
 from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.metrics import bits_summary
 from edge_hadanorm.source import Source
@@ -40,9 +41,15 @@ def describe_source(model: Source) -> str:
 def describe_checkpoint(saved: Checkpoint, metrics: dict) -> str:
     """The transform and the bits of every quantized linear."""
     bits = bits_summary(saved.denoiser)
-    layers = metrics.get("layers", {})
+    layers, producers = metrics.get("layers", {}), saved.denoiser.producers()
     rows = [
-        (name, _shape(linear.weight), _grids(linear), *_transform(linear), _decibel(layers.get(name)))
+        (
+            name,
+            _shape(linear.weight),
+            _grids(linear),
+            *_folding(linear, producers.get(name)),
+            _decibel(layers.get(name)),
+        )
         for name, linear in saved.denoiser.named_modules()
         if isinstance(linear, QuantizedLinear)
     ]
@@ -54,7 +61,7 @@ def describe_checkpoint(saved: Checkpoint, metrics: dict) -> str:
     if metrics.get("denoiser_sqnr_db") is not None:
         pictures = _decibel(metrics["image_psnr_db"])
         lines.append(f"denoiser SQNR {_decibel(metrics['denoiser_sqnr_db'])} dB, pictures {pictures} dB PSNR")
-    header = ("linear", "shape", "grids", "centre", "scale", "rotation", "SQNR dB")
+    header = ("linear", "shape", "grids", "folded offline", "online", "SQNR dB")
     return "\n".join([*lines, "", table(header, rows), *_words(saved.pipeline)])
 
 
@@ -114,11 +121,11 @@ def _grids(linear: QuantizedLinear) -> str:
     return f"w{recipe.weight_bits}a{recipe.activation_bits}{groups} per {recipe.activations}"
 
 
-def _transform(linear: QuantizedLinear) -> tuple[str, str, str]:
-    transform = linear.transform
-    centre = "dynamic" if transform.dynamic else "-" if transform.centre is None else "static"
-    scale = "-" if transform.inverse_scale is None else linear.recipe.scale
-    return centre, scale, " x ".join(f"H{order}" for order, _ in reversed(transform.rotation)) or "-"
+def _folding(linear: QuantizedLinear, producer: Producer | None) -> tuple[str, str]:
+    """What of the input's transform went offline into the layer before, and what the device computes."""
+    absorbed = linear.absorbed.steps()
+    offline = f"{', '.join(absorbed)} into {producer.name}" if absorbed else "-"
+    return offline, ", ".join(linear.transform.steps()) or "-"
 
 
 def _delegation(account: dict | None) -> Row:

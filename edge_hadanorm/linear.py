@@ -26,7 +26,9 @@ class QuantizedLinear(nn.Module):
 
     codes int8 [m, d], weight_scale [m, groups] and bias [m] or None are of the folded weight, transform.fold(W, b).
     Where the recipe leaves weights as they are, codes and weight_scale are None and weight [m, d] is that weight.
-    With static activations, activation_scale and activation_zero_point are set by `set_activation_range`.
+    transform is what is left online of the input's transform; the layer before gives x with the rest, `absorbed`, done
+    (see fold.py). With static activations, activation_scale and activation_zero_point are set by
+    `set_activation_range`.
 
     `on_device`: leave the 8-bit quantization of z to the runtime. Export sets it, simulation does not.
     """
@@ -39,9 +41,11 @@ class QuantizedLinear(nn.Module):
         weight_scale: torch.Tensor | None,
         bias: torch.Tensor | None,
         weight: torch.Tensor | None = None,
+        absorbed: FeatureTransform | None = None,
     ):
         super().__init__()
-        self.recipe, self.transform, self.on_device = recipe, transform, False
+        self.recipe, self.on_device = recipe, False
+        self.transform, self.absorbed = transform, absorbed or FeatureTransform()
         static = recipe.activations == "tensor"
         self.register_buffer("codes", codes)
         self.register_buffer("weight_scale", weight_scale)

@@ -49,7 +49,13 @@ def bits_summary(denoiser: nn.Module) -> dict:
     linears = list(named.values())
     weights = sum(m.weight.numel() for m in linears)
     code_bits = sum(m.codes.numel() * m.recipe.weight_bits for m in linears if m.codes is not None)
-    side = sum(t.numel() * t.element_size() for m in linears for k, t in m.state_dict().items() if k != "codes")
+    # What has been absorbed is in other weights already and no device needs it.
+    side = sum(
+        t.numel() * t.element_size()
+        for m in linears
+        for k, t in m.state_dict().items()
+        if k != "codes" and not k.startswith("absorbed.")
+    )
     rest = sum(
         t.numel() * t.element_size()
         for k, t in denoiser.state_dict().items()

@@ -1,6 +1,5 @@
 """A float denoiser and a recipe to a quantized denoiser: transform, fold, round, one linear after the other."""
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -8,6 +7,7 @@ from torch import nn
 
 from edge_hadanorm.calibration import Moments, activation_ranges
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.fold import Folding, fold
 from edge_hadanorm.hadamard import is_hadamard_order
 from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
 from edge_hadanorm.recipe import Recipe
@@ -40,44 +40,54 @@ def feature_scale(recipe: Recipe, moments: Moments, weight: torch.Tensor) -> tor
     return torch.where(usable, scale, 1.0).clamp(1 / SCALE_RANGE, SCALE_RANGE)
 
 
-def build_transform(recipe: Recipe, moments: Moments | None, weight: torch.Tensor) -> FeatureTransform:
-    """The float64 transform of one input; moments may be None where the recipe measures nothing."""
+def build_transform(
+    recipe: Recipe, moments: Moments | None, weight: torch.Tensor, head: int | None = None
+) -> FeatureTransform:
+    """The float64 transform of one input; moments may be None where the recipe measures nothing.
+
+    head: features within which a rotation costs nothing, see `rotation_factors`.
+    """
     return FeatureTransform(
         centre=None if recipe.centre == "none" else moments.mean,
         dynamic=recipe.centre == "dynamic",
         scale=feature_scale(recipe, moments, weight),
-        rotation=rotation_factors(weight.shape[1], recipe.rotation, recipe.block),
+        rotation=rotation_factors(weight.shape[1], recipe.rotation, recipe.block, head),
     )
 
 
-def quantize_linear(recipe: Recipe, moments: Moments | None, linear: nn.Linear) -> QuantizedLinear:
-    """One float linear by a recipe; computed in float64, kept in float32."""
-    weight = linear.weight.double()
-    transform = build_transform(recipe, moments, weight)
-    folded, bias = transform.fold(weight, None if linear.bias is None else linear.bias.double())
+def quantize_linear(recipe: Recipe, folding: Folding, linear: nn.Linear) -> QuantizedLinear:
+    """One linear of a folded float denoiser by a recipe; computed in float64, kept in float32."""
+    folded, bias = folding.online.fold(linear.weight.double(), None if linear.bias is None else linear.bias.double())
     bias = None if bias is None else bias.float()
+    absorbed, online = folding.absorbed.float(), folding.online.float()
     if recipe.weight_bits == FLOAT_BITS:
-        return QuantizedLinear(recipe, transform.float(), None, None, bias, folded.float())
+        return QuantizedLinear(recipe, online, None, None, bias, folded.float(), absorbed)
     codes, scale = ROUNDING[recipe.rounding](folded, recipe.weight_bits, recipe.group_size)
-    return QuantizedLinear(recipe, transform.float(), codes, scale.float(), bias)
+    return QuantizedLinear(recipe, online, codes, scale.float(), bias, absorbed=absorbed)
 
 
 def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
     """Raises UserError where the recipe does not fit this denoiser's linears."""
     if recipe.activation_bits == FLOAT_BITS and recipe.activations == "tensor":
         raise UserError(f"recipe {recipe.name}: activations of 16 bits have no range to calibrate; leave out -static")
+    heads = rotation_heads(denoiser)
     for name in denoiser.quantizable():
         width = denoiser.get_submodule(name).weight.shape[1]
         if (groups := recipe.group_size) and width % groups:
             raise UserError(
                 f"recipe {recipe.name}: groups of {groups} do not divide the {width} inputs of {name}; use a divisor"
             )
-        factors = rotation_factors(width, recipe.rotation, recipe.block)
+        factors = rotation_factors(width, recipe.rotation, recipe.block, heads.get(name))
         if odd := [order for order, _ in factors if not is_hadamard_order(order)]:
             raise UserError(
                 f"recipe {recipe.name}: no Hadamard matrix of order {odd[0]} for the {width} inputs of {name}; use the "
                 "rotation block"
             )
+
+
+def rotation_heads(denoiser: nn.Module) -> dict[str, int | None]:
+    """For each linear whose input's producer can fold, the features within which that takes a rotation."""
+    return {name: producer.head for name, producer in denoiser.producers().items()}
 
 
 @torch.no_grad()
@@ -93,12 +103,14 @@ def quantize(
     static activations.
     """
     check_recipe(recipe, denoiser)
-    names = denoiser.quantizable()
-    kept = {id(p): p for p in denoiser.parameters()} | {id(b): b for b in denoiser.buffers()}
-    quantized = copy.deepcopy(denoiser, memo=kept)  # shares the float tensors that stay
+    names, heads = denoiser.quantizable(), rotation_heads(denoiser)
+
+    def choose(name: str, weight: torch.Tensor) -> FeatureTransform:
+        return build_transform(recipe, moments and moments[name], weight, heads.get(name))
+
+    quantized, foldings = fold(denoiser, choose)
     for name in names:
-        linear = denoiser.get_submodule(name)
-        quantized.set_submodule(name, quantize_linear(recipe, moments and moments[name], linear))
+        quantized.set_submodule(name, quantize_linear(recipe, foldings[name], quantized.get_submodule(name)))
     if recipe.activations == "tensor":
         ranges = activation_ranges(denoiser, quantized, samples)
         for name in names:

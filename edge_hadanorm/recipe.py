@@ -78,6 +78,7 @@ METHODS = {
     "quarot": dict(rotation="block"),
     "hadanorm": dict(centre="dynamic", scale="std", rotation="block"),
     "hadanorm-balanced": dict(centre="dynamic", scale="balanced", rotation="block"),
+    "hadanorm-folded": dict(centre="static", scale="balanced", rotation="block"),
 }
 SUMMARIES = {
     "rtn": "round to nearest, no transform",
@@ -85,6 +86,7 @@ SUMMARIES = {
     "quarot": "Hadamard rotation (Ashkboos et al., arXiv 2404.00456)",
     "hadanorm": "dynamic centre, scale by the standard deviation, Hadamard (Federici et al., arXiv 2506.09932)",
     "hadanorm-balanced": "dynamic centre, scale that balances input and weight error, Hadamard",
+    "hadanorm-folded": "the same with a static centre: all that can fold is folded offline",
 }
 FORMATS = ("w4a4", "w4a8", "w4a8-g32", "w8a8", "w8a8-static")
 _NAME = re.compile(r"(?P<method>.+)-w(?P<w>\d+)a(?P<a>\d+)(-g(?P<g>\d+))?(?P<static>-static)?")

@@ -48,10 +48,37 @@ class FeatureTransform(nn.Module):
         the mean (0 for padding), not all zero; None: all the same. Any mean keeps the identity exact.
         """
         if not self.dynamic:
-            return self._linear(x if self.centre is None else x - self.centre), None
+            return self.linear(x if self.centre is None else x - self.centre), None
         mean = token_mean(x, weights)
         rest = mean if self.centre is None else mean - self.centre
-        return self._linear(x - mean), self._linear(rest)
+        return self.linear(x - mean), self.linear(rest)
+
+    @classmethod
+    def from_layout(cls, layout: dict, tensors: dict[str, torch.Tensor]) -> "FeatureTransform":
+        """The transform with this `layout` and these tensors, its state dict, to the bit. KeyError: one is missing."""
+        made = cls(tensors["centre"] if layout["centre"] else None, layout["dynamic"], rotation=layout["rotation"])
+        made.inverse_scale = tensors["inverse_scale"] if layout["scale"] else None
+        return made.float()
+
+    def layout(self) -> dict:
+        """What it consists of, as JSON."""
+        return {
+            "centre": self.centre is not None,
+            "dynamic": self.dynamic,
+            "scale": self.inverse_scale is not None,
+            "rotation": [list(factor) for factor in self.rotation],
+        }
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it leaves every input as it is."""
+        return self.centre is None and not self.dynamic and self.inverse_scale is None and not self.rotation
+
+    def steps(self) -> list[str]:
+        """What it does, in order, in words."""
+        centre = "token mean" if self.dynamic else None if self.centre is None else "mean"
+        scale = None if self.inverse_scale is None else "scale"
+        return [step for step in (centre, scale) if step] + [f"H{order}" for order, _ in self.rotation]
 
     def fold(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """W' [m, d] and b' [m] of a weight [m, d], stacked for all linears on this input, and its bias [m] or None."""
@@ -61,7 +88,8 @@ class FeatureTransform(nn.Module):
             bias = share if bias is None else bias + share
         return self._rotate(folded), bias
 
-    def _linear(self, x: torch.Tensor) -> torch.Tensor:
+    def linear(self, x: torch.Tensor) -> torch.Tensor:
+        """x D^-1 R of x [..., d]: the transform of a difference, which has no centre."""
         return self._rotate(x if self.inverse_scale is None else x * self.inverse_scale)
 
     def _rotate(self, x: torch.Tensor) -> torch.Tensor:
@@ -87,16 +115,22 @@ def rotate_strided(x: torch.Tensor, matrix: torch.Tensor, stride: int) -> torch.
     return rotate(blocks, matrix).transpose(-1, -2).reshape(x.shape)
 
 
-def rotation_factors(width: int, kind: str, block: int) -> Rotation:
+def rotation_factors(width: int, kind: str, block: int, head: int | None = None) -> Rotation:
     """The factors of a rotation for inputs of `width` features.
 
     block: Hadamard blocks of the largest power of two that divides width, at most `block`.
     full: over the whole width, as a Kronecker product of two, which costs n1 + n2 multiplications a feature. A width
     that is no Hadamard order gets factors that `FeatureTransform` refuses.
+    head: where a rotation within heads of so many features costs nothing (see fold.py), a first factor that is one.
     """
     if kind == "none":
         return ()
+    if head is not None and is_hadamard_order(head) and (kind == "block" or is_hadamard_order(width // head)):
+        factors = ((head, 1), (width // head, head))[: 1 if kind == "block" else 2]
+        return tuple((order, stride) for order, stride in factors if order > 1)
     if kind == "block":
+        if head is not None:
+            width = block = head
         order = largest_block(width, block)
         return ((order, 1),) if order > 1 else ()
     inner = largest_block(width, 1 << (width.bit_length() // 2))

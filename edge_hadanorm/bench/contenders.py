@@ -156,7 +156,8 @@ def edge(case: Case, threads: int, cache_folder: Path, name: str) -> Contender:
     return _executorch(file, "denoise", [*inputs[:2], *conditioning])
 
 
-EDGE_RECIPES = [f"{method}-{form}" for form in ("w8a8", "w4a8") for method in ("rtn", "hadanorm-balanced")]
+EDGE_METHODS = ("rtn", "hadanorm-balanced", "hadanorm-folded")
+EDGE_RECIPES = [f"{method}-{form}" for form in ("w8a8", "w4a8") for method in EDGE_METHODS]
 BUILDERS: dict[str, Builder] = {
     "torch-fp32": torch_eager,
     "torch-bf16": partial(torch_eager, dtype=torch.bfloat16),

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.fold import Modulation, Producer, Values
 
 LAYER_NORM_EPS = 1e-6
 TIME_CHANNELS = 256
@@ -73,22 +74,27 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """adaLN-single block (PixArt-alpha, arXiv 2310.00426, section 2.3)."""
+    """adaLN-single block (PixArt-alpha, arXiv 2310.00426, section 2.3).
+
+    Shifts, scales and gates are the six parts of (modulation + time) * gain. The 1 of a scale is in `modulation`, and
+    `gain`, by itself 1, is for transforms to fold into.
+    """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.width = width
         self.modulation = nn.Parameter(torch.empty(1, 1, 6 * width))
+        self.gain = nn.Parameter(torch.empty(1, 1, 6 * width))
         self.attn1 = Attention(width, heads)
         self.attn2 = CrossAttention(width, heads)
         self.ff = FeedForward(width, 4 * width)
 
     def forward(self, x, time, k, v, bias):
         """x [B, S, d], time [1, 1, 6 d], keys and values of this block's text."""
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = parts(self.modulation + time, 6)
-        x = x + gate_a * self.attn1(self._norm(x) * (1.0 + scale_a) + shift_a)
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = parts((self.modulation + time) * self.gain, 6)
+        x = x + gate_a * self.attn1(self._norm(x) * scale_a + shift_a)
         x = x + self.attn2(x, k, v, bias)
-        return x + gate_f * self.ff(self._norm(x) * (1.0 + scale_f) + shift_f)
+        return x + gate_f * self.ff(self._norm(x) * scale_f + shift_f)
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
         return F.layer_norm(x, (self.width,), eps=LAYER_NORM_EPS)
@@ -146,6 +152,18 @@ class PixArtDenoiser(nn.Module):
             for name in ("attn1.qkv", "attn1.out", "attn2.q", "attn2.kv", "attn2.out", "ff.up", "ff.down")
         ]
 
+    def producers(self) -> dict[str, Producer]:
+        """What makes the input of a quantizable linear, where a transform can fold into it."""
+        head, made = self.width // self.heads, {}
+        for block in (f"blocks.{i}" for i in range(len(self.blocks))):
+            made |= {
+                f"{block}.attn1.qkv": Modulation(block, shift=0, scale=1),
+                f"{block}.attn1.out": Values(f"{block}.attn1.qkv", 2 * self.width, head),
+                f"{block}.attn2.out": Values(f"{block}.attn2.kv", self.width, head),
+                f"{block}.ff.up": Modulation(block, shift=3, scale=4),
+            }
+        return made
+
     def prepare(self, text: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
         """The conditioning of a prompt: keys and values of every block, and with a mask [B, L] the scores' bias."""
         text = self.text_down(F.gelu(self.text_up(text), approximate="tanh"))
@@ -164,7 +182,7 @@ class PixArtDenoiser(nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x, modulation, conditioning[2 * i], conditioning[2 * i + 1], bias)
         shift, scale = (part + time for part in parts(self.final_modulation, 2))
-        x = self.final(F.layer_norm(x, (self.width,), eps=LAYER_NORM_EPS) * (1.0 + scale) + shift)
+        x = self.final(F.layer_norm(x, (self.width,), eps=LAYER_NORM_EPS) * scale + shift)
         grid, patch = self.side // self.patch, self.patch
         x = x.reshape(-1, grid, grid, patch, patch, self.channels).permute(0, 5, 1, 3, 2, 4)
         return x.reshape(-1, self.channels, self.side, self.side)
@@ -220,6 +238,13 @@ def check_config(config: dict) -> None:
             raise UserError(f"transformer config: {key} is {config[key]!r}; only {value!r} is supported")
 
 
+def modulation(table: torch.Tensor, scales: tuple[int, ...]) -> torch.Tensor:
+    """A table [n, d] as a row [1, 1, n d], with 1 added to the rows that are scales."""
+    table = table.clone()
+    table[list(scales)] += 1
+    return table.reshape(1, 1, -1)
+
+
 def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A PixArtTransformer2DModel state dict as a PixArtDenoiser's: stacked, scaled, cut."""
     patch, side, channels = config["patch_size"], config["sample_size"], config["in_channels"]
@@ -256,7 +281,8 @@ def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.T
     put("text_down", linear("caption_projection.linear_2", width, width))
     for i in range(config["num_layers"]):
         source, target = f"transformer_blocks.{i}", f"blocks.{i}"
-        state[f"{target}.modulation"] = take(f"{source}.scale_shift_table", 6, width).reshape(1, 1, -1)
+        state[f"{target}.modulation"] = modulation(take(f"{source}.scale_shift_table", 6, width), scales=(1, 4))
+        state[f"{target}.gain"] = torch.ones_like(state[f"{target}.modulation"])
         for attn in ("attn1", "attn2"):
             q, k, v = (linear(f"{source}.{attn}.to_{name}", width, width) for name in "qkv")
             q = tuple(t * head**-0.5 for t in q)
@@ -268,7 +294,7 @@ def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.T
             put(f"{target}.{attn}.out", linear(f"{source}.{attn}.to_out.0", width, width))
         put(f"{target}.ff.up", linear(f"{source}.ff.net.0.proj", 4 * width, width))
         put(f"{target}.ff.down", linear(f"{source}.ff.net.2", width, 4 * width))
-    state["final_modulation"] = take("scale_shift_table", 2, width).reshape(1, 1, -1)
+    state["final_modulation"] = modulation(take("scale_shift_table", 2, width), scales=(1,))
     out = config.get("out_channels") or channels
     weight, bias = linear("proj_out", patch * patch * out, width)
     # Rows are (patch row, patch column, channel); channels past the latents' are a learned variance.

@@ -1,0 +1,143 @@
+"""Folding: what the layer that makes a linear's input can do of its transform offline.
+
+A transform z = ((x - mu) / D) R splits into an absorbed part, which moves into the weights of the layer that makes x,
+and an online part, which the device computes. Both identities are exact:
+
+- Attention makes x = P V, and the rows of P sum to one: ((x - mu) / D) R = P (((V - mu) / D) R) for an R within heads,
+  so all of it goes into the linear that makes V.
+- An adaptive layer norm makes x = n (1 + s) + t: (x - mu) / D = n (1 + s) / D + (t - mu) / D, d numbers a step where
+  S x d would be divided. A rotation does not commute with n (1 + s) and stays online.
+
+Of a dynamic mean the calibrated share is absorbed; online remains the mean over the tokens of what is left.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import nn
+
+from edge_hadanorm.transform import FeatureTransform
+
+
+class Producer(Protocol):
+    """Makes the input of a quantized linear.
+
+    head: features within which it can take a rotation, None where it takes none.
+    """
+
+    name: ClassVar[str]
+    head: int | None
+
+    def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
+        """Let `denoiser` make the transform of what it made; replaces parameters, does not write into them."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """Attention, whose values are the output of `linear` from feature `first` on, in heads of `head` features."""
+
+    linear: str
+    first: int
+    head: int
+    name: ClassVar[str] = "values"
+
+    def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
+        linear = denoiser.get_submodule(self.linear)
+        weight, bias = linear.weight.double(), linear.bias.double()
+        values = slice(self.first, None)
+        weight = torch.cat([weight[: self.first], transform.linear(weight[values].T).T])
+        bias = torch.cat([bias[: self.first], transform(bias[values])[0]])
+        replace(linear, weight=weight, bias=bias)
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """An adaptive layer norm: n scale + shift, with parts (`modulation` + time) `gain` of a block, numbered."""
+
+    block: str
+    shift: int
+    scale: int
+    name: ClassVar[str] = "modulation"
+    head: ClassVar[None] = None
+
+    def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
+        block = denoiser.get_submodule(self.block)
+        modulation, gain = (p.detach().double().clone() for p in (block.modulation, block.gain))
+
+        def part(index: int) -> slice:
+            return slice(index * block.width, (index + 1) * block.width)
+
+        if transform.centre is not None:
+            modulation[..., part(self.shift)] -= transform.centre / gain[..., part(self.shift)]
+        if transform.inverse_scale is not None:
+            for index in (self.shift, self.scale):
+                gain[..., part(index)] *= transform.inverse_scale
+        replace(block, modulation=modulation, gain=gain)
+
+
+@dataclass(frozen=True)
+class Folding:
+    """The two parts of one input's transform: online(absorbed(x)) is that transform of x."""
+
+    absorbed: FeatureTransform
+    online: FeatureTransform
+
+
+def split(transform: FeatureTransform, head: int | None) -> Folding:
+    """What a producer with this `head` absorbs, and the rest."""
+    within = 0
+    for order, stride in transform.rotation:
+        if head is None or head % (order * stride):
+            break
+        within += 1
+    scale = None if transform.inverse_scale is None else 1 / transform.inverse_scale
+    absorbed = FeatureTransform(transform.centre, scale=scale, rotation=transform.rotation[:within])
+    return Folding(absorbed, FeatureTransform(dynamic=transform.dynamic, rotation=transform.rotation[within:]))
+
+
+@torch.no_grad()
+def fold(
+    denoiser: nn.Module, choose: Callable[[str, torch.Tensor], FeatureTransform]
+) -> tuple[nn.Module, dict[str, Folding]]:
+    """A copy of a float denoiser that computes the same with the transforms folded in, and each linear's folding.
+
+    choose(name, weight) -> the float64 transform of a linear's input, for its weight [m, d] float64 as folded so far.
+    In the copy a linear takes and multiplies the absorbed transform of its input; the online one is left to the
+    caller. Tensors that no transform touches are shared with `denoiser`.
+    """
+    folded, producers, foldings = shared_copy(denoiser), denoiser.producers(), {}
+    # Consumers first: what an attention's output linear folds into the values changes the weight that makes them.
+    for name in reversed(denoiser.quantizable()):
+        linear, producer = folded.get_submodule(name), producers.get(name)
+        weight, bias = linear.weight.double(), None if linear.bias is None else linear.bias.double()
+        transform = choose(name, weight)
+        foldings[name] = Folding(FeatureTransform(), transform) if producer is None else split(transform, producer.head)
+        absorbed = foldings[name].absorbed
+        if not absorbed.is_identity:
+            producer.absorb(folded, absorbed)
+            weight, bias = absorbed.fold(weight, bias)
+            replace(linear, weight=weight, bias=bias)
+    return folded, foldings
+
+
+def refold(denoiser: nn.Module, quantized: nn.Module) -> nn.Module:
+    """The float denoiser with folded in what a quantized one has absorbed, so that its layers can be compared."""
+    return fold(denoiser, lambda name, _: quantized.get_submodule(name).absorbed.double())[0]
+
+
+def shared_copy(denoiser: nn.Module) -> nn.Module:
+    """A copy with modules of its own and the same tensors."""
+    kept = {id(p): p for p in denoiser.parameters()} | {id(b): b for b in denoiser.buffers()}
+    return copy.deepcopy(denoiser, memo=kept)
+
+
+def replace(module: nn.Module, **tensors: torch.Tensor | None) -> None:
+    """New parameters of a module, in the dtype of the old."""
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            old = getattr(module, name)
+            dtype = module.weight.dtype if old is None else old.dtype
+            setattr(module, name, nn.Parameter(tensor.to(dtype), requires_grad=False))

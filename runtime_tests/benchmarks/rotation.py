@@ -1,0 +1,129 @@
+"""What the online rotation of a quantized linear costs, by how it is lowered.
+
+    python runtime_tests/benchmarks/rotation.py [--arm] [--json FILE]
+
+A linear d -> 1152 with 8-bit weights per channel and 8-bit activations per token, on 256 tokens, one thread, behind no
+rotation or one of `rotation_programs.VARIANTS`. Columns: milliseconds on this machine, and with --arm the instructions
+of one call on an emulated Cortex-A76. Needs g++ for the fused kernel; --arm needs qemu-user, g++-aarch64-linux-gnu and
+libc6-dev-arm64-cross. What is not there is said and left out.
+"""
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from edge_hadanorm import console
+
+if __name__ == "__main__":
+    console.silence_libraries()  # before they are imported
+
+import click
+import torch
+from rotation_arm import Emulator, wheel_folder
+from rotation_native import Missing
+from rotation_programs import VARIANTS, WIDTHS, Workshop, case
+
+from edge_hadanorm.inspection import table
+from edge_hadanorm.runtime import set_threads
+
+CACHE = Path.home() / ".cache/edge-hadanorm/rotation"
+ROUNDS = 40
+# One rounding in 256 tokens that falls the other way, because a float sum was ordered differently, is below it.
+ARM_TOLERANCE = 1e-3
+
+Result = dict[str, object]
+
+
+def measure(workshop: Workshop, rounds: int) -> list[Result]:
+    """Times of every variant, the variants of a width in turn, and the relative error of what they compute."""
+    results = []
+    for width in WIDTHS:
+        calls = {}
+        for name in console.progress(f"building, width {width}")(VARIANTS):
+            try:
+                calls[name] = workshop.load(name, width)
+            except Missing as missing:
+                console.say(f"{name}: left out, {missing}")
+        errors = {name: _relative(call(), case(width).exact) for name, call in calls.items()}
+        times = _interleaved(calls, rounds, f"timing, width {width}")
+        results += [
+            {
+                "variant": name,
+                "width": width,
+                "median_ms": statistics.median(times[name]),
+                "min_ms": min(times[name]),
+                "rel_error": errors[name],
+                "arm_instructions": None,
+                "arm_difference": None,
+            }
+            for name in calls
+        ]
+    return results
+
+
+def count_on_arm(results: list[Result], workshop: Workshop, emulator: Emulator) -> None:
+    """Add to each result its instructions, and how far the output is from this machine's; says where that is far."""
+    for result in console.progress("emulating ARM64")(results):
+        name, width = result["variant"], result["width"]
+        result["arm_instructions"], y = emulator.run(workshop.program(name, width), case(width).x.numpy())
+        expected = workshop.load(name, width)()
+        result["arm_difference"] = _relative(torch.from_numpy(y).view_as(expected), expected)
+        if result["arm_difference"] > ARM_TOLERANCE:
+            console.say(f"{name}, width {width}: ARM64 differs by {result['arm_difference']:.1e}: do not trust it")
+
+
+def as_table(results: list[Result]) -> str:
+    """Every result as a row."""
+    host = platform.machine()
+    header = ("variant", "width", f"{host} median ms", f"{host} min ms", "ARM64 M instructions")
+    rows = [
+        (
+            *(r["variant"], r["width"], f"{r['median_ms']:.2f}", f"{r['min_ms']:.2f}"),
+            "-" if r["arm_instructions"] is None else f"{r['arm_instructions'] / 1e6:.2f}",
+        )
+        for r in results
+    ]
+    return table(header, rows)
+
+
+def _interleaved(calls: dict[str, Callable], rounds: int, what: str) -> dict[str, list[float]]:
+    """Milliseconds of each round of each call."""
+    times = {name: [] for name in calls}
+    for _ in console.progress(what)(range(rounds)):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            times[name].append(1000 * (time.perf_counter() - started))
+    return times
+
+
+def _relative(y: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((y - expected).norm() / expected.norm()).item()
+
+
+@click.command(help=__doc__.split("\n")[0])
+@click.option("--arm", is_flag=True, help="Count instructions on an emulated ARM64 processor too.")
+@click.option("--wheel", type=click.Path(path_type=Path, exists=True), help="ExecuTorch for aarch64: .whl or folder.")
+@click.option("--rounds", type=click.IntRange(min=1), default=ROUNDS, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write the results here.")
+def main(arm: bool, wheel: Path | None, rounds: int, json_file: Path | None) -> None:
+    set_threads(1)
+    workshop = Workshop(CACHE)
+    results = measure(workshop, rounds)
+    if arm:
+        try:
+            emulator = Emulator(wheel_folder(wheel, CACHE), workshop.folder)
+            count_on_arm(results, workshop, emulator)
+        except Missing as missing:
+            console.say(f"ARM64 instructions: left out, {missing}")
+    print(as_table(results))
+    if json_file:
+        json_file.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(console.run(lambda: main(standalone_mode=False)))
