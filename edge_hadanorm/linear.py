@@ -61,15 +61,28 @@ class QuantizedLinear(nn.Module):
             grouped(self.codes, self.codes.shape[1] // self.weight_scale.shape[1]), self.weight_scale[..., None]
         ).flatten(1)
 
-    def forward(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-        """x [B, S, d] -> y [B, S, m]; weights [B, S] of the tokens in a dynamic mean, see `FeatureTransform`."""
+    def forward(
+        self, x: torch.Tensor, weights: torch.Tensor | None = None, parts: int = 1
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """x [B, S, d] -> y [B, S, m], or for a number of parts their outputs, each [B, S, m / parts].
+
+        weights [B, S]: of the tokens in a dynamic mean, see `FeatureTransform`.
+        """
         rows = self._as_device(self.rows(x, weights))
-        if not self.transform.dynamic:
-            return F.linear(rows, self.weight, self.bias)
-        y = F.linear(rows, self.weight)
-        tokens = x.shape[1]
-        share = y[:, tokens:] if self.bias is None else y[:, tokens:] + self.bias
-        return y[:, :tokens] + share
+        if self.transform.dynamic:
+            outputs = self._with_share(F.linear(rows, self.weight), x.shape[1], parts)
+        else:
+            outputs = equal_parts(F.linear(rows, self.weight, self.bias), parts)
+        return outputs if parts > 1 else outputs[0]
+
+    def _with_share(self, y: torch.Tensor, tokens: int, parts: int) -> list[torch.Tensor]:
+        """Bias and the mean's row [B, 1, m] added to the other rows; apart first, as smaller copies stay in caches."""
+        biases = [None] * parts if self.bias is None else equal_parts(self.bias, parts)
+        outputs = []
+        for part, bias in zip(equal_parts(y, parts), biases, strict=True):
+            share = part[:, tokens:] if bias is None else part[:, tokens:] + bias
+            outputs.append(part[:, :tokens] + share)
+        return outputs
 
     def rows(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """What the runtime is given to quantize: z [B, S, d], with a dynamic centre and the mean's row [B, S + 1, d].
@@ -94,6 +107,14 @@ class QuantizedLinear(nn.Module):
         if self.recipe.activations == "tensor":
             return fake_quantize(rows, self.activation_scale, self.activation_zero_point, self.recipe.activation_bits)
         return fake_quantize_per_token(rows, DEVICE_BITS)
+
+
+def equal_parts(x: torch.Tensor, count: int) -> list[torch.Tensor]:
+    """Parts of the last dimension, as slices, which mobile backends take where they refuse a split."""
+    if count == 1:
+        return [x]
+    size = x.shape[-1] // count
+    return [x[..., i * size : (i + 1) * size] for i in range(count)]
 
 
 def _follow_codes(linear: QuantizedLinear, _: object) -> None:

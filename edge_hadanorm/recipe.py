@@ -43,7 +43,7 @@ class Recipe:
     scale: str = "none"
     alpha: float = 0.5
     rotation: str = "none"
-    block: int = 64
+    block: int = 32
     rounding: str = "nearest"
 
     def __post_init__(self):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.fold import Modulation, Producer, Values
+from edge_hadanorm.linear import equal_parts
 
 LAYER_NORM_EPS = 1e-6
 TIME_CHANNELS = 256
@@ -23,11 +24,27 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Ten
     return torch.bmm(torch.softmax(scores if bias is None else scores + bias, dim=-1), v)
 
 
-class TokenLinear(nn.Linear):
-    """A linear that is told which tokens count, [B, L] (0: padding); quantized, it centres on those alone."""
+def layer_norm(x: torch.Tensor) -> torch.Tensor:
+    """Layer norm over the features of x [..., d], without weight: in products, which mobile backends take whole.
 
-    def forward(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-        return super().forward(x)
+    As an operator of its own it would split a program into two delegates, and run on one thread.
+    """
+    mean = x.new_full((1, x.shape[-1]), 1 / x.shape[-1])
+    x = x - F.linear(x, mean)
+    return x * torch.rsqrt(F.linear(x * x, mean) + LAYER_NORM_EPS)
+
+
+class StackedLinear(nn.Linear):
+    """Linears that read one tensor, as one that gives their outputs in turn: the float form of a `QuantizedLinear`.
+
+    weights [B, L]: which tokens count (0: padding); quantized, it centres on those alone.
+    """
+
+    def forward(
+        self, x: torch.Tensor, weights: torch.Tensor | None = None, parts: int = 1
+    ) -> torch.Tensor | list[torch.Tensor]:
+        y = super().forward(x)
+        return y if parts == 1 else equal_parts(y, parts)
 
 
 class Attention(nn.Module):
@@ -36,11 +53,11 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv = StackedLinear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (split_heads(t, self.heads) for t in parts(self.qkv(x), 3))
+        q, k, v = (split_heads(t, self.heads) for t in self.qkv(x, parts=3))
         return self.out(merge_heads(attention(q, k.transpose(1, 2), v), self.heads))
 
 
@@ -51,12 +68,12 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.q = nn.Linear(width, width)
-        self.kv = TokenLinear(width, 2 * width)
+        self.kv = StackedLinear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
     def prepare(self, text: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys [B * heads, h, L] and values [B * heads, L, h] of text [B, L, d]."""
-        k, v = (split_heads(t, self.heads) for t in parts(self.kv(text, weights), 2))
+        k, v = (split_heads(t, self.heads) for t in self.kv(text, weights, parts=2))
         return k.transpose(1, 2).contiguous(), v
 
     def forward(self, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -91,13 +108,10 @@ class Block(nn.Module):
 
     def forward(self, x, time, k, v, bias):
         """x [B, S, d], time [1, 1, 6 d], keys and values of this block's text."""
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = parts((self.modulation + time) * self.gain, 6)
-        x = x + gate_a * self.attn1(self._norm(x) * scale_a + shift_a)
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = equal_parts((self.modulation + time) * self.gain, 6)
+        x = x + gate_a * self.attn1(layer_norm(x) * scale_a + shift_a)
         x = x + self.attn2(x, k, v, bias)
-        return x + gate_f * self.ff(self._norm(x) * scale_f + shift_f)
-
-    def _norm(self, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x, (self.width,), eps=LAYER_NORM_EPS)
+        return x + gate_f * self.ff(layer_norm(x) * scale_f + shift_f)
 
 
 class PixArtDenoiser(nn.Module):
@@ -181,8 +195,8 @@ class PixArtDenoiser(nn.Module):
         bias = conditioning[2 * len(self.blocks)] if len(conditioning) % 2 else None
         for i, block in enumerate(self.blocks):
             x = block(x, modulation, conditioning[2 * i], conditioning[2 * i + 1], bias)
-        shift, scale = (part + time for part in parts(self.final_modulation, 2))
-        x = self.final(F.layer_norm(x, (self.width,), eps=LAYER_NORM_EPS) * scale + shift)
+        shift, scale = (part + time for part in equal_parts(self.final_modulation, 2))
+        x = self.final(layer_norm(x) * scale + shift)
         grid, patch = self.side // self.patch, self.patch
         x = x.reshape(-1, grid, grid, patch, patch, self.channels).permute(0, 5, 1, 3, 2, 4)
         return x.reshape(-1, self.channels, self.side, self.side)
@@ -191,12 +205,6 @@ class PixArtDenoiser(nn.Module):
         """Sinusoidal embedding and its two linears: [1] -> [1, 1, d]."""
         angles = timestep.reshape(1, 1, 1) * self.frequencies
         return self.time_down(F.silu(self.time_up(torch.cat([angles.cos(), angles.sin()], dim=-1))))
-
-
-def parts(x: torch.Tensor, count: int) -> list[torch.Tensor]:
-    """Equal parts of the last dimension, as slices, which mobile backends take where they refuse a split."""
-    size = x.shape[-1] // count
-    return [x[..., i * size : (i + 1) * size] for i in range(count)]
 
 
 def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
     python runtime_tests/benchmarks/rotation.py [--arm] [--json FILE]
 
 A linear d -> 1152 with 8-bit weights per channel and 8-bit activations per token, on 256 tokens, one thread, behind no
-rotation or one of `rotation_programs.VARIANTS`. Columns: milliseconds on this machine, and with --arm the instructions
+rotation or one of `rotation_variants.VARIANTS`. Columns: milliseconds on this machine, and with --arm the instructions
 of one call on an emulated Cortex-A76. Needs g++ for the fused kernel; --arm needs qemu-user, g++-aarch64-linux-gnu and
 libc6-dev-arm64-cross. What is not there is said and left out.
 """
@@ -25,7 +25,8 @@ import click
 import torch
 from rotation_arm import Emulator, wheel_folder
 from rotation_native import Missing
-from rotation_programs import VARIANTS, WIDTHS, Workshop, case
+from rotation_programs import Workshop
+from rotation_variants import VARIANTS, WIDTHS, case
 
 from edge_hadanorm.inspection import table
 from edge_hadanorm.runtime import set_threads
@@ -77,16 +78,14 @@ def count_on_arm(results: list[Result], workshop: Workshop, emulator: Emulator) 
 
 
 def as_table(results: list[Result]) -> str:
-    """Every result as a row."""
+    """Every result as a row, with the column of instructions where they were counted."""
     host = platform.machine()
-    header = ("variant", "width", f"{host} median ms", f"{host} min ms", "ARM64 M instructions")
-    rows = [
-        (
-            *(r["variant"], r["width"], f"{r['median_ms']:.2f}", f"{r['min_ms']:.2f}"),
-            "-" if r["arm_instructions"] is None else f"{r['arm_instructions'] / 1e6:.2f}",
-        )
-        for r in results
-    ]
+    header = ["variant", "width", f"{host} median ms", f"{host} min ms"]
+    rows = [[r["variant"], r["width"], f"{r['median_ms']:.2f}", f"{r['min_ms']:.2f}"] for r in results]
+    if any(r["arm_instructions"] for r in results):
+        header.append("ARM64 M instructions")
+        for row, r in zip(rows, results, strict=True):
+            row.append(f"{r['arm_instructions'] / 1e6:.2f}" if r["arm_instructions"] else "-")
     return table(header, rows)
 
 

@@ -34,6 +34,8 @@ class Emulator:
         command = [self.qemu, "-cpu", native.CPU, "-L", SYSROOT, "-plugin", self.plugin]
         command += [self.runner, program, source, target]
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+        if "Could not load plugin" in done.stderr:
+            raise Missing(f"{self.qemu} takes no plugins of version 1 of its interface (qemu 4.2 to 8.2 does)")
         counted = re.search(r"^instructions (\d+)$", done.stderr, re.MULTILINE)
         if done.returncode or not counted:
             raise RuntimeError(f"{program.name} on ARM64: status {done.returncode}\n{done.stderr}")

@@ -9,7 +9,12 @@ NATIVE = Path(__file__).parent / "native"
 KERNEL = NATIVE / "hadamard_kernel.cpp"
 CROSS = "aarch64-linux-gnu-g++"
 CPU = "cortex-a76"
-LIBRARIES = ("kernels_optimized", "kernels_quantized", "backend_xnnpack", "threadpool", "etdump")
+LIBRARIES = [
+    "executorch",
+    *(f"executorch_{part}" for part in ("kernels_optimized", "kernels_quantized", "backend_xnnpack", "threadpool")),
+    "executorch_etdump",
+    "custom_ops_aot_lib",
+]
 CUSTOM_OPS = "extension/llm/custom_ops/libcustom_ops_aot_lib.so"
 # The one datum that the library of custom operators takes from libtorch; its kernels do not touch it.
 TORCH_DATUM = "_ZN3c1019UndefinedTensorImpl10_singletonE"
@@ -46,15 +51,13 @@ def plugin(folder: Path) -> Path:
 
 def arm_runner(executorch: Path, folder: Path) -> Path:
     """The runner with both Hadamard kernels, for ARM64; `executorch` is the unpacked folder of an aarch64 wheel."""
-    runner, operators = folder / "runner", folder / "libcustom_ops.so"
+    runner, operators = folder / "runner", folder / Path(CUSTOM_OPS).name
     operators.write_bytes(without_torch((executorch / CUSTOM_OPS).read_bytes()))
     sources = [str(NATIVE / name) for name in ("runner.cpp", "llama_hadamard.cpp")]
     flags = ["-O3", f"-mcpu={CPU}", "-DET_EVENT_TRACER_ENABLED", "-DET_USE_THREADPOOL"]
-    link = [
-        *("-Wl,--no-as-needed", "-lexecutorch", *(f"-lexecutorch_{name}" for name in LIBRARIES), "-lcustom_ops"),
-        *("-Wl,--as-needed", "-Wl,--allow-shlib-undefined", f"-Wl,--defsym={TORCH_DATUM}=0", "-lpthread", "-ldl"),
-        *(part for path in (executorch / "lib", folder) for part in (f"-L{path}", f"-Wl,-rpath,{path}")),
-    ]
+    link = [part for path in (executorch / "lib", folder) for part in (f"-L{path}", f"-Wl,-rpath,{path}")]
+    link += ["-Wl,--no-as-needed", *(f"-l{library}" for library in LIBRARIES), "-Wl,--as-needed", "-lpthread", "-ldl"]
+    link += ["-Wl,--allow-shlib-undefined", f"-Wl,--defsym={TORCH_DATUM}=0"]
     compiler = require(CROSS, "g++-aarch64-linux-gnu libc6-dev-arm64-cross")
     _compile([compiler, *flags, *_includes(executorch), *sources, str(KERNEL), "-o", str(runner), *link])
     return runner

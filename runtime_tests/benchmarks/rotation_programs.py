@@ -1,14 +1,10 @@
-"""The ways to lower the rotation in front of a quantized linear, each as an ExecuTorch program of that one linear.
-
-Every program computes y = x W^T of the same x [1, 256, d] and W [1152, d], through z = (x / D) R quantized to 8 bits a
-token and W' = W D R quantized to 8 bits a channel. They differ in D, in R, and in the operators that make z.
-"""
+"""The variants as ExecuTorch programs: 8-bit weights a channel, 8-bit activations a token, XNNPACK."""
 
 import ctypes
 import hashlib
 import inspect
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from math import sqrt
@@ -16,118 +12,33 @@ from pathlib import Path
 
 import executorch
 import rotation_native as native
+import rotation_variants
 import torch
 from executorch.runtime import Runtime
-from torch import nn
+from rotation_variants import BLOCK, FUSED, LLAMA, VARIANTS, case
 
-from edge_hadanorm import hadamard, transform
+from edge_hadanorm import files, hadamard, transform
 from edge_hadanorm.export import program as exporting
-from edge_hadanorm.export import xnnpack
-from edge_hadanorm.export.quantizer import EightBitQuantizer
-from edge_hadanorm.transform import FeatureTransform, rotation_factors
-
-TOKENS, OUTPUTS, BLOCK = 256, 1152, 128
-WIDTHS = (1152, 4608)
-
-
-@dataclass(frozen=True)
-class Case:
-    """The linear of one width d. x [1, 256, d], scale [d] (the deviations of x's channels), weight [1152, d]."""
-
-    x: torch.Tensor
-    scale: torch.Tensor
-    weight: torch.Tensor
-
-    @property
-    def exact(self) -> torch.Tensor:
-        """The output [1, 256, 1152] without quantization."""
-        return self.x @ self.weight.T
-
-
-@cache
-def case(width: int) -> Case:
-    """The same numbers at every call; channels differ in size as activations do."""
-    generator = torch.Generator().manual_seed(width)
-    scale = torch.randn(width, generator=generator).exp()
-    x = torch.randn(1, TOKENS, width, generator=generator) * scale
-    return Case(x, scale, torch.randn(OUTPUTS, width, generator=generator) / sqrt(width))
-
-
-class OperatorTransform(nn.Module):
-    """z of tokens x [1, S, d] by an operator that no delegate takes, in the place of a FeatureTransform."""
-
-    def __init__(self, operator: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], factors: torch.Tensor):
-        super().__init__()
-        self.operator = operator
-        self.register_buffer("factors", factors)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return self.operator(x, self.factors), None
-
-
-def llama_hadamard(x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """ExecuTorch's own operator, which has no scale: that stays a product, in a delegate of its own."""
-    scaled = (x * factors).unflatten(-1, (-1, BLOCK))
-    return torch.ops.llama.fast_hadamard_transform(scaled).flatten(-2)
-
-
-def fused_hadamard(x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """The operator of native/hadamard_kernel.cpp."""
-    return torch.ops.edge_hadanorm.scaled_hadamard(x, factors)
-
-
-@dataclass(frozen=True)
-class Variant:
-    """scaled: D is the case's scale. kind, block: of R, as in a recipe. operator: what makes z; None: matmuls."""
-
-    scaled: bool = True
-    kind: str = "block"
-    block: int = BLOCK
-    operator: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
-
-    def transform(self, scale: torch.Tensor) -> nn.Module:
-        """x to z."""
-        if self.operator is None:
-            return self._matmuls(scale)
-        # The fused operator's matrix has entries +-1: what makes it a rotation is part of its factors.
-        norm = sqrt(self.block) if self.operator is fused_hadamard else 1.0
-        return OperatorTransform(self.operator, 1 / (scale * norm))
-
-    def fold(self, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """W'."""
-        return self._matmuls(1 / scale)(weight[None])[0][0]
-
-    def _matmuls(self, scale: torch.Tensor) -> FeatureTransform:
-        factors = rotation_factors(len(scale), self.kind, self.block)
-        return FeatureTransform(scale=scale if self.scaled else None, rotation=factors).to(scale.dtype)
-
-
-FUSED, LLAMA = "fused kernel 128", "llama operator 128"
-VARIANTS = {
-    "none": Variant(scaled=False, kind="none"),
-    "scale only": Variant(kind="none"),
-    **{f"block matmul {block}": Variant(block=block) for block in (16, 32, 64, 128)},
-    "full Kronecker": Variant(kind="full"),
-    LLAMA: Variant(operator=llama_hadamard),
-    FUSED: Variant(operator=fused_hadamard),
-}
+from edge_hadanorm.export import quantizer, xnnpack
 
 
 class Workshop:
     """Builds and loads programs; `folder` keeps them until the code or ExecuTorch changes."""
 
     def __init__(self, cache_folder: Path):
-        sources = "".join(map(inspect.getsource, (hadamard, transform, exporting, xnnpack)))
-        text = version("executorch") + sources + Path(__file__).read_text() + native.KERNEL.read_text()
+        sources = "".join(map(inspect.getsource, (hadamard, transform, exporting, quantizer, xnnpack)))
+        own = "".join(file.read_text() for file in (Path(__file__), Path(rotation_variants.__file__), native.KERNEL))
+        text = version("executorch") + sources + own
         self.folder = cache_folder / hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def program(self, name: str, width: int) -> Path:
         """The .pte of a variant. Raises Missing where its operator is not there."""
         self._register(name)
-        file = self.folder / f"{name.replace(' ', '-')}-{width}.pte"
+        file = self.folder / f"{'-'.join(re.findall(r'[a-z0-9]+', name))}-{width}.pte"
         if not file.exists():
-            file.write_bytes(_build(VARIANTS[name], case(width)))
+            with files.new_file(file) as partial:
+                partial.write_bytes(_build(name, width))
         return file
 
     def load(self, name: str, width: int) -> Callable[[], torch.Tensor]:
@@ -161,22 +72,8 @@ def _scaled_hadamard(x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     return sqrt(BLOCK) * hadamard.fast_hadamard((x * factors).unflatten(-1, (-1, BLOCK))).flatten(-2)
 
 
-class RotatedLinear(nn.Module):
-    """transform: x to z; weight: W'."""
-
-    def __init__(self, transform: nn.Module, weight: torch.Tensor):
-        super().__init__()
-        self.transform = transform
-        self.linear = nn.Linear(*reversed(weight.shape), bias=False)
-        self.linear.weight = nn.Parameter(weight)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.transform(x)[0])
-
-
 @torch.no_grad()
-def _build(variant: Variant, linear_case: Case) -> bytes:
-    scale, weight = linear_case.scale.double(), linear_case.weight.double()
-    model = RotatedLinear(variant.transform(scale), variant.fold(weight, scale)).float().eval()
-    manager, _ = xnnpack.lower({"forward": exporting.export(model, (linear_case.x,), EightBitQuantizer())})
+def _build(name: str, width: int) -> bytes:
+    program = exporting.export(VARIANTS[name].module(width), (case(width).x,), quantizer.EightBitQuantizer())
+    manager, _ = xnnpack.lower({"forward": program})
     return manager.buffer
