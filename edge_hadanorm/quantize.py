@@ -1,5 +1,6 @@
 """A float denoiser and a recipe to a quantized denoiser: transform, fold, round, one linear after the other."""
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -7,12 +8,12 @@ from torch import nn
 
 from edge_hadanorm.calibration import Moments, activation_ranges
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.fold import Folding, fold
+from edge_hadanorm.fold import Folding, Producer, fold
 from edge_hadanorm.hadamard import is_hadamard_order
 from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
 from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.rounding import METHODS as ROUNDING
-from edge_hadanorm.transform import FeatureTransform, rotation_factors
+from edge_hadanorm.transform import FeatureTransform, Rotation, rotation_factors
 
 # Beyond this spread between channels a scale says more about a dead channel than about its signal.
 SCALE_RANGE = 1e4
@@ -41,18 +42,24 @@ def feature_scale(recipe: Recipe, moments: Moments, weight: torch.Tensor) -> tor
 
 
 def build_transform(
-    recipe: Recipe, moments: Moments | None, weight: torch.Tensor, head: int | None = None
+    recipe: Recipe, moments: Moments | None, weight: torch.Tensor, producer: Producer | None = None
 ) -> FeatureTransform:
     """The float64 transform of one input; moments may be None where the recipe measures nothing.
 
-    head: features within which a rotation costs nothing, see `rotation_factors`.
+    producer: what makes the input and can absorb of its transform, see fold.py.
     """
+    if producer is not None and producer.steady and recipe.centre == "dynamic":
+        recipe = dataclasses.replace(recipe, centre="static")
     return FeatureTransform(
         centre=None if recipe.centre == "none" else moments.mean,
         dynamic=recipe.centre == "dynamic",
         scale=feature_scale(recipe, moments, weight),
-        rotation=rotation_factors(weight.shape[1], recipe.rotation, recipe.block, head),
+        rotation=_rotation(recipe, weight.shape[1], producer),
     )
+
+
+def _rotation(recipe: Recipe, width: int, producer: Producer | None) -> Rotation:
+    return rotation_factors(width, recipe.rotation, recipe.block, producer and producer.head)
 
 
 def quantize_linear(recipe: Recipe, folding: Folding, linear: nn.Linear) -> QuantizedLinear:
@@ -70,24 +77,19 @@ def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
     """Raises UserError where the recipe does not fit this denoiser's linears."""
     if recipe.activation_bits == FLOAT_BITS and recipe.activations == "tensor":
         raise UserError(f"recipe {recipe.name}: activations of 16 bits have no range to calibrate; leave out -static")
-    heads = rotation_heads(denoiser)
+    producers = denoiser.producers()
     for name in denoiser.quantizable():
         width = denoiser.get_submodule(name).weight.shape[1]
         if (groups := recipe.group_size) and width % groups:
             raise UserError(
                 f"recipe {recipe.name}: groups of {groups} do not divide the {width} inputs of {name}; use a divisor"
             )
-        factors = rotation_factors(width, recipe.rotation, recipe.block, heads.get(name))
+        factors = _rotation(recipe, width, producers.get(name))
         if odd := [order for order, _ in factors if not is_hadamard_order(order)]:
             raise UserError(
                 f"recipe {recipe.name}: no Hadamard matrix of order {odd[0]} for the {width} inputs of {name}; use the "
                 "rotation block"
             )
-
-
-def rotation_heads(denoiser: nn.Module) -> dict[str, int | None]:
-    """For each linear whose input's producer can fold, the features within which that takes a rotation."""
-    return {name: producer.head for name, producer in denoiser.producers().items()}
 
 
 @torch.no_grad()
@@ -103,10 +105,10 @@ def quantize(
     static activations.
     """
     check_recipe(recipe, denoiser)
-    names, heads = denoiser.quantizable(), rotation_heads(denoiser)
+    names, producers = denoiser.quantizable(), denoiser.producers()
 
     def choose(name: str, weight: torch.Tensor) -> FeatureTransform:
-        return build_transform(recipe, moments and moments[name], weight, heads.get(name))
+        return build_transform(recipe, moments and moments[name], weight, producers.get(name))
 
     quantized, foldings = fold(denoiser, choose)
     for name in names:

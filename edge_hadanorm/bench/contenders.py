@@ -140,8 +140,9 @@ def _denoiser(case: Case) -> tuple[nn.Module, dict]:
     return denoiser, calibration.calibrate(denoiser, [partial(case.inputs.run, denoiser)])
 
 
-def edge(case: Case, threads: int, cache_folder: Path, name: str) -> Contender:
-    """Ours: the denoise method of a recipe, with the prompt prepared, as it runs at every step."""
+@torch.no_grad()
+def edge_program(case: Case, cache_folder: Path, name: str) -> tuple[Path, list[torch.Tensor]]:
+    """The program of a recipe, in the cache, and the inputs of its denoise method with the prompt prepared."""
     from edge_hadanorm.export.program import Denoise, export
     from edge_hadanorm.export.xnnpack import lower
 
@@ -153,7 +154,13 @@ def edge(case: Case, threads: int, cache_folder: Path, name: str) -> Contender:
     if not file.exists():
         program, _ = lower({"denoise": export(Denoise(quantized), inputs)})
         file.write_bytes(program.buffer)
-    return _executorch(file, "denoise", [*inputs[:2], *conditioning])
+    return file, [*inputs[:2], *conditioning]
+
+
+def edge(case: Case, threads: int, cache_folder: Path, name: str) -> Contender:
+    """Ours: the denoise method of a recipe, as it runs at every step."""
+    file, inputs = edge_program(case, cache_folder, name)
+    return _executorch(file, "denoise", inputs)
 
 
 EDGE_METHODS = ("rtn", "hadanorm-balanced", "hadanorm-folded")
