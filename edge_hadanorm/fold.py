@@ -92,14 +92,15 @@ class Folding:
 
 
 def split(transform: FeatureTransform, head: int | None) -> Folding:
-    """What a producer with this `head` absorbs, and the rest."""
+    """What a producer with this `head` absorbs, and the rest, in float64."""
     within = 0
     for order, stride in transform.rotation:
         if head is None or head % (order * stride):
             break
         within += 1
-    scale = None if transform.inverse_scale is None else 1 / transform.inverse_scale
-    absorbed = FeatureTransform(transform.centre, scale=scale, rotation=transform.rotation[:within])
+    centre = None if transform.centre is None else transform.centre.double()
+    scale = None if transform.inverse_scale is None else 1 / transform.inverse_scale.double()
+    absorbed = FeatureTransform(centre, scale=scale, rotation=transform.rotation[:within])
     return Folding(absorbed, FeatureTransform(dynamic=transform.dynamic, rotation=transform.rotation[within:]))
 
 
@@ -109,7 +110,7 @@ def fold(
 ) -> tuple[nn.Module, dict[str, Folding]]:
     """A copy of a float denoiser that computes the same with the transforms folded in, and each linear's folding.
 
-    choose(name, weight) -> the float64 transform of a linear's input, for its weight [m, d] float64 as folded so far.
+    choose(name, weight) -> the transform of a linear's input, for its weight [m, d] float64 as folded so far.
     In the copy a linear takes and multiplies the absorbed transform of its input; the online one is left to the
     caller. Tensors that no transform touches are shared with `denoiser`.
     """
@@ -130,7 +131,7 @@ def fold(
 
 def refold(denoiser: nn.Module, quantized: nn.Module) -> nn.Module:
     """The float denoiser with folded in what a quantized one has absorbed, so that its layers can be compared."""
-    return fold(denoiser, lambda name, _: quantized.get_submodule(name).absorbed.double())[0]
+    return fold(denoiser, lambda name, _: quantized.get_submodule(name).absorbed)[0]
 
 
 def shared_copy(denoiser: nn.Module) -> nn.Module:

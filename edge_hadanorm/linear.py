@@ -62,18 +62,18 @@ class QuantizedLinear(nn.Module):
         ).flatten(1)
 
     def forward(
-        self, x: torch.Tensor, weights: torch.Tensor | None = None, parts: int = 1
+        self, x: torch.Tensor, weights: torch.Tensor | None = None, parts: int | None = None
     ) -> torch.Tensor | list[torch.Tensor]:
-        """x [B, S, d] -> y [B, S, m], or for a number of parts their outputs, each [B, S, m / parts].
+        """x [B, S, d] -> y [B, S, m], or with `parts` the equal parts of its features, each [B, S, m / parts].
 
-        weights [B, S]: of the tokens in a dynamic mean, see `FeatureTransform`.
+        weights [B, S]: of the tokens in a dynamic mean (0: padding), see `FeatureTransform`.
         """
         rows = self._as_device(self.rows(x, weights))
         if self.transform.dynamic:
-            outputs = self._with_share(F.linear(rows, self.weight), x.shape[1], parts)
+            outputs = self._with_share(F.linear(rows, self.weight), x.shape[1], parts or 1)
         else:
-            outputs = equal_parts(F.linear(rows, self.weight, self.bias), parts)
-        return outputs if parts > 1 else outputs[0]
+            outputs = equal_parts(F.linear(rows, self.weight, self.bias), parts or 1)
+        return outputs[0] if parts is None else outputs
 
     def _with_share(self, y: torch.Tensor, tokens: int, parts: int) -> list[torch.Tensor]:
         """Bias and the mean's row [B, 1, m] added to the other rows; apart first, as smaller copies stay in caches."""

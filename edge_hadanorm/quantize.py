@@ -1,5 +1,6 @@
 """A float denoiser and a recipe to a quantized denoiser: transform, fold, round, one linear after the other."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 
@@ -66,7 +67,7 @@ def quantize_linear(recipe: Recipe, folding: Folding, linear: nn.Linear) -> Quan
     """One linear of a folded float denoiser by a recipe; computed in float64, kept in float32."""
     folded, bias = folding.online.fold(linear.weight.double(), None if linear.bias is None else linear.bias.double())
     bias = None if bias is None else bias.float()
-    absorbed, online = folding.absorbed.float(), folding.online.float()
+    absorbed, online = (copy.deepcopy(part).float() for part in (folding.absorbed, folding.online))
     if recipe.weight_bits == FLOAT_BITS:
         return QuantizedLinear(recipe, online, None, None, bias, folded.float(), absorbed)
     codes, scale = ROUNDING[recipe.rounding](folded, recipe.weight_bits, recipe.group_size)

@@ -378,7 +378,7 @@ def test_nan_and_infinity_name_the_layer_and_sample_where_they_appear(model, poi
 # Static ranges.
 
 
-@pytest.mark.parametrize("method", ["rtn", "hadanorm"])
+@pytest.mark.parametrize("method", ["rtn", "hadanorm", "hadanorm-folded"])
 def test_static_ranges_are_the_extremes_of_the_rows_of_all_samples(model, samples, moments, method):
     quantized = quantize(model.denoiser, named(f"{method}-w8a8-static"), moments, samples[:1])
     ranges = activation_ranges(model.denoiser, quantized, samples)

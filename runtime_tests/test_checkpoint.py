@@ -18,7 +18,7 @@ from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.metrics import bits_summary
 from edge_hadanorm.models.pixart import PixArtDenoiser
 from edge_hadanorm.quantize import quantize
-from edge_hadanorm.recipe import from_json, named
+from edge_hadanorm.recipe import Recipe, from_json, named
 from edge_hadanorm.reference.model import TRANSFORMER, make_transformer
 from edge_hadanorm.runtime import TorchRunner, picture
 from edge_hadanorm.samples import Inputs, Trajectories
@@ -33,6 +33,7 @@ RECIPES = [
     "hadanorm-w6a8-static",
     "hadanorm-balanced-w4a8-g32",
     "hadanorm-balanced-w8a8-static",
+    "hadanorm-folded-w4a8",
 ]
 PLAIN = "hadanorm-balanced-w4a8-g32"
 
@@ -87,11 +88,16 @@ def header(file) -> dict[str, dict]:
     return tensors
 
 
-def quantized_bytes(folder) -> int:
-    """Bytes in the file of all that belongs to quantized linears."""
-    linears = json.loads((folder / "config.json").read_text())["linears"]
+def file_bytes(folder, part: str) -> int:
+    """Bytes in the file of `all` tensors, of those of quantized `linears`, or of what the layers before `absorbed`."""
+    linears = tuple(f"{name}." for name in json.loads((folder / "config.json").read_text())["linears"])
+    counts = {"all": lambda key: True, "linears": lambda key: key.startswith(linears), "absorbed": is_absorbed}[part]
     spans = {key: t["data_offsets"] for key, t in header(folder / "model.safetensors").items()}
-    return sum(end - begin for key, (begin, end) in spans.items() if key.startswith(tuple(f"{n}." for n in linears)))
+    return sum(end - begin for key, (begin, end) in spans.items() if counts(key))
+
+
+def is_absorbed(key: str) -> bool:
+    return ".absorbed." in key
 
 
 def contents(folder) -> set[str]:
@@ -131,18 +137,18 @@ def test_the_rest_is_loaded_as_it_was(saved, name):
         ours, theirs = loaded.denoiser.get_submodule(key), content.denoiser.get_submodule(key)
         assert isinstance(ours, QuantizedLinear)
         assert ours.recipe == theirs.recipe
-        assert ours.transform.dynamic == theirs.transform.dynamic
-        assert ours.transform.rotation == theirs.transform.rotation
+        assert ours.absorbed.layout() == theirs.absorbed.layout()
+        assert ours.transform.layout() == theirs.transform.layout()
 
 
 def test_the_float_rest_is_kept_exactly(saved, model):
-    _, folder = saved(PLAIN)
+    content, folder = saved(PLAIN)
     tensors, names = load_file(folder / "model.safetensors"), model.denoiser.quantizable()
-    rest = {key: t for key, t in model.denoiser.state_dict().items() if key.rpartition(".")[0] not in names}
-    assert {key for key in tensors if not key.startswith(tuple(f"{n}." for n in names))} == set(rest)
-    for key, tensor in rest.items():
+    rest = {key for key in model.denoiser.state_dict() if key.rpartition(".")[0] not in names}
+    assert {key for key in tensors if not key.startswith(tuple(f"{n}." for n in names))} == rest
+    for key in rest:
         assert tensors[key].dtype == torch.float32
-        assert torch.equal(tensors[key], tensor), key
+        assert torch.equal(tensors[key], content.denoiser.state_dict()[key]), key
 
 
 def test_saving_what_was_loaded_gives_the_same_file(saved, tmp_path):
@@ -244,6 +250,26 @@ def test_recipe_json_is_the_recipe(saved, name):
     assert from_json(fields) == named(name)
 
 
+def layout(*parts: str) -> dict:
+    """As config.json says it: centre, dynamic, scale, and a rotation of one factor by its order, `H32`."""
+    has = {part: part in parts for part in ("centre", "dynamic", "scale")}
+    orders = [int(part.removeprefix("H")) for part in parts if part.startswith("H")]
+    return has | {"rotation": [[order, 1] for order in orders]}
+
+
+BLOCK = f"H{Recipe.block}"
+# Of a dynamic centre, a scale and a rotation: who absorbs, what, and what is left online.
+FOLDING = {
+    "attn1.qkv": ("modulation", ("centre", "scale"), ("dynamic", BLOCK)),
+    "attn1.out": ("values", ("centre", "scale", "H32"), ()),
+    "attn2.q": (None, (), ("centre", "dynamic", "scale", BLOCK)),
+    "attn2.kv": (None, (), ("centre", "dynamic", "scale", BLOCK)),
+    "attn2.out": ("values", ("centre", "scale", "H32"), ()),
+    "ff.up": ("modulation", ("centre", "scale"), ("dynamic", BLOCK)),
+    "ff.down": (None, (), ("centre", "dynamic", "scale", BLOCK)),
+}
+
+
 def test_config_json_says_how_to_read_the_tensors(saved, model):
     content, folder = saved(PLAIN)
     config = json.loads((folder / "config.json").read_text())
@@ -256,10 +282,11 @@ def test_config_json_says_how_to_read_the_tensors(saved, model):
     assert config["sampling"] == {"steps": 8, "guidance": 1.5}
     assert list(config["linears"]) == model.denoiser.quantizable()
     for name, linear in config["linears"].items():
+        producer, absorbed, transform = FOLDING[name.split(".", 2)[2]]
         assert linear == {
-            "shape": list(model.denoiser.get_submodule(name).weight.shape),
-            "dynamic": True,
-            "rotation": [[64, 1]],
+            "producer": producer,
+            "absorbed": layout(*absorbed),
+            "transform": layout(*transform),
             "recipe": content.recipe.to_json(),
         }
 
@@ -268,14 +295,15 @@ def test_config_json_says_how_to_read_the_tensors(saved, model):
 def test_codes_take_their_bits_in_the_file(saved, name):
     content, folder = saved(name)
     tensors = header(folder / "model.safetensors")
-    for linear, layout in json.loads((folder / "config.json").read_text())["linears"].items():
+    for linear in content.denoiser.quantizable():
+        shape = list(content.denoiser.get_submodule(linear).weight.shape)
         if content.recipe.weight_bits == 16:
-            assert tensors[f"{linear}.weight"]["shape"] == layout["shape"]
+            assert tensors[f"{linear}.weight"]["shape"] == shape
             assert f"{linear}.packed" not in tensors
             continue
         packed = tensors[f"{linear}.packed"]
         assert packed["dtype"] == "U8"
-        assert packed["shape"] == [math.ceil(math.prod(layout["shape"]) * content.recipe.weight_bits / 8)]
+        assert packed["shape"] == [math.ceil(math.prod(shape) * content.recipe.weight_bits / 8)]
         assert f"{linear}.codes" not in tensors
         assert f"{linear}.weight" not in tensors
 
@@ -288,16 +316,20 @@ def test_4_bit_linears_take_less_than_0_60_bytes_a_parameter(wide, tmp_path, met
     quantized = quantize(denoiser, recipe, calibrate(denoiser, samples))
     checkpoint.save(tmp_path, Checkpoint("wide", recipe, quantized, Text(8), None))
     parameters = sum(denoiser.get_submodule(name).weight.numel() for name in denoiser.quantizable())
-    assert 0.5 < quantized_bytes(tmp_path) / parameters < 0.60
+    assert 0.5 < file_bytes(tmp_path, "linears") / parameters < 0.60
 
 
 @on_every_recipe
-def test_bits_summary_counts_the_bytes_of_the_file(saved, name):
+def test_bits_summary_counts_the_bytes_of_the_file_but_for_what_was_absorbed(saved, name):
+    """That is in the weights of the layers before already; the file keeps it for comparisons, a device needs none."""
     content, folder = saved(name)
-    tensors, summary = header(folder / "model.safetensors"), bits_summary(content.denoiser)
-    assert summary["quantized_bytes"] == quantized_bytes(folder)
-    total = max(t["data_offsets"][1] for t in tensors.values())
-    assert summary["float_bytes"] == total - quantized_bytes(folder)
+    summary = bits_summary(content.denoiser)
+    everything, linears, absorbed = (file_bytes(folder, part) for part in ("all", "linears", "absorbed"))
+    assert summary["quantized_bytes"] == linears - absorbed
+    assert summary["float_bytes"] == everything - linears
+    # Of centre and scale, absorbed for four of a block's seven inputs of 64 features.
+    recipe = content.recipe
+    assert absorbed == 2 * 4 * 64 * 4 * ((recipe.centre != "none") + (recipe.scale != "none"))
 
 
 # What is broken.
@@ -343,7 +375,7 @@ def shorter(name: str):
     return tensors_edited(lambda tensors: tensors.update({name: tensors[name][:-1].clone()}))
 
 
-UP = "blocks.1.ff.up"
+UP, QUERY = "blocks.1.ff.up", "blocks.1.attn2.q"
 BROKEN = {
     "no config": (gone("config.json"), "is no quantized checkpoint"),
     "no recipe": (gone("recipe.json"), "is no quantized checkpoint"),
@@ -351,10 +383,25 @@ BROKEN = {
     "truncated config": (cut("config.json"), "config.json .*JSON"),
     "truncated tensors": (cut("model.safetensors"), "model.safetensors .*truncated"),
     "a diffusers config": (lambda folder: (folder / "config.json").write_text("{}"), "format"),
-    "newer": (edited("config.json", lambda c: c.update(format=99)), "newer edge-hadanorm"),
+    "newer": (edited("config.json", lambda c: c.update(format=99)), "newer edge-hadanorm .*; update"),
+    "older": (edited("config.json", lambda c: c.update(format=1)), "older edge-hadanorm .*; quantize again"),
     "another family": (edited("config.json", lambda c: c.update(transformer_class="Flux")), "'Flux' is not supported"),
     "no linears": (edited("config.json", lambda c: c.pop("linears")), "linears"),
     "a linear less": (edited("config.json", lambda c: c["linears"].pop(UP)), UP),
+    "no online transform": (edited("config.json", lambda c: c["linears"][UP].pop("transform")), "'transform'"),
+    "nothing absorbed": (edited("config.json", lambda c: c["linears"][UP].pop("absorbed")), "'absorbed'"),
+    "a centre in name alone": (
+        edited("config.json", lambda c: c["linears"][UP]["transform"].update(centre=True)),
+        f"{UP}.transform.centre is missing",
+    ),
+    "a scale that config.json does not know": (
+        edited("config.json", lambda c: c["linears"][UP]["absorbed"].update(scale=False)),
+        f"{UP}.absorbed.inverse_scale",
+    ),
+    "an impossible rotation": (
+        edited("config.json", lambda c: c["linears"][UP]["transform"].update(rotation=[[50, 1]])),
+        "order 50",
+    ),
     "no text": (edited("config.json", lambda c: c.pop("text")), "text"),
     "an impossible recipe": (edited("recipe.json", lambda c: c.update(weight_bits=9)), "weight_bits is 9"),
     "no float weight": (without("final.weight"), "final.weight"),
@@ -372,9 +419,13 @@ BROKEN = {
     "no tokenizer": (gone("tokenizer/tokenizer.json"), "tokenizer.json"),
     "no text encoder": (gone("text_encoder/model.safetensors"), "text encoder"),
 }
-for tensor in ("packed", "weight_scale", "bias", "transform.centre", "transform.inverse_scale"):
-    BROKEN[f"no {tensor}"] = without(f"{UP}.{tensor}"), f"{UP}.{tensor}"
-    BROKEN[f"a shorter {tensor}"] = shorter(f"{UP}.{tensor}"), f"{UP}.{tensor}"
+TENSORS = {
+    UP: ("packed", "weight_scale", "bias", "absorbed.centre", "absorbed.inverse_scale"),
+    QUERY: ("transform.centre", "transform.inverse_scale"),
+}
+for name, tensor in [(name, tensor) for name, tensors in TENSORS.items() for tensor in tensors]:
+    BROKEN[f"no {tensor}"] = without(f"{name}.{tensor}"), f"{name}.{tensor}"
+    BROKEN[f"a shorter {tensor}"] = shorter(f"{name}.{tensor}"), f"{name}.{tensor}"
 
 
 @pytest.mark.parametrize(("damage", "message"), BROKEN.values(), ids=BROKEN)

@@ -1,16 +1,14 @@
 """evaluate.py and metrics.py: decibels by hand, what a report holds, and held-out prompts."""
 
-import copy
 import json
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from edge_hadanorm import workflow
-from edge_hadanorm.calibration import calibrate
+from edge_hadanorm.calibration import calibrate, observed
 from edge_hadanorm.evaluate import (
     denoiser_sqnr_db,
     evaluate,
@@ -136,11 +134,23 @@ def test_without_a_pipeline_there_is_no_picture(model, report, calls):
 
 
 def test_the_denoiser_against_itself_is_perfect(model, calls, held_out):
-    same = copy.deepcopy(model.denoiser)
+    same = quantize(model.denoiser, named("rtn-w16a16"), None)
     assert denoiser_sqnr_db(model.denoiser, same, calls) == math.inf
     assert set(layer_sqnr_db(model.denoiser, same, calls).values()) == {math.inf}
     drawn = pictures(model.denoiser, held_out)
     assert mean_psnr_db(drawn, drawn) == math.inf
+
+
+@pytest.mark.parametrize("recipe", ["hadanorm-w4a8", "hadanorm-w16a16"])
+def test_evaluation_leaves_both_denoisers_as_they_were(model, moments, calls, recipe):
+    quantized = quantize(model.denoiser, named(recipe), moments)
+    states = [denoiser.state_dict() for denoiser in (model.denoiser, quantized)]
+    before = [{name: tensor.clone() for name, tensor in state.items()} for state in states]
+    evaluate(model.denoiser, quantized, calls[:1], None, recipe)
+    for denoiser, state in zip((model.denoiser, quantized), before, strict=True):
+        for name, tensor in denoiser.state_dict().items():
+            assert tensor.dtype == state[name].dtype, name
+            assert torch.equal(tensor, state[name]), name
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -159,18 +169,34 @@ def test_the_prediction_sqnr_is_that_of_all_predictions(model, report, calls):
     assert measured["denoiser_sqnr_db"] == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_a_layers_sqnr_is_of_that_layer_alone(model, report, calls):
+@pytest.mark.parametrize(("method", "linear"), [("rtn", "ff.down"), ("hadanorm", "ff.down"), ("hadanorm", "attn2.q")])
+def test_a_layers_sqnr_is_of_that_layer_alone(model, report, calls, method, linear):
     """Quantized alone, so that errors of the layers before it do not count."""
-    measured, quantized = report("rtn-w4a8")
-    name, inputs = "blocks.1.ff.down", []
-    linear = model.denoiser.get_submodule(name)
-    hook = linear.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
-    for call in calls:
-        call.run(model.denoiser)
-    hook.remove()
-    x = torch.cat(inputs)
-    exact = F.linear(x, linear.weight, linear.bias)
-    assert measured["layers"][name] == pytest.approx(sqnr(exact, quantized.get_submodule(name)(x)), abs=1e-4)
+    measured, quantized = report(f"{method}-w4a8")
+    name, inputs = f"blocks.1.{linear}", []
+    with observed(model.denoiser, [name], lambda _, x: inputs.append(x)):
+        for call in calls:
+            call.run(model.denoiser)
+    x, exact = torch.cat(inputs), model.denoiser.get_submodule(name)
+    expected = sqnr(exact(x), quantized.get_submodule(name)(x))
+    assert measured["layers"][name] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("linear", ["attn1.qkv", "attn1.out", "attn2.out", "ff.up"])
+def test_a_layers_sqnr_is_of_what_it_computes_of_its_absorbed_input(model, report, calls, linear):
+    """The float linear's output for the original input; values come with the transform that they absorbed."""
+    measured, quantized = report("hadanorm-folded-w4a8")
+    name, inputs = f"blocks.1.{linear}", []
+    with observed(model.denoiser, [name], lambda _, x: inputs.append(x)):
+        for call in calls:
+            call.run(model.denoiser)
+    x, exact, ours = torch.cat(inputs), model.denoiser.get_submodule(name), quantized.get_submodule(name)
+    expected = exact(x), ours(ours.absorbed(x)[0])
+    if linear == "attn1.qkv":
+        values = quantized.get_submodule("blocks.1.attn1.out").absorbed
+        q, k, v = expected[0].chunk(3, dim=-1)
+        expected = torch.cat([q, k, values(v)[0]], dim=-1), expected[1]
+    assert measured["layers"][name] == pytest.approx(sqnr(*expected), abs=1e-2)
 
 
 def test_evaluation_leaves_no_hooks(model, report):
@@ -189,10 +215,13 @@ def test_pictures_are_one_a_prompt_with_seeds_counted_up(model, held_out):
 
 def test_bits_are_counted(report, model):
     bits = report("hadanorm-w4a8")[0]["bits"]
-    linears = [model.denoiser.get_submodule(name) for name in model.denoiser.quantizable()]
+    names = model.denoiser.quantizable()
+    linears = [model.denoiser.get_submodule(name) for name in names]
     parameters = sum(linear.weight.numel() for linear in linears)
-    # A row: scale and bias; a column: centre and feature scale; all in float32.
-    side = sum(4 * 2 * (linear.weight.shape[0] + linear.weight.shape[1]) for linear in linears)
+    # A row: scale and bias; a column, where the layer before has not absorbed them: centre and feature scale; float32.
+    online = [model.denoiser.get_submodule(name) for name in names if name not in model.denoiser.producers()]
+    columns = sum(linear.weight.shape[1] for linear in online)
+    side = 4 * 2 * (sum(linear.weight.shape[0] for linear in linears) + columns)
     assert (bits["weight"], bits["activation"]) == (4, 8)
     assert bits["quantized_parameters"] == parameters
     assert bits["quantized_bytes"] == parameters // 2 + side

@@ -212,6 +212,18 @@ def test_static_activations_saturate_beyond_their_range():
     assert torch.equal(linear(x), linear(near))
 
 
+@on_every_method
+def test_what_was_absorbed_is_not_done_again(method):
+    """It says what the input is, for whoever compares with the float linear."""
+    r, x = recipe(f"{method}-w4a8"), randn(2, TOKENS, WIDTH)
+    plain = make_linear(r, bias=bias_of())
+    absorbed = FeatureTransform(CENTRE, scale=SCALE, rotation=((12, 1),))
+    told = QuantizedLinear(r, plain.transform, plain.codes, plain.weight_scale, plain.bias, absorbed=absorbed)
+    assert torch.equal(told(x), plain(x))
+    assert plain.absorbed.is_identity
+    assert set(told.state_dict()) - set(plain.state_dict()) == {"absorbed.centre", "absorbed.inverse_scale"}
+
+
 # Shapes, tokens, state.
 
 

@@ -6,8 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.linear import QuantizedLinear
-from edge_hadanorm.models.pixart import PixArtDenoiser, attention, merge_heads, split_heads
+from edge_hadanorm.linear import QuantizedLinear, equal_parts
+from edge_hadanorm.models import pixart
+from edge_hadanorm.models.pixart import PixArtDenoiser, attention, layer_norm
 from edge_hadanorm.recipe import named
 from edge_hadanorm.rounding import nearest
 from edge_hadanorm.transform import FeatureTransform, rotation_factors
@@ -127,20 +128,22 @@ def test_float32_weights_make_a_float32_denoiser(pair):
     assert relative_error(actual.double(), double.denoise(latents, time.double(), double.prepare(text, MASK))) < 1e-3
 
 
-def test_attention_with_scaled_queries_is_scaled_dot_product_attention():
-    q, k, v = randn(6, 5, 8), randn(6, 7, 8, seed=1), randn(6, 7, 8, seed=2)
-    bias = randn(6, 1, 7, seed=3)
-    for b in (None, bias):
-        expected = F.scaled_dot_product_attention(q, k, v, attn_mask=None if b is None else b.expand(6, 5, 7))
-        torch.testing.assert_close(attention(q * 8**-0.5, k.transpose(1, 2), v, b), expected, rtol=0, atol=1e-13)
+@pytest.mark.parametrize("scores_bytes", [1 << 20, 2 * 7 * 8 * 2, 1])
+def test_attention_is_scaled_dot_product_attention_in_any_number_of_parts(monkeypatch, scores_bytes):
+    """All queries at once, two at a time with one left over, and one at a time."""
+    monkeypatch.setattr(pixart, "SCORES_BYTES", scores_bytes)
+    q, k, v = randn(2, 5, 24), randn(2, 7, 24, seed=1), randn(2, 7, 24, seed=2)
+    for bias in (None, randn(2, 1, 7, seed=3)):
+        actual = attention(*(equal_parts(t, 3) for t in (q * 8**-0.5, k, v)), bias)
+        heads = [t.unflatten(-1, (3, 8)).transpose(1, 2) for t in (q, k, v)]
+        mask = None if bias is None else bias.unsqueeze(1).expand(2, 3, 5, 7)
+        expected = F.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2).flatten(2)
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-13)
 
 
-def test_merging_heads_undoes_splitting_them():
-    x = randn(2, 5, 12)
-    heads = split_heads(x, 3)
-    assert heads.shape == (6, 5, 4)
-    assert torch.equal(heads[1], x[0, :, 4:8])  # sequences first, then heads
-    assert torch.equal(merge_heads(heads, 3), x)
+def test_layer_norm_is_layer_norm():
+    x = 5 * randn(2, 7, 24) + randn(24, seed=1)
+    torch.testing.assert_close(layer_norm(x), F.layer_norm(x, (24,), eps=1e-6), rtol=0, atol=1e-13)
 
 
 # What is quantized.

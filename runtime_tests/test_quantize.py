@@ -12,14 +12,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.fold import fold
 from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.metrics import Sqnr
-from edge_hadanorm.quantize import (
-    SCALE_RANGE,
-    build_transform,
-    feature_scale,
-    quantize,
-    quantize_linear,
-    rotation_heads,
-)
+from edge_hadanorm.quantize import SCALE_RANGE, build_transform, feature_scale, quantize, quantize_linear
 from edge_hadanorm.recipe import METHODS, named
 from edge_hadanorm.samples import Trajectories
 from helpers import randn
@@ -175,11 +168,27 @@ def test_a_method_has_the_transform_of_its_name(model, moments, method):
 
 
 @on_every_method
+@pytest.mark.parametrize("linear", ["attn1.out", "attn2.out"])
+def test_attention_takes_a_static_centre_and_a_rotation_of_its_heads(model, moments, method, linear):
+    """As with a static recipe's centre, its scale is of what is left after that one."""
+    name, recipe = f"blocks.0.{linear}", named(f"{method}-w4a4")
+    weight, producer = model.denoiser.get_submodule(name).weight.double(), model.denoiser.producers()[name]
+    transform = build_transform(recipe, moments[name], weight, producer)
+    assert not transform.dynamic
+    assert (transform.centre is None) == (recipe.centre == "none")
+    assert transform.rotation == (((32, 1),) if recipe.rotation == "block" else ())
+    centre = "none" if recipe.centre == "none" else "static"
+    scale = feature_scale(dataclasses.replace(recipe, centre=centre), moments[name], weight)
+    assert (scale is None) == (transform.inverse_scale is None)
+    assert scale is None or torch.equal(transform.inverse_scale, 1 / scale)
+
+
+@on_every_method
 @pytest.mark.parametrize("form", ["w4a8", "w4a8-g32", "w8a8"])
 def test_codes_are_the_folded_weight_to_half_a_step(model, moments, method, form):
-    recipe, heads = named(f"{method}-{form}"), rotation_heads(model.denoiser)
+    recipe, producers = named(f"{method}-{form}"), model.denoiser.producers()
     denoiser, foldings = fold(
-        model.denoiser, lambda name, weight: build_transform(recipe, moments[name], weight, heads.get(name))
+        model.denoiser, lambda name, weight: build_transform(recipe, moments[name], weight, producers.get(name))
     )
     for name, folding in foldings.items():
         linear = denoiser.get_submodule(name)

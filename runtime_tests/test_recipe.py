@@ -37,6 +37,10 @@ def assert_refused(action, *words: str) -> None:
             dict(weight_bits=4, activation_bits=8, group_size=32, centre="dynamic", scale="std", rotation="block"),
         ),
         (
+            "hadanorm-folded-w8a8",
+            dict(weight_bits=8, activation_bits=8, centre="static", scale="balanced", rotation="block"),
+        ),
+        (
             "hadanorm-balanced-w2a16-g128-static",
             dict(
                 weight_bits=2,
@@ -76,6 +80,7 @@ def test_every_method_has_a_summary():
         ("smoothquant-w8a8", True),
         ("hadanorm-w4a8", True),
         ("hadanorm-balanced-w4a8", True),
+        ("hadanorm-folded-w4a8", True),
     ],
 )
 def test_what_is_measured_on_activations_needs_calibration(name, needed):

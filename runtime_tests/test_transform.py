@@ -272,6 +272,41 @@ def test_no_rotation_has_no_factors(width, kind, block):
     assert rotation_factors(width, kind, block) == ()
 
 
+# Within heads a rotation is free, so that neither `block` nor a power of two bounds it.
+WITHIN_HEADS = [
+    (1152, 72, "none", ()),
+    (1152, 72, "block", ((72, 1),)),
+    (1152, 72, "full", ((72, 1), (16, 72))),
+    (1024, 64, "block", ((64, 1),)),
+    (1024, 64, "full", ((64, 1), (16, 64))),
+    (64, 64, "full", ((64, 1),)),  # one head
+    (24, 12, "block", ((12, 1),)),
+    (120, 40, "block", ((40, 1),)),
+    (8, 1, "block", ()),
+    # A head of no Hadamard order: blocks of powers of two within it, and a full rotation as if there were no heads.
+    (184, 92, "block", ((4, 1),)),
+    (36, 18, "block", ((2, 1),)),
+    (36, 18, "full", ((36, 1),)),
+    (35, 7, "block", ()),
+    # So many heads of no Hadamard order.
+    (36, 12, "full", ((36, 1),)),
+    (120, 40, "full", ((2, 1), (60, 2))),
+]
+
+
+@pytest.mark.parametrize(("width", "head", "kind", "factors"), WITHIN_HEADS)
+def test_a_first_factor_within_heads(width, head, kind, factors):
+    for block in (1, BLOCK, 1024):
+        assert rotation_factors(width, kind, block, head) == factors
+    r = FeatureTransform(rotation=factors).linear(torch.eye(width, dtype=torch.float64))
+    torch.testing.assert_close(r @ r.T, torch.eye(width, dtype=torch.float64), rtol=0, atol=1e-12)
+    if kind == "full":
+        torch.testing.assert_close(r.abs(), torch.full_like(r, width**-0.5), rtol=1e-12, atol=0)
+    else:
+        heads = torch.block_diag(*[torch.ones(head, head)] * (width // head))
+        assert (r * (1 - heads)).abs().max() == 0
+
+
 def test_a_width_without_hadamard_matrix_has_no_full_rotation():
     with pytest.raises(ValueError, match="no Hadamard matrix of order 50"):
         FeatureTransform(rotation=rotation_factors(50, "full", BLOCK))

@@ -16,12 +16,27 @@ from edge_hadanorm.linear import equal_parts
 
 LAYER_NORM_EPS = 1e-6
 TIME_CHANNELS = 256
+# What attention's scores may take; one head of 4096 tokens fits.
+SCORES_BYTES = 64 << 20
+Heads = list[torch.Tensor]
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """softmax(q k + bias) v for q [N, S, h] (already scaled), k [N, h, L], v [N, L, h], bias [N, 1, L] or None."""
-    scores = torch.bmm(q, k)
-    return torch.bmm(torch.softmax(scores if bias is None else scores + bias, dim=-1), v)
+def attention(q: Heads, k: Heads, v: Heads, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """softmax(q k^T + bias) v [B, S, d] from a q [B, S, h] (already scaled), k and v [B, L, h] a head, bias [B, 1, L].
+
+    Head by head, and for long sequences a part of the queries at a time: exact, with SCORES_BYTES of scores in memory
+    at most, and faster than all heads at once, whose scores leave the caches.
+    """
+    batch, tokens, _ = q[0].shape
+    chunk = max(1, min(tokens, SCORES_BYTES // (batch * k[0].shape[1] * q[0].element_size())))
+    outputs = []
+    for queries, keys, values in zip(q, k, v, strict=True):
+        keys, rows = keys.transpose(1, 2), []
+        for start in range(0, tokens, chunk):
+            scores = torch.bmm(queries if chunk == tokens else queries[:, start : start + chunk], keys)
+            rows.append(torch.bmm(torch.softmax(scores if bias is None else scores + bias, dim=-1), values))
+        outputs.append(torch.cat(rows, dim=1) if len(rows) > 1 else rows[0])
+    return torch.cat(outputs, dim=-1)
 
 
 def layer_norm(x: torch.Tensor) -> torch.Tensor:
@@ -35,20 +50,17 @@ def layer_norm(x: torch.Tensor) -> torch.Tensor:
 
 
 class StackedLinear(nn.Linear):
-    """Linears that read one tensor, as one that gives their outputs in turn: the float form of a `QuantizedLinear`.
-
-    weights [B, L]: which tokens count (0: padding); quantized, it centres on those alone.
-    """
+    """Linears that read one tensor, as one: the float form of a `QuantizedLinear`, with its arguments."""
 
     def forward(
-        self, x: torch.Tensor, weights: torch.Tensor | None = None, parts: int = 1
+        self, x: torch.Tensor, weights: torch.Tensor | None = None, parts: int | None = None
     ) -> torch.Tensor | list[torch.Tensor]:
         y = super().forward(x)
-        return y if parts == 1 else equal_parts(y, parts)
+        return y if parts is None else equal_parts(y, parts)
 
 
 class Attention(nn.Module):
-    """Multi-head attention on the tokens themselves; heads are a batch of 3-D products."""
+    """Multi-head attention on the tokens themselves."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -57,8 +69,8 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (split_heads(t, self.heads) for t in self.qkv(x, parts=3))
-        return self.out(merge_heads(attention(q, k.transpose(1, 2), v), self.heads))
+        heads, count = self.qkv(x, parts=3 * self.heads), self.heads
+        return self.out(attention(heads[:count], heads[count : 2 * count], heads[2 * count :]))
 
 
 class CrossAttention(nn.Module):
@@ -67,17 +79,17 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(width, width)
+        self.q = StackedLinear(width, width)
         self.kv = StackedLinear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
     def prepare(self, text: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys [B * heads, h, L] and values [B * heads, L, h] of text [B, L, d]."""
-        k, v = (split_heads(t, self.heads) for t in self.kv(text, weights, parts=2))
-        return k.transpose(1, 2).contiguous(), v
+        """Keys and values [B, L, d] of text [B, L, d]."""
+        return tuple(self.kv(text, weights, parts=2))
 
     def forward(self, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return self.out(merge_heads(attention(split_heads(self.q(x), self.heads), k, v, bias), self.heads))
+        q = self.q(x, parts=self.heads)
+        return self.out(attention(q, equal_parts(k, self.heads), equal_parts(v, self.heads), bias))
 
 
 class FeedForward(nn.Module):
@@ -183,8 +195,7 @@ class PixArtDenoiser(nn.Module):
         text = self.text_down(F.gelu(self.text_up(text), approximate="tanh"))
         conditioning = [t for block in self.blocks for t in block.attn2.prepare(text, mask)]
         if mask is not None:
-            bias = ((1 - mask) * -10000.0).unsqueeze(1)
-            conditioning.append(bias.repeat_interleave(self.heads, dim=0))
+            conditioning.append(((1 - mask) * -10000.0).unsqueeze(1))
         return conditioning
 
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
@@ -205,18 +216,6 @@ class PixArtDenoiser(nn.Module):
         """Sinusoidal embedding and its two linears: [1] -> [1, 1, d]."""
         angles = timestep.reshape(1, 1, 1) * self.frequencies
         return self.time_down(F.silu(self.time_up(torch.cat([angles.cos(), angles.sin()], dim=-1))))
-
-
-def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """[B, S, heads * h] -> [B * heads, S, h]."""
-    batch, tokens, width = x.shape
-    return x.reshape(batch, tokens, heads, width // heads).transpose(1, 2).reshape(batch * heads, tokens, -1)
-
-
-def merge_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """[B * heads, S, h] -> [B, S, heads * h]."""
-    rows, tokens, head = x.shape
-    return x.reshape(rows // heads, heads, tokens, head).transpose(1, 2).reshape(rows // heads, tokens, heads * head)
 
 
 def check_config(config: dict) -> None:

@@ -33,8 +33,8 @@ class Workshop:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def program(self, name: str, width: int) -> Path:
-        """The .pte of a variant. Raises Missing where its operator is not there."""
-        self._register(name)
+        """The .pte of a variant. Raises Missing where its operators are not there."""
+        self.register(name)
         file = self.folder / f"{'-'.join(re.findall(r'[a-z0-9]+', name))}-{width}.pte"
         if not file.exists():
             with files.new_file(file) as partial:
@@ -48,7 +48,8 @@ class Workshop:
         # The closure keeps the program, which its methods do not.
         return lambda: (program, method.execute(inputs)[0])[1]
 
-    def _register(self, name: str) -> None:
+    def register(self, name: str) -> None:
+        """Make the operators of a variant known to export and to the runtime. Raises Missing."""
         if name == LLAMA:
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401 (registers the operator)
         elif name == FUSED:
