@@ -77,12 +77,9 @@ class QuantizedLinear(nn.Module):
 
     def _with_share(self, y: torch.Tensor, tokens: int, parts: int) -> list[torch.Tensor]:
         """Bias and the mean's row [B, 1, m] added to the other rows; apart first, as smaller copies stay in caches."""
-        biases = [None] * parts if self.bias is None else equal_parts(self.bias, parts)
-        outputs = []
-        for part, bias in zip(equal_parts(y, parts), biases, strict=True):
-            share = part[:, tokens:] if bias is None else part[:, tokens:] + bias
-            outputs.append(part[:, :tokens] + share)
-        return outputs
+        share = y[:, tokens:] if self.bias is None else y[:, tokens:] + self.bias
+        pairs = zip(equal_parts(y, parts), equal_parts(share, parts), strict=True)
+        return [part[:, :tokens] + part_share for part, part_share in pairs]
 
     def rows(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
         """What the runtime is given to quantize: z [B, S, d], with a dynamic centre and the mean's row [B, S + 1, d].

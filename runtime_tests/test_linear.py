@@ -250,6 +250,16 @@ def test_stacked_linears_are_each_of_them():
         assert_equal(y, make_linear(r, weight, bias)(x))
 
 
+@on_every_method
+@pytest.mark.parametrize("bias", [None, bias_of()], ids=["no bias", "bias"])
+def test_parts_are_the_output_in_parts(method, bias):
+    linear, x = make_linear(recipe(f"{method}-w8a16"), bias=bias), randn(2, TOKENS, WIDTH)
+    parts = linear(x, parts=5)
+    assert {tuple(part.shape) for part in parts} == {(2, TOKENS, OUTPUTS // 5)}
+    assert torch.equal(torch.cat(parts, -1), linear(x))
+    assert torch.equal(linear(x, parts=1)[0], linear(x))
+
+
 def test_float32_runs_as_float64_does():
     x = randn(2, TOKENS, WIDTH)
     linear = make_linear(recipe("hadanorm-w4a16-g32"), bias=bias_of())

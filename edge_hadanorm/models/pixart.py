@@ -16,8 +16,8 @@ from edge_hadanorm.linear import equal_parts
 
 LAYER_NORM_EPS = 1e-6
 TIME_CHANNELS = 256
-# What attention's scores may take; one head of 4096 tokens fits.
-SCORES_BYTES = 64 << 20
+# What attention's scores may take; one head of 2048 tokens fits.
+SCORES_BYTES = 16 << 20
 Heads = list[torch.Tensor]
 
 
