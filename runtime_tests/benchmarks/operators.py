@@ -5,20 +5,27 @@
 The model, the programs and their cache are those of `edge-hadanorm bench`; one thread.
 """
 
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
+from edge_hadanorm import console
+
+if __name__ == "__main__":
+    console.silence_libraries()  # before they are imported
+
 import click
 import torch
 
-from edge_hadanorm import console, runtime
+from edge_hadanorm import runtime
 from edge_hadanorm.bench.case import Case
 from edge_hadanorm.bench.contenders import EDGE_RECIPES, edge_program
 
 RUNS = 15
 # What XNNPACK calls a product of 8-bit activations with 8-bit or 4-bit weights.
 INTEGER_GEMM = ("QDU8", "QD8", "QP8")
+W8A8 = [f"edge-{recipe}" for recipe in EDGE_RECIPES if recipe.endswith("w8a8")]
 
 
 def operator_times(program: bytes, method: str, inputs: list[torch.Tensor]) -> tuple[Counter, float]:
@@ -43,16 +50,15 @@ def operator_times(program: bytes, method: str, inputs: list[torch.Tensor]) -> t
     return times, whole
 
 
-@click.command()
-@click.argument("names", nargs=-1)
-@click.option("--blocks", default=2)
-@click.option("--tokens", default=256)
+@click.command(help=__doc__.split("\n")[0])
+@click.argument("names", nargs=-1, type=click.Choice([f"edge-{recipe}" for recipe in EDGE_RECIPES]))
+@click.option("--blocks", default=2, show_default=True)
+@click.option("--tokens", default=256, show_default=True)
 @click.option("--cache", type=click.Path(path_type=Path), default=Path.home() / ".cache/edge-hadanorm/bench")
 def main(names: tuple[str, ...], blocks: int, tokens: int, cache: Path) -> None:
-    """Print the operators of programs, by default of the w8a8 recipes of the benchmark."""
     runtime.set_threads(1)
     cache.mkdir(parents=True, exist_ok=True)
-    for name in names or [f"edge-{recipe}" for recipe in EDGE_RECIPES if recipe.endswith("w8a8")]:
+    for name in names or W8A8:
         file, inputs = edge_program(Case(blocks, tokens), cache, name.removeprefix("edge-"))
         times, whole = operator_times(file.read_bytes(), "denoise", inputs)
         integer = sum(ms for operator, ms in times.items() if any(kind in operator for kind in INTEGER_GEMM))
@@ -63,5 +69,4 @@ def main(names: tuple[str, ...], blocks: int, tokens: int, cache: Path) -> None:
 
 
 if __name__ == "__main__":
-    console.silence_libraries()
-    main()
+    sys.exit(console.run(lambda: main(standalone_mode=False)))
