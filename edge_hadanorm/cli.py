@@ -129,11 +129,13 @@ def bench(quick, names, blocks, tokens, threads, json_file, chart_file, cache) -
     if quick:
         chosen = [name for name in chosen if name.startswith(("executorch-", "edge-"))]
         cases, threads = list(bench.CASES[:1]), (1,)
-    results = bench.run(cases, list(threads or (1, 2)), chosen, cache or Path.home() / ".cache/edge-hadanorm/bench")
-    click.echo(bench.as_table(results))
-    if json_file:
-        with files.new_file(json_file) as partial:
-            files.write_json(partial, results)
+    results = []
+    for part in bench.run(cases, list(threads or (1, 2)), chosen, cache or Path.home() / ".cache/edge-hadanorm/bench"):
+        click.echo(bench.as_table(part) + "\n")
+        results += part
+        if json_file:  # as far as it is, should a long run be interrupted
+            with files.new_file(json_file) as partial:
+                files.write_json(partial, results)
     if chart_file:
         with files.new_file(chart_file) as partial:
             bench.chart(results).savefig(partial, dpi=120)

@@ -1,14 +1,16 @@
 """`edge-hadanorm bench`: one model on every runtime, interleaved in one run, so that ratios hold on a noisy machine."""
 
+import gc
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
 from edge_hadanorm.bench.case import Case
-from edge_hadanorm.bench.contenders import BUILDERS, Contender
+from edge_hadanorm.bench.contenders import BUILDERS, Contender, forget
 from edge_hadanorm.console import progress, say
 from edge_hadanorm.inspection import table
 from edge_hadanorm.runtime import set_threads
@@ -17,18 +19,19 @@ CASES = tuple(Case(blocks, tokens) for blocks in (2, 4) for tokens in (256, 1024
 ROUNDS = 9
 
 
-def run(cases: list[Case], threads: list[int], names: list[str], cache: Path, rounds: int = ROUNDS) -> list[dict]:
-    """A result for each case, thread count and name, with its times and sizes and its prediction's relative error.
+def run(
+    cases: list[Case], threads: list[int], names: list[str], cache: Path, rounds: int = ROUNDS
+) -> Iterator[list[dict]]:
+    """For each case and thread count a result for each name: times, sizes, and its prediction's relative error.
 
     rel_error is to PyTorch's prediction in float32, in the Frobenius norm. Names that cannot run are said and left out.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    results = []
     for case in cases:
         for count in threads:
             set_threads(count)
-            results += _measure(case, count, _build(case, count, names, cache), rounds)
-    return results
+            yield _measure(case, count, _build(case, count, names, cache), rounds)
+        forget(case)
 
 
 @torch.no_grad()
@@ -39,6 +42,7 @@ def _build(case: Case, threads: int, names: list[str], cache: Path) -> dict[str,
             built[name] = BUILDERS[name](case, threads, cache)
         except ImportError as error:
             say(f"{name}: left out, {error.name or error} is not installed (pip install 'edge-hadanorm[bench]')")
+        gc.collect()  # an export leaves gigabytes in cycles
     return built
 
 

@@ -140,6 +140,13 @@ def _denoiser(case: Case) -> tuple[nn.Module, dict]:
     return denoiser, calibration.calibrate(denoiser, [partial(case.inputs.run, denoiser)])
 
 
+def forget(case: Case) -> None:
+    """Let go of the memory of a case."""
+    _denoiser.cache_clear()
+    for made in ("transformer", "inputs"):
+        vars(case).pop(made, None)
+
+
 @torch.no_grad()
 def edge_program(case: Case, cache_folder: Path, name: str) -> tuple[Path, list[torch.Tensor]]:
     """The program of a recipe, in the cache, and the inputs of its denoise method with the prompt prepared."""
