@@ -78,9 +78,14 @@ def observed(denoiser: nn.Module, names: Iterable[str], observe: Observe) -> Ite
     """Call observe(name, x, ...) with the arguments of each named linear while inside: its input, and token weights."""
 
     def hook(name: str):
-        return lambda module, arguments: observe(name, *arguments)
+        def observe_call(module: nn.Module, arguments: tuple, keywords: dict) -> None:
+            x, *weights = arguments
+            shift = keywords.get("shift")
+            observe(name, x if shift is None else x + shift, *weights)
 
-    handles = [denoiser.get_submodule(name).register_forward_pre_hook(hook(name)) for name in names]
+        return observe_call
+
+    handles = [denoiser.get_submodule(name).register_forward_pre_hook(hook(name), with_kwargs=True) for name in names]
     try:
         yield
     finally:

@@ -62,13 +62,19 @@ class QuantizedLinear(nn.Module):
         ).flatten(1)
 
     def forward(
-        self, x: torch.Tensor, weights: torch.Tensor | None = None, parts: int | None = None
+        self,
+        x: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        *,
+        shift: torch.Tensor | None = None,
+        parts: int | None = None,
     ) -> torch.Tensor | list[torch.Tensor]:
         """x [B, S, d] -> y [B, S, m], or with `parts` the equal parts of its features, each [B, S, m / parts].
 
-        weights [B, S]: of the tokens in a dynamic mean (0: padding), see `FeatureTransform`.
+        weights [B, S]: of the tokens in a dynamic mean (0: padding); shift [1, 1, d]: still to be added to x; see
+        `FeatureTransform`.
         """
-        rows = self._as_device(self.rows(x, weights))
+        rows = self._as_device(self.rows(x, weights, shift))
         if self.transform.dynamic:
             outputs = self._with_share(F.linear(rows, self.weight), x.shape[1], parts or 1)
         else:
@@ -81,13 +87,15 @@ class QuantizedLinear(nn.Module):
         pairs = zip(equal_parts(y, parts), equal_parts(share, parts), strict=True)
         return [part[:, :tokens] + part_share for part, part_share in pairs]
 
-    def rows(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    def rows(
+        self, x: torch.Tensor, weights: torch.Tensor | None = None, shift: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """What the runtime is given to quantize: z [B, S, d], with a dynamic centre and the mean's row [B, S + 1, d].
 
         The mean's share is one more row of the same product: it costs 1 / S and the weight is stored once. That row,
         one in S, keeps the device's bits where the tokens have fewer.
         """
-        z, rest = self.transform(x, weights)
+        z, rest = self.transform(x, weights, shift)
         if self.recipe.activations == "token" and self.recipe.activation_bits < DEVICE_BITS:
             z = fake_quantize_per_token(z, self.recipe.activation_bits)
         return z if rest is None else torch.cat([z, rest], dim=1)

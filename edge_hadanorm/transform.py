@@ -41,17 +41,21 @@ class FeatureTransform(nn.Module):
         for order, _ in self.rotation:
             self.register_buffer(f"hadamard_{order}", hadamard_matrix(order), persistent=False)
 
-    def forward(self, x: torch.Tensor, weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, x: torch.Tensor, weights: torch.Tensor | None = None, shift: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """z [B, S, d] of tokens x [B, S, d], and with a dynamic centre the row r [B, 1, d] that z misses, else None.
 
         Then y = z W'^T + r W'^T + b' with `fold`'s W' and b'. weights [B, S]: non-negative weights of the tokens in
-        the mean (0 for padding), not all zero; None: all the same. Any mean keeps the identity exact.
+        the mean (0 for padding), not all zero; None: all the same. Any mean keeps the identity exact. shift [1, 1, d]:
+        is still to be added to every token, which a dynamic centre would only take away again.
         """
         if not self.dynamic:
+            x = x if shift is None else x + shift
             return self.linear(x if self.centre is None else x - self.centre), None
         mean = token_mean(x, weights)
-        rest = mean if self.centre is None else mean - self.centre
-        return self.linear(x - mean), self.linear(rest)
+        rest = mean if shift is None else mean + shift
+        return self.linear(x - mean), self.linear(rest if self.centre is None else rest - self.centre)
 
     @classmethod
     def from_layout(cls, layout: dict, tensors: dict[str, torch.Tensor]) -> "FeatureTransform":

@@ -260,6 +260,13 @@ def test_parts_are_the_output_in_parts(method, bias):
     assert torch.equal(linear(x, parts=1)[0], linear(x))
 
 
+@on_every_method
+def test_a_shift_is_as_if_it_were_added_before(method):
+    linear, x = make_linear(recipe(f"{method}-w8a16"), bias=bias_of()), randn(2, TOKENS, WIDTH)
+    shift = randn(1, 1, WIDTH, seed=8)
+    assert_equal(linear(x, shift=shift), linear(x + shift))
+
+
 def test_float32_runs_as_float64_does():
     x = randn(2, TOKENS, WIDTH)
     linear = make_linear(recipe("hadanorm-w4a16-g32"), bias=bias_of())

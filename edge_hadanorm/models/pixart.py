@@ -53,14 +53,19 @@ class StackedLinear(nn.Linear):
     """Linears that read one tensor, as one: the float form of a `QuantizedLinear`, with its arguments."""
 
     def forward(
-        self, x: torch.Tensor, weights: torch.Tensor | None = None, parts: int | None = None
+        self,
+        x: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        *,
+        shift: torch.Tensor | None = None,
+        parts: int | None = None,
     ) -> torch.Tensor | list[torch.Tensor]:
-        y = super().forward(x)
+        y = super().forward(x if shift is None else x + shift)
         return y if parts is None else equal_parts(y, parts)
 
 
 class Attention(nn.Module):
-    """Multi-head attention on the tokens themselves."""
+    """Multi-head attention on the tokens themselves, to which a shift is still to be added."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -68,8 +73,8 @@ class Attention(nn.Module):
         self.qkv = StackedLinear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        heads, count = self.qkv(x, parts=3 * self.heads), self.heads
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        heads, count = self.qkv(x, shift=shift, parts=3 * self.heads), self.heads
         return self.out(attention(heads[:count], heads[count : 2 * count], heads[2 * count :]))
 
 
@@ -95,11 +100,11 @@ class CrossAttention(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, width: int, inner: int):
         super().__init__()
-        self.up = nn.Linear(width, inner)
+        self.up = StackedLinear(width, inner)
         self.down = nn.Linear(inner, width)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        return self.down(F.gelu(self.up(x, shift=shift), approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -121,9 +126,9 @@ class Block(nn.Module):
     def forward(self, x, time, k, v, bias):
         """x [B, S, d], time [1, 1, 6 d], keys and values of this block's text."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = equal_parts((self.modulation + time) * self.gain, 6)
-        x = x + gate_a * self.attn1(layer_norm(x) * scale_a + shift_a)
+        x = x + gate_a * self.attn1(layer_norm(x) * scale_a, shift_a)
         x = x + self.attn2(x, k, v, bias)
-        return x + gate_f * self.ff(layer_norm(x) * scale_f + shift_f)
+        return x + gate_f * self.ff(layer_norm(x) * scale_f, shift_f)
 
 
 class PixArtDenoiser(nn.Module):
