@@ -49,8 +49,6 @@ def build_transform(
 
     producer: what makes the input and can absorb of its transform, see fold.py.
     """
-    if producer is not None and producer.steady and recipe.centre == "dynamic":
-        recipe = dataclasses.replace(recipe, centre="static")
     return FeatureTransform(
         centre=None if recipe.centre == "none" else moments.mean,
         dynamic=recipe.centre == "dynamic",
@@ -107,9 +105,11 @@ def quantize(
     """
     check_recipe(recipe, denoiser)
     names, producers = denoiser.quantizable(), denoiser.producers()
+    steady = denoiser.steady() if recipe.centre == "dynamic" else ()
 
     def choose(name: str, weight: torch.Tensor) -> FeatureTransform:
-        return build_transform(recipe, moments and moments[name], weight, producers.get(name))
+        own = dataclasses.replace(recipe, centre="static") if name in steady else recipe
+        return build_transform(own, moments and moments[name], weight, producers.get(name))
 
     quantized, foldings = fold(denoiser, choose)
     for name in names:

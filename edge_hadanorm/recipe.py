@@ -30,7 +30,8 @@ class Recipe:
     group_size: input features that share a weight scale; None: one scale per output channel.
     activations: `token` (a dynamic range per token) or `tensor` (one calibrated range per linear).
     centre, scale, rotation: the transform of a linear's input, see `transform.py`.
-    alpha: SmoothQuant's migration strength. block: largest block of a block rotation.
+    alpha: SmoothQuant's migration strength. block: largest block of a block rotation; one that folds into attention's
+    values costs nothing and is as wide as a head.
     rounding: weight scales from the largest magnitude (`nearest`) or searched for the least squared error (`clip`).
     """
 
@@ -86,7 +87,7 @@ SUMMARIES = {
     "quarot": "Hadamard rotation (Ashkboos et al., arXiv 2404.00456)",
     "hadanorm": "dynamic centre, scale by the standard deviation, Hadamard (Federici et al., arXiv 2506.09932)",
     "hadanorm-balanced": "dynamic centre, scale that balances input and weight error, Hadamard",
-    "hadanorm-folded": "the same with a static centre: all that can fold is folded offline",
+    "hadanorm-folded": "the same with the mean over calibration, which folds offline",
 }
 FORMATS = ("w4a4", "w4a8", "w4a8-g32", "w8a8", "w8a8-static")
 _NAME = re.compile(r"(?P<method>.+)-w(?P<w>\d+)a(?P<a>\d+)(-g(?P<g>\d+))?(?P<static>-static)?")

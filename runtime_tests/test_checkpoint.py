@@ -262,11 +262,11 @@ BLOCK = f"H{Recipe.block}"
 FOLDING = {
     "attn1.qkv": ("modulation", ("centre", "scale"), ("dynamic", BLOCK)),
     "attn1.out": ("values", ("centre", "scale", "H32"), ()),
-    "attn2.q": (None, (), ("centre", "dynamic", "scale", BLOCK)),
+    "attn2.q": (None, (), ("centre", "scale", BLOCK)),
     "attn2.kv": (None, (), ("centre", "dynamic", "scale", BLOCK)),
     "attn2.out": ("values", ("centre", "scale", "H32"), ()),
     "ff.up": ("modulation", ("centre", "scale"), ("dynamic", BLOCK)),
-    "ff.down": (None, (), ("centre", "dynamic", "scale", BLOCK)),
+    "ff.down": (None, (), ("centre", "scale", BLOCK)),
 }
 
 

@@ -317,23 +317,20 @@ PRODUCERS = {
     "ff.up": "modulation",
     "ff.down": None,
 }
-HADANORM = {
-    "modulation": ("mean, scale", "token mean, H16"),
-    "values": ("mean, scale, H32", ""),
-    None: ("", "token mean, scale, H16"),
-}
 # By what makes the input: absorbed, and online. In blocks of 16 and heads of 32.
+FOLDED = {
+    "modulation": ("mean, scale", "H16"),
+    "values": ("mean, scale, H32", ""),
+    None: ("", "mean, scale, H16"),
+}
+HADANORM = FOLDED | {"modulation": ("mean, scale", "token mean, H16"), "text": ("", "token mean, scale, H16")}
 WHERE = {
     "rtn": {"modulation": ("", ""), "values": ("", ""), None: ("", "")},
     "smoothquant": {"modulation": ("scale", ""), "values": ("scale", ""), None: ("", "scale")},
     "quarot": {"modulation": ("", "H16"), "values": ("H32", ""), None: ("", "H16")},
     "hadanorm": HADANORM,
     "hadanorm-balanced": HADANORM,
-    "hadanorm-folded": {
-        "modulation": ("mean, scale", "H16"),
-        "values": ("mean, scale, H32", ""),
-        None: ("", "mean, scale, H16"),
-    },
+    "hadanorm-folded": FOLDED,
 }
 
 
@@ -341,9 +338,13 @@ WHERE = {
 def test_what_a_method_absorbs_and_what_it_leaves_online(model, method):
     recipe = dataclasses.replace(named(f"{method}-w4a8"), block=16)
     samples = Trajectories(model.pipeline, ["red a"], 1, 1.5, seed=0).samples(model.denoiser)
-    _, foldings = fold_by(recipe, model.denoiser, calibrate(model.denoiser, samples))
-    found = {name: tuple(", ".join(t.steps()) for t in (f.absorbed, f.online)) for name, f in foldings.items()}
-    assert found == {f"blocks.{i}.{linear}": WHERE[method][p] for i in range(2) for linear, p in PRODUCERS.items()}
+    ours = quantize(model.denoiser, recipe, calibrate(model.denoiser, samples))
+    where = WHERE[method]
+    for name in model.denoiser.quantizable():
+        linear, kind = ours.get_submodule(name), name.split(".", 2)[2]
+        found = tuple(", ".join(transform.steps()) for transform in (linear.absorbed, linear.transform))
+        expected = where.get("text", where[None]) if kind == "attn2.kv" else where[PRODUCERS[kind]]
+        assert found == expected, name
     assert {name: producer.name for name, producer in model.denoiser.producers().items()} == {
         f"blocks.{i}.{linear}": producer for i in range(2) for linear, producer in PRODUCERS.items() if producer
     }

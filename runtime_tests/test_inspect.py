@@ -63,11 +63,11 @@ BLOCK = f"H{Recipe.block}"
 FOLDING = {
     "attn1.qkv": ["mean, scale into modulation", f"token mean, {BLOCK}"],
     "attn1.out": ["mean, scale, H32 into values", "-"],
-    "attn2.q": ["-", f"token mean, scale, {BLOCK}"],
+    "attn2.q": ["-", f"mean, scale, {BLOCK}"],
     "attn2.kv": ["-", f"token mean, scale, {BLOCK}"],
     "attn2.out": ["mean, scale, H32 into values", "-"],
     "ff.up": ["mean, scale into modulation", f"token mean, {BLOCK}"],
-    "ff.down": ["-", f"token mean, scale, {BLOCK}"],
+    "ff.down": ["-", f"mean, scale, {BLOCK}"],
 }
 
 

@@ -169,18 +169,29 @@ def test_a_method_has_the_transform_of_its_name(model, moments, method):
 
 @on_every_method
 @pytest.mark.parametrize("linear", ["attn1.out", "attn2.out"])
-def test_attention_takes_a_static_centre_and_a_rotation_of_its_heads(model, moments, method, linear):
-    """As with a static recipe's centre, its scale is of what is left after that one."""
-    name, recipe = f"blocks.0.{linear}", named(f"{method}-w4a4")
+def test_attention_takes_a_rotation_of_its_heads(model, moments, method, linear):
+    name, recipe = f"blocks.0.{linear}", dataclasses.replace(named(f"{method}-w4a4"), block=16)
     weight, producer = model.denoiser.get_submodule(name).weight.double(), model.denoiser.producers()[name]
     transform = build_transform(recipe, moments[name], weight, producer)
-    assert not transform.dynamic
-    assert (transform.centre is None) == (recipe.centre == "none")
     assert transform.rotation == (((32, 1),) if recipe.rotation == "block" else ())
+
+
+@on_every_method
+def test_a_dynamic_centre_is_static_where_the_mean_is_steady(model, moments, method):
+    """As with a static recipe's centre, the scale is of what is left after that one."""
+    denoiser, recipe = model.denoiser, named(f"{method}-w4a16")
+    quantized = quantize(denoiser, recipe, moments)
+    assert len(denoiser.steady()) == 2 * 4
+    for name in denoiser.quantizable():
+        online = quantized.get_submodule(name).transform
+        assert online.dynamic == (recipe.centre == "dynamic" and name not in denoiser.steady()), name
+    name = "blocks.1.ff.down"  # into whose weight nothing else folds
     centre = "none" if recipe.centre == "none" else "static"
+    weight = denoiser.get_submodule(name).weight.double()
     scale = feature_scale(dataclasses.replace(recipe, centre=centre), moments[name], weight)
-    assert (scale is None) == (transform.inverse_scale is None)
-    assert scale is None or torch.equal(transform.inverse_scale, 1 / scale)
+    found = quantized.get_submodule(name).transform.inverse_scale
+    assert (scale is None) == (found is None)
+    assert scale is None or torch.equal(found, (1 / scale).float())
 
 
 @on_every_method

