@@ -290,11 +290,12 @@ def test_every_quantized_linear_is_an_integer_product_in_a_delegate(exported):
     assert prepare["integer_linears"] == sum(name.endswith("attn2.kv") for name in exported.linears) == LAYERS
     assert denoise["integer_linears"] == len(exported.linears) - LAYERS
     assert prepare["float_linears"] == 2  # of the caption projection
-    assert denoise["float_linears"] == 4  # three of the time embedding, the last
+    norms = 2 * LAYERS + 1
+    assert denoise["float_linears"] == 4 + 2 * norms  # three of the time embedding, the last; two means a layer norm
     if exported.saved.recipe.activation_bits == 8:
-        assert prepare["outside"] == {}
-        assert denoise["outside"] == {"aten.native_layer_norm": 2 * LAYERS + 1}
-        assert denoise["delegates"] == 2 * LAYERS + 2
+        # One delegate, also for memory: beside another operator XNNPACK keeps all heads' scores at once.
+        for account in (prepare, denoise):
+            assert (account["delegates"], account["outside"]) == (1, {})
 
 
 # The bundle.
@@ -421,7 +422,7 @@ def test_groups_are_integer_products_with_the_checkpoints_codes(masked):
         assert linear.weight.numpy().tobytes() not in program, name
     accounts = {name: m["delegation"] for name, m in masked.programs["denoiser"]["methods"].items()}
     assert [accounts[name]["integer_linears"] for name in ("prepare", "denoise")] == [1, 6]
-    assert accounts["denoise"]["outside"] == {"aten.native_layer_norm": 3}
+    assert (accounts["denoise"]["delegates"], accounts["denoise"]["outside"]) == (1, {})
 
 
 @pytest.mark.slow
