@@ -188,7 +188,7 @@ class PixArtDenoiser(nn.Module):
 
         A mean moves where the timestep shifts it, behind an adaptive layer norm, and with the prompt. On the reference
         model dynamic means of the other inputs gain 0.08 dB at W4A4, within 0.1 dB of nothing at W4A8 and W8A8, and
-        cost a tenth of a step.
+        cost a twentieth of a step.
         """
         moving = ("attn1.qkv", "attn2.kv", "ff.up")
         return [name for name in self.quantizable() if not name.endswith(moving)]
