@@ -130,7 +130,7 @@ def bench(quick, names, blocks, tokens, threads, json_file, chart_file, cache) -
         chosen = [name for name in chosen if name.startswith(("executorch-", "edge-"))]
         cases, threads = list(bench.CASES[:1]), (1,)
     results = []
-    for part in bench.run(cases, list(threads or (1, 2)), chosen, cache or Path.home() / ".cache/edge-hadanorm/bench"):
+    for part in bench.run(cases, list(threads or (1, 2)), chosen, cache or bench.CACHE):
         click.echo(bench.as_table(part) + "\n")
         results += part
         if json_file:  # as far as it is, should a long run be interrupted

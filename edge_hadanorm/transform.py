@@ -76,7 +76,7 @@ class FeatureTransform(nn.Module):
     @property
     def is_identity(self) -> bool:
         """Whether it leaves every input as it is."""
-        return self.centre is None and not self.dynamic and self.inverse_scale is None and not self.rotation
+        return not self.steps()
 
     def steps(self) -> list[str]:
         """What it does, in order, in words."""
@@ -129,15 +129,17 @@ def rotation_factors(width: int, kind: str, block: int, head: int | None = None)
     """
     if kind == "none":
         return ()
-    if head is not None and is_hadamard_order(head) and (kind == "block" or is_hadamard_order(width // head)):
-        factors = ((head, 1), (width // head, head))[: 1 if kind == "block" else 2]
-        return tuple((order, stride) for order, stride in factors if order > 1)
     if kind == "block":
-        if head is not None:
-            width = block = head
-        order = largest_block(width, block)
-        return ((order, 1),) if order > 1 else ()
-    inner = largest_block(width, 1 << (width.bit_length() // 2))
-    while inner > 1 and not is_hadamard_order(width // inner):
-        inner //= 2
-    return tuple((order, stride) for order, stride in ((inner, 1), (width // inner, inner)) if order > 1)
+        if head is None:
+            order = largest_block(width, block)
+        else:
+            order = head if is_hadamard_order(head) else largest_block(head)
+        factors = ((order, 1),)
+    else:
+        inner = head
+        if head is None or not (is_hadamard_order(head) and is_hadamard_order(width // head)):
+            inner = largest_block(width, 1 << (width.bit_length() // 2))
+            while inner > 1 and not is_hadamard_order(width // inner):
+                inner //= 2
+        factors = ((inner, 1), (width // inner, inner))
+    return tuple((order, stride) for order, stride in factors if order > 1)

@@ -17,6 +17,7 @@ from edge_hadanorm.runtime import set_threads
 
 CASES = tuple(Case(blocks, tokens) for blocks in (2, 4) for tokens in (256, 1024))
 ROUNDS = 9
+CACHE = Path.home() / ".cache/edge-hadanorm/bench"
 
 
 def run(

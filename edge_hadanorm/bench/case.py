@@ -31,6 +31,11 @@ class Case:
     blocks: int
     tokens: int
 
+    @property
+    def side(self) -> int:
+        """Height and width of the latents."""
+        return PATCH * round(self.tokens**0.5)
+
     @cached_property
     def transformer(self) -> Transformer:
         """The float model, the same weights at every call."""
@@ -42,7 +47,7 @@ class Case:
             out_channels=2 * LATENT_CHANNELS,
             num_layers=self.blocks,
             cross_attention_dim=HEADS * HEAD_WIDTH,
-            sample_size=PATCH * round(self.tokens**0.5),
+            sample_size=self.side,
             patch_size=PATCH,
             caption_channels=TEXT_WIDTH,
             use_additional_conditions=False,
@@ -54,9 +59,8 @@ class Case:
     def inputs(self) -> Inputs:
         """One image, no guidance batch."""
         generator = torch.Generator().manual_seed(1)
-        side = PATCH * round(self.tokens**0.5)
         return Inputs(
-            torch.randn(1, LATENT_CHANNELS, side, side, generator=generator),
+            torch.randn(1, LATENT_CHANNELS, self.side, self.side, generator=generator),
             torch.tensor([500.0]),
             torch.randn(1, TEXT_TOKENS, TEXT_WIDTH, generator=generator),
         )

@@ -101,7 +101,8 @@ def openvino(case: Case, threads: int, cache_folder: Path, kind: str) -> Contend
     return Contender(lambda: compiled(feeds)[0], int(sum(p.numel() for p in case.transformer.parameters()) * bits / 8))
 
 
-def _executorch(file: Path, method: str, inputs: list[torch.Tensor]) -> Contender:
+def executorch_program(file: Path, method: str, inputs: list[torch.Tensor]) -> Contender:
+    """A method of a program in the Python runtime, which takes these inputs at every call."""
     from executorch.runtime import Runtime
 
     program = Runtime.get().load_program(file)
@@ -128,7 +129,7 @@ def executorch_stock(case: Case, threads: int, cache_folder: Path, kind: str) ->
         program = torch.export.export(module, case.arguments)
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         file.write_bytes(lowered.to_executorch().buffer)
-    return _executorch(file, "forward", list(case.arguments))
+    return executorch_program(file, "forward", list(case.arguments))
 
 
 @cache
@@ -167,7 +168,7 @@ def edge_program(case: Case, cache_folder: Path, name: str) -> tuple[Path, list[
 def edge(case: Case, threads: int, cache_folder: Path, name: str) -> Contender:
     """Ours: the denoise method of a recipe, as it runs at every step."""
     file, inputs = edge_program(case, cache_folder, name)
-    return _executorch(file, "denoise", inputs)
+    return executorch_program(file, "denoise", inputs)
 
 
 EDGE_METHODS = ("rtn", "hadanorm-balanced", "hadanorm-folded")

@@ -19,6 +19,7 @@ import click
 import torch
 
 from edge_hadanorm import runtime
+from edge_hadanorm.bench import CACHE
 from edge_hadanorm.bench.case import Case
 from edge_hadanorm.bench.contenders import EDGE_RECIPES, edge_program
 
@@ -54,7 +55,7 @@ def operator_times(program: bytes, method: str, inputs: list[torch.Tensor]) -> t
 @click.argument("names", nargs=-1, type=click.Choice([f"edge-{recipe}" for recipe in EDGE_RECIPES]))
 @click.option("--blocks", default=2, show_default=True)
 @click.option("--tokens", default=256, show_default=True)
-@click.option("--cache", type=click.Path(path_type=Path), default=Path.home() / ".cache/edge-hadanorm/bench")
+@click.option("--cache", type=click.Path(path_type=Path), default=CACHE)
 def main(names: tuple[str, ...], blocks: int, tokens: int, cache: Path) -> None:
     runtime.set_threads(1)
     cache.mkdir(parents=True, exist_ok=True)

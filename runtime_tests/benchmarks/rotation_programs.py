@@ -14,10 +14,10 @@ import executorch
 import rotation_native as native
 import rotation_variants
 import torch
-from executorch.runtime import Runtime
 from rotation_variants import BLOCK, FUSED, LLAMA, VARIANTS, case
 
 from edge_hadanorm import files, hadamard, transform
+from edge_hadanorm.bench.contenders import executorch_program
 from edge_hadanorm.export import program as exporting
 from edge_hadanorm.export import quantizer, xnnpack
 
@@ -43,10 +43,7 @@ class Workshop:
 
     def load(self, name: str, width: int) -> Callable[[], torch.Tensor]:
         """A call that runs it in the Python runtime."""
-        program = Runtime.get().load_program(self.program(name, width))
-        method, inputs = program.load_method("forward"), [case(width).x]
-        # The closure keeps the program, which its methods do not.
-        return lambda: (program, method.execute(inputs)[0])[1]
+        return executorch_program(self.program(name, width), "forward", [case(width).x]).run
 
     def register(self, name: str) -> None:
         """Make the operators of a variant known to export and to the runtime. Raises Missing."""
