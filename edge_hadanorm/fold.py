@@ -99,29 +99,39 @@ def split(transform: FeatureTransform, head: int | None) -> Folding:
     return Folding(absorbed, FeatureTransform(dynamic=transform.dynamic, rotation=transform.rotation[within:]))
 
 
-@torch.no_grad()
-def fold(
-    denoiser: nn.Module, choose: Callable[[str, torch.Tensor], FeatureTransform]
-) -> tuple[nn.Module, dict[str, Folding]]:
+Choose = Callable[[str, torch.Tensor], FeatureTransform]
+
+
+def fold(denoiser: nn.Module, choose: Choose) -> tuple[nn.Module, dict[str, Folding]]:
     """A copy of a float denoiser that computes the same with the transforms folded in, and each linear's folding.
 
-    choose(name, weight) -> the transform of a linear's input, for its weight [m, d] float64 as folded so far.
-    In the copy a linear takes and multiplies the absorbed transform of its input; the online one is left to the
-    caller. Tensors that no transform touches are shared with `denoiser`.
+    choose: see `fold_into`. Tensors that no transform touches are shared with `denoiser`.
     """
-    folded, producers, foldings = shared_copy(denoiser), denoiser.producers(), {}
+    folded = shared_copy(denoiser)
+    return folded, fold_into(folded, denoiser.quantizable(), choose)
+
+
+@torch.no_grad()
+def fold_into(denoiser: nn.Module, names: list[str], choose: Choose) -> dict[str, Folding]:
+    """Fold transforms of the inputs of these linears into a float denoiser; returns each linear's folding.
+
+    names: in order of execution, and with every linear the linears that its producer writes into.
+    choose(name, weight) -> the transform of a linear's input, for its weight [m, d] float64 as folded so far.
+    Then a linear takes and multiplies the absorbed transform of its input; the online one is left to the caller.
+    """
+    producers, foldings = denoiser.producers(), {}
     # Consumers first: what an attention's output linear folds into the values changes the weight that makes them.
-    for name in reversed(denoiser.quantizable()):
-        linear, producer = folded.get_submodule(name), producers.get(name)
+    for name in reversed(names):
+        linear, producer = denoiser.get_submodule(name), producers.get(name)
         weight, bias = linear.weight.double(), None if linear.bias is None else linear.bias.double()
         transform = choose(name, weight)
         foldings[name] = Folding(FeatureTransform(), transform) if producer is None else split(transform, producer.head)
         absorbed = foldings[name].absorbed
         if not absorbed.is_identity:
-            producer.absorb(folded, absorbed)
+            producer.absorb(denoiser, absorbed)
             weight, bias = absorbed.fold(weight, bias)
             replace(linear, weight=weight, bias=bias)
-    return folded, foldings
+    return foldings
 
 
 def refold(denoiser: nn.Module, quantized: nn.Module) -> nn.Module:

@@ -71,7 +71,7 @@ class QuantizedLinear(nn.Module):
     ) -> torch.Tensor | list[torch.Tensor]:
         """x [B, S, d] -> y [B, S, m], or with `parts` the equal parts of its features, each [B, S, m / parts].
 
-        weights [B, S]: of the tokens in a dynamic mean (0: padding); shift [1, 1, d]: still to be added to x; see
+        weights [B, S]: of the tokens in a dynamic mean (0: padding); shift [1 or B, 1, d]: still to be added to x; see
         `FeatureTransform`.
         """
         rows = self._as_device(self.rows(x, weights, shift))
@@ -97,13 +97,20 @@ class QuantizedLinear(nn.Module):
         """
         z, rest = self.transform(x, weights, shift)
         if self.recipe.activations == "token" and self.recipe.activation_bits < DEVICE_BITS:
-            z = fake_quantize_per_token(z, self.recipe.activation_bits)
+            z = fake_quantize_per_token(z, self.recipe.activation_bits, self.recipe.activation_clip)
         return z if rest is None else torch.cat([z, rest], dim=1)
 
+    def quantized_input(
+        self, x: torch.Tensor, weights: torch.Tensor | None = None, shift: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What W' multiplies [B, S, d], as the device sees it: z and, with a dynamic centre, the mean's row added."""
+        rows = self._as_device(self.rows(x, weights, shift))
+        return rows[:, :-1] + rows[:, -1:] if self.transform.dynamic else rows
+
     def set_activation_range(self, low: torch.Tensor, high: torch.Tensor) -> None:
-        """The range (scalars) of static activations."""
-        grid = Grid(self.recipe.activation_bits, symmetric=False)
-        self.activation_scale, self.activation_zero_point = choose_parameters(low, high, grid)
+        """The range (scalars) of static activations, of which the recipe's `activation_clip` is kept."""
+        grid, clip = Grid(self.recipe.activation_bits, symmetric=False), self.recipe.activation_clip
+        self.activation_scale, self.activation_zero_point = choose_parameters(low * clip, high * clip, grid)
 
     def _as_device(self, rows: torch.Tensor) -> torch.Tensor:
         """What the runtime's own quantization makes of its rows."""

@@ -2,18 +2,23 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import nn
 
 from edge_hadanorm.calibration import Moments, activation_ranges
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.fold import Folding, Producer, fold
+from edge_hadanorm.fit import fit
+from edge_hadanorm.fold import Folding, Producer, fold_into, shared_copy
 from edge_hadanorm.hadamard import is_hadamard_order
 from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
 from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.rounding import METHODS as ROUNDING
+from edge_hadanorm.samples import Inputs
+from edge_hadanorm.search import search
+from edge_hadanorm.stream import Stream
 from edge_hadanorm.transform import FeatureTransform, Rotation, rotation_factors
 
 # Beyond this spread between channels a scale says more about a dead channel than about its signal.
@@ -24,7 +29,8 @@ def feature_scale(recipe: Recipe, moments: Moments, weight: torch.Tensor) -> tor
     """D [d] of a recipe for one input with these moments and the stacked weight [m, d], float64, of median 1.
 
     smoothquant: max|x|^alpha / max|W|^(1 - alpha) (arXiv 2211.10438). std: sigma after centring.
-    balanced: sqrt(sigma / ||W_:,c||), which minimises ||(X - mu) D^-1|| ||W D|| (Cauchy-Schwarz).
+    balanced: sigma^e / ||W_:,c||^(1 - e). Half and half, sqrt(sigma / ||W_:,c||), minimises ||(X - mu) D^-1|| ||W D||
+    (Cauchy-Schwarz); e = 0 gives all columns of W D one norm, as the rounding of weights would have it.
     A channel for which that is 0 or infinite, without signal or without weight, gets 1.
     """
     if recipe.scale == "none":
@@ -35,7 +41,7 @@ def feature_scale(recipe: Recipe, moments: Moments, weight: torch.Tensor) -> tor
     else:
         scale = moments.deviation(recipe.centre)
         if recipe.scale == "balanced":
-            scale = (scale / weight.norm(dim=0)).sqrt()
+            scale = scale**recipe.exponent / weight.norm(dim=0) ** (1 - recipe.exponent)
     usable = scale.isfinite() & (scale > 0)
     if usable.any():
         scale = scale / scale[usable].median()
@@ -61,15 +67,20 @@ def _rotation(recipe: Recipe, width: int, producer: Producer | None) -> Rotation
     return rotation_factors(width, recipe.rotation, recipe.block, producer and producer.head)
 
 
-def quantize_linear(recipe: Recipe, folding: Folding, linear: nn.Linear) -> QuantizedLinear:
-    """One linear of a folded float denoiser by a recipe; computed in float64, kept in float32."""
+def unrounded(recipe: Recipe, folding: Folding, linear: nn.Linear) -> QuantizedLinear:
+    """One linear of a folded float denoiser, with its weight still in float; computed in float64, kept in float32."""
     folded, bias = folding.online.fold(linear.weight.double(), None if linear.bias is None else linear.bias.double())
-    bias = None if bias is None else bias.float()
     absorbed, online = (copy.deepcopy(part).float() for part in (folding.absorbed, folding.online))
+    return QuantizedLinear(recipe, online, None, None, None if bias is None else bias.float(), folded.float(), absorbed)
+
+
+def quantize_linear(recipe: Recipe, folding: Folding, linear: nn.Linear) -> QuantizedLinear:
+    """The same with its weight rounded, without regard to inputs."""
+    plain = unrounded(recipe, folding, linear)
     if recipe.weight_bits == FLOAT_BITS:
-        return QuantizedLinear(recipe, online, None, None, bias, folded.float(), absorbed)
-    codes, scale = ROUNDING[recipe.rounding](folded, recipe.weight_bits, recipe.group_size)
-    return QuantizedLinear(recipe, online, codes, scale.float(), bias, absorbed=absorbed)
+        return plain
+    codes, scale = ROUNDING[recipe.rounding](plain.weight, recipe.weight_bits, recipe.group_size)
+    return QuantizedLinear(recipe, plain.transform, codes, scale, plain.bias, absorbed=plain.absorbed)
 
 
 def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
@@ -97,25 +108,53 @@ def quantize(
     recipe: Recipe,
     moments: dict[str, Moments] | None,
     samples: list[Callable[[], object]] = (),
+    calls: list[Inputs] = (),
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> nn.Module:
     """A quantized copy of a float denoiser.
 
     moments: from `calibrate`, None where the recipe needs none. samples: calls that run `denoiser`, for the ranges of
-    static activations.
+    static activations. calls: inputs of the same, for recipes that `needs_calls`.
     """
     check_recipe(recipe, denoiser)
-    names, producers = denoiser.quantizable(), denoiser.producers()
-    steady = denoiser.steady() if recipe.centre == "dynamic" else ()
+    quantized = shared_copy(denoiser)
+    stream = Stream(quantized, calls) if recipe.needs_calls else None
+    for names in progress(denoiser.stages()):
+        recipes = dict.fromkeys(names, recipe)
+        foldings = _choose_and_fold(quantized, recipes, moments, stream)
+        for name in names:
+            linear = quantized.get_submodule(name)
+            if stream is None:
+                made = quantize_linear(recipes[name], foldings[name], linear)
+            else:
+                made = fit(unrounded(recipes[name], foldings[name], linear), partial(stream.inputs, quantized, name))
+            quantized.set_submodule(name, made)
+        if stream is not None:
+            stream.advance(quantized)
+    if recipe.activations == "tensor" and stream is None:
+        for name, (low, high) in activation_ranges(denoiser, quantized, samples).items():
+            quantized.get_submodule(name).set_activation_range(low, high)
+    return quantized
+
+
+def _choose_and_fold(
+    denoiser: nn.Module, recipes: dict[str, Recipe], moments: dict[str, Moments] | None, stream: Stream | None
+) -> dict[str, Folding]:
+    """Fold one stage's transforms in; recipes that search are replaced by what they find."""
+    producers, steady = denoiser.producers(), denoiser.steady()
+    searched = [name for name, recipe in recipes.items() if recipe.search]
+    sample = stream.sample(denoiser, searched) if searched else {}
 
     def choose(name: str, weight: torch.Tensor) -> FeatureTransform:
-        own = dataclasses.replace(recipe, centre="static") if name in steady else recipe
-        return build_transform(own, moments and moments[name], weight, producers.get(name))
+        producer = producers.get(name)
 
-    quantized, foldings = fold(denoiser, choose)
-    for name in names:
-        quantized.set_submodule(name, quantize_linear(recipe, foldings[name], quantized.get_submodule(name)))
-    if recipe.activations == "tensor":
-        ranges = activation_ranges(denoiser, quantized, samples)
-        for name in names:
-            quantized.get_submodule(name).set_activation_range(*ranges[name])
-    return quantized
+        def build(own: Recipe) -> FeatureTransform:
+            own = dataclasses.replace(own, centre="static") if own.centre == "dynamic" and name in steady else own
+            return build_transform(own, moments and moments[name], weight, producer)
+
+        if name in sample:
+            bias = denoiser.get_submodule(name).bias
+            recipes[name] = search(recipes[name], build, producer, weight, bias, sample[name], name in steady)
+        return build(recipes[name])
+
+    return fold_into(denoiser, list(recipes), choose)

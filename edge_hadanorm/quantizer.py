@@ -61,10 +61,13 @@ def dequantize(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tenso
     return (codes.to(scale.dtype) - zero_point) * scale
 
 
-def fake_quantize_per_token(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """x [..., d] on the asymmetric grid of each token's own range."""
+def fake_quantize_per_token(x: torch.Tensor, bits: int, clip: float = 1.0) -> torch.Tensor:
+    """x [..., d] on the asymmetric grid of each token's own range, or of the part `clip` of it."""
     grid = Grid(bits, symmetric=False)
-    scale, zero_point = choose_parameters(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), grid)
+    low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+    if clip != 1:
+        low, high = low * clip, high * clip
+    scale, zero_point = choose_parameters(low, high, grid)
     return dequantize(quantize(x, scale, zero_point, grid), scale, zero_point)
 
 

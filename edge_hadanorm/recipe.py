@@ -13,11 +13,13 @@ from pathlib import Path
 from edge_hadanorm.errors import UserError
 
 BITS = (2, 3, 4, 5, 6, 7, 8, 16)
+# What a linear may get of a budget: the widths that phones have kernels for.
+BUDGET_BITS = (4, 8)
 CHOICES = {
     "centre": ("none", "static", "dynamic"),
     "scale": ("none", "smoothquant", "std", "balanced"),
     "rotation": ("none", "block", "full"),
-    "rounding": ("nearest", "clip"),
+    "rounding": ("nearest", "clip", "gptq"),
     "activations": ("token", "tensor"),
 }
 
@@ -29,10 +31,15 @@ class Recipe:
     weight_bits, activation_bits: 2 to 8, or 16 for not at all.
     group_size: input features that share a weight scale; None: one scale per output channel.
     activations: `token` (a dynamic range per token) or `tensor` (one calibrated range per linear).
+    activation_clip: share of a token's range (of fewer than 8 bits) or of the calibrated range that is not clipped.
     centre, scale, rotation: the transform of a linear's input, see `transform.py`.
-    alpha: SmoothQuant's migration strength. block: largest block of a block rotation; one that folds into attention's
-    values costs nothing and is as wide as a head.
-    rounding: weight scales from the largest magnitude (`nearest`) or searched for the least squared error (`clip`).
+    alpha: SmoothQuant's migration strength. exponent: the share of sigma in a balanced scale. block: largest block of a
+    block rotation; one that folds into attention's values costs nothing and is as wide as a head.
+    rounding: weight scales from the largest magnitude (`nearest`) or searched for the least squared error (`clip`), or
+    `gptq`, on the inputs that the quantized layers before make.
+    search: choose transform and clip of each input by measured error, see `search.py`, instead of those given.
+    average_bits: weight bits of each linear chosen by measured sensitivity, see `allocation.py`, so that a weight has
+    so many on average; weight_bits is then the least that a linear gets.
     """
 
     name: str
@@ -43,9 +50,13 @@ class Recipe:
     centre: str = "none"
     scale: str = "none"
     alpha: float = 0.5
+    exponent: float = 0.5
     rotation: str = "none"
     block: int = 32
     rounding: str = "nearest"
+    activation_clip: float = 1.0
+    search: bool = False
+    average_bits: float | None = None
 
     def __post_init__(self):
         for field in ("weight_bits", "activation_bits"):
@@ -60,13 +71,35 @@ class Recipe:
             )
         if not (_is_int(self.block) and self.block > 0 and self.block & (self.block - 1) == 0):
             raise UserError(f"recipe {self.name}: block is {self.block!r}, not a power of two")
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not 0 <= self.alpha <= 1:
-            raise UserError(f"recipe {self.name}: alpha is {self.alpha!r}, not a number from 0 to 1")
+        for field in ("alpha", "exponent", "activation_clip"):
+            if not _is_number(getattr(self, field)) or not 0 <= getattr(self, field) <= 1:
+                raise UserError(f"recipe {self.name}: {field} is {getattr(self, field)!r}, not a number from 0 to 1")
+        if not self.activation_clip:
+            raise UserError(f"recipe {self.name}: activation_clip is 0, which leaves no range")
+        if not isinstance(self.search, bool):
+            raise UserError(f"recipe {self.name}: search is {self.search!r}, not true or false")
+        if self.average_bits is not None and not (
+            _is_number(self.average_bits) and self.weight_bits <= self.average_bits <= max(BUDGET_BITS)
+        ):
+            raise UserError(
+                f"recipe {self.name}: average_bits is {self.average_bits!r}, not a number from its weight bits "
+                f"({self.weight_bits}) to {max(BUDGET_BITS)}"
+            )
+
+    @property
+    def needs_moments(self) -> bool:
+        """Whether its transforms are measured on activations."""
+        return self.search or self.scale != "none" or self.centre != "none"
+
+    @property
+    def needs_calls(self) -> bool:
+        """Whether weights or bits are chosen on the denoiser's own calls."""
+        return self.search or self.rounding == "gptq" or self.average_bits is not None
 
     @property
     def needs_calibration(self) -> bool:
         """Whether anything in it is measured on activations."""
-        return self.scale != "none" or self.centre != "none" or self.activations == "tensor"
+        return self.needs_moments or self.needs_calls or self.activations == "tensor"
 
     def to_json(self) -> dict:
         return dataclasses.asdict(self)
@@ -80,6 +113,7 @@ METHODS = {
     "hadanorm": dict(centre="dynamic", scale="std", rotation="block"),
     "hadanorm-balanced": dict(centre="dynamic", scale="balanced", rotation="block"),
     "hadanorm-folded": dict(centre="static", scale="balanced", rotation="block"),
+    "hadanorm-auto": dict(search=True, rounding="gptq"),
 }
 SUMMARIES = {
     "rtn": "round to nearest, no transform",
@@ -88,6 +122,7 @@ SUMMARIES = {
     "hadanorm": "dynamic centre, scale by the standard deviation, Hadamard (Federici et al., arXiv 2506.09932)",
     "hadanorm-balanced": "dynamic centre, scale that balances input and weight error, Hadamard",
     "hadanorm-folded": "the same with the mean over calibration, which folds offline",
+    "hadanorm-auto": "centre, scale, rotation and clip of each input chosen by measured error, GPTQ rounding",
 }
 FORMATS = ("w4a4", "w4a8", "w4a8-g32", "w8a8", "w8a8-static")
 _NAME = re.compile(r"(?P<method>.+)-w(?P<w>\d+)a(?P<a>\d+)(-g(?P<g>\d+))?(?P<static>-static)?")
@@ -135,6 +170,10 @@ def load(name_or_file: str) -> Recipe:
         return from_json(json.loads(path.read_text()))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"recipe file {path} is not JSON: {error}") from None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_int(value: object) -> bool:

@@ -1,4 +1,9 @@
-"""Weights to codes: nearest, and a search for the clip that loses least."""
+"""Weights to codes: nearest, a search for the clip that loses least, and GPTQ.
+
+GPTQ (Frantar et al., arXiv 2210.17323) rounds one input column after the other and lets the columns still to come make
+up for the error, so that what grows least is the error of the output, ||(W - W_q) X^T||^2 = tr((W - W_q) H (W - W_q)^T)
+with the second moment H = X^T X / n of the inputs, and not that of the weight.
+"""
 
 import torch
 
@@ -6,30 +11,128 @@ from edge_hadanorm.quantizer import Grid, choose_parameters, dequantize, grouped
 
 # Wide rows want a clip of 0.6 at 4 bits and of 0.2 at 2 bits: a range of few steps is worth more than its tails.
 CLIP_RATIOS = torch.linspace(1.0, 0.2, 41).tolist()
+# Of these GPTQ takes the best a row, at the price of a run each; columns that make up for errors want their range.
+GPTQ_RATIOS = (1.0, 0.9, 0.8, 0.7, 0.6)
+# Columns rounded before the rest is updated, in one product.
+GPTQ_BLOCK = 64
 
 
 def nearest(weight: torch.Tensor, bits: int, group_size: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes int8 [m, d] and scales [m, groups] of a weight [m, d], each scale from the group's largest magnitude."""
     groups = grouped(weight, group_size)
     grid = Grid(bits, symmetric=True)
-    scale, _ = choose_parameters(groups.amin(-1), groups.amax(-1), grid)
-    scale = _stored(scale, group_size)
+    scale = _stored(_largest(groups, grid), group_size)
     return _codes(groups, scale, grid), scale
 
 
-def clip_search(weight: torch.Tensor, bits: int, group_size: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `nearest`, with the scale of each group shrunk to the one of least squared error."""
+def clip_search(
+    weight: torch.Tensor, bits: int, group_size: int | None, importance: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `nearest`, with the scale of each group shrunk to the one of least squared error.
+
+    importance [d]: weights of the columns in that error.
+    """
     groups = grouped(weight, group_size)
+    weights = 1.0 if importance is None else grouped(importance[None], group_size)
     grid = Grid(bits, symmetric=True)
-    largest, _ = choose_parameters(groups.amin(-1), groups.amax(-1), grid)
+    largest = _largest(groups, grid)
     scale, least = None, None
     for ratio in CLIP_RATIOS:
         candidate = _stored(largest * ratio, group_size)
         codes = quantize(groups, candidate[..., None], 0, grid)
-        error = (dequantize(codes, candidate[..., None]) - groups).square().sum(-1)
+        error = ((dequantize(codes, candidate[..., None]) - groups).square() * weights).sum(-1)
         scale = candidate if least is None else torch.where(error < least, candidate, scale)
         least = error if least is None else torch.minimum(error, least)
     return _codes(groups, scale, grid), scale
+
+
+def gptq(
+    weight: torch.Tensor,
+    bits: int,
+    group_size: int | None,
+    second_moment: torch.Tensor,
+    damping: float = 0.01,
+    act_order: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes int8 [m, d] and scales [m, groups] of a weight [m, d] for inputs with this second moment [d, d].
+
+    damping: this part of the moment's mean diagonal is added to the diagonal, which trusts the sample less.
+    act_order: round the columns of large moments first. With one scale a row, the row's best of GPTQ_RATIOS; with
+    groups, the clip search's. Never worse than `nearest` with the same damped moment: a row that is, takes its codes.
+    """
+    weight = weight.float()
+    moment = damped(second_moment, damping)
+    order = moment.diagonal().argsort(descending=True) if act_order else None
+    factor = _inverse_factor(moment if order is None else moment[order][:, order])
+    moment = moment.float()
+    if group_size is None:
+        largest = _largest(weight, Grid(bits, symmetric=True))[:, None]
+        scales = [largest * ratio for ratio in GPTQ_RATIOS]
+    else:
+        scales = [clip_search(weight, bits, group_size, moment.diagonal())[1]]
+    tries, rows = len(scales), len(weight)
+    scale, repeated = torch.cat(scales), weight.repeat(tries, 1)
+    codes = _gptq_codes(repeated, scale, factor, bits, order)
+    plain_codes, plain_scale = nearest(weight, bits, group_size)
+    codes, scale = torch.cat([codes, plain_codes]), torch.cat([scale, plain_scale])
+    errors = output_error(weight.repeat(tries + 1, 1), codes, scale, moment).unflatten(0, (tries + 1, rows))
+    best = errors.argmin(0) * rows + torch.arange(rows)
+    return codes[best].to(torch.int8), scale[best]
+
+
+def damped(second_moment: torch.Tensor, damping: float) -> torch.Tensor:
+    """A second moment [d, d] with `damping` times its mean diagonal added to the diagonal, float64."""
+    moment = second_moment.double()
+    mean = moment.diagonal().mean().item() or 1.0
+    return moment + damping * mean * torch.eye(len(moment), dtype=torch.float64)
+
+
+def output_error(
+    weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor, second_moment: torch.Tensor
+) -> torch.Tensor:
+    """Mean squared output error [m] of each row of a rounded weight, for inputs with this second moment [d, d]."""
+    difference = codes * _by_column(scale, weight.shape[1]) - weight
+    return ((difference @ second_moment) * difference).sum(1)
+
+
+def _gptq_codes(
+    weight: torch.Tensor, scale: torch.Tensor, factor: torch.Tensor, bits: int, order: torch.Tensor | None
+) -> torch.Tensor:
+    """Codes [m, d], float. factor [d, d]: upper triangular, of the inverse second moment in this order of columns."""
+    grid, columns = Grid(bits, symmetric=True), weight.shape[1]
+    scale = _by_column(scale, columns)
+    weight, scale = (weight.clone(), scale) if order is None else (weight[:, order], scale[:, order])
+    codes = torch.empty_like(weight)
+    for first in range(0, columns, GPTQ_BLOCK):
+        block = slice(first, min(first + GPTQ_BLOCK, columns))
+        errors, inner = torch.empty_like(weight[:, block]), factor[block, block]
+        part = weight[:, block]
+        for j in range(part.shape[1]):
+            column, step = part[:, j], scale[:, first + j]
+            code = (column / step).round_().clamp_(grid.qmin, grid.qmax)
+            codes[:, first + j] = code
+            errors[:, j] = (column - code * step) / inner[j, j]
+            part[:, j + 1 :].addr_(errors[:, j], inner[j, j + 1 :], alpha=-1)
+        weight[:, block.stop :] -= errors @ factor[block, block.stop :]
+    return codes if order is None else codes[:, order.argsort()]
+
+
+def _inverse_factor(moment: torch.Tensor) -> torch.Tensor:
+    """The upper triangular U [d, d], float32, with U^T U = H^-1 of a positive definite H."""
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
+    return torch.linalg.cholesky(inverse, upper=True).float()
+
+
+def _largest(groups: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """The scale of each group [..., size] that spans its largest magnitude."""
+    return choose_parameters(groups.amin(-1), groups.amax(-1), grid)[0]
+
+
+def _by_column(scale: torch.Tensor, columns: int) -> torch.Tensor:
+    """Scales [m, groups] as [m, d] or, where there is one a row, a view of that shape."""
+    if scale.shape[1] == 1:
+        return scale.expand(-1, columns)
+    return scale.repeat_interleave(columns // scale.shape[1], dim=1)
 
 
 def _stored(scale: torch.Tensor, group_size: int | None) -> torch.Tensor:
@@ -41,4 +144,5 @@ def _codes(groups: torch.Tensor, scale: torch.Tensor, grid: Grid) -> torch.Tenso
     return quantize(groups, scale[..., None], 0, grid).flatten(1).to(torch.int8)
 
 
-METHODS = {"nearest": nearest, "clip": clip_search}
+# gptq needs the inputs' second moment besides.
+METHODS = {"nearest": nearest, "clip": clip_search, "gptq": gptq}

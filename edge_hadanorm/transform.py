@@ -47,8 +47,8 @@ class FeatureTransform(nn.Module):
         """z [B, S, d] of tokens x [B, S, d], and with a dynamic centre the row r [B, 1, d] that z misses, else None.
 
         Then y = z W'^T + r W'^T + b' with `fold`'s W' and b'. weights [B, S]: non-negative weights of the tokens in
-        the mean (0 for padding), not all zero; None: all the same. Any mean keeps the identity exact. shift [1, 1, d]:
-        is still to be added to every token, which a dynamic centre would only take away again.
+        the mean (0 for padding), not all zero; None: all the same. Any mean keeps the identity exact.
+        shift [1 or B, 1, d]: is still to be added to every token, which a dynamic centre would only take away again.
         """
         if not self.dynamic:
             x = x if shift is None else x + shift

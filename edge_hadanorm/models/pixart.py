@@ -124,7 +124,7 @@ class Block(nn.Module):
         self.ff = FeedForward(width, 4 * width)
 
     def forward(self, x, time, k, v, bias):
-        """x [B, S, d], time [1, 1, 6 d], keys and values of this block's text."""
+        """x [B, S, d], time [1 or B, 1, 6 d], keys and values of this block's text."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = equal_parts((self.modulation + time) * self.gain, 6)
         x = x + gate_a * self.attn1(layer_norm(x) * scale_a, shift_a)
         x = x + self.attn2(x, k, v, bias)
@@ -177,11 +177,12 @@ class PixArtDenoiser(nn.Module):
 
     def quantizable(self) -> list[str]:
         """Names of the linears that a recipe quantizes, in order of execution."""
-        return [
-            f"blocks.{i}.{name}"
-            for i in range(len(self.blocks))
-            for name in ("attn1.qkv", "attn1.out", "attn2.q", "attn2.kv", "attn2.out", "ff.up", "ff.down")
-        ]
+        return [name for stage in self.stages() for name in stage]
+
+    def stages(self) -> list[list[str]]:
+        """The same, block by block: what `advance` runs, and no transform folds from one into another."""
+        names = ("attn1.qkv", "attn1.out", "attn2.q", "attn2.kv", "attn2.out", "ff.up", "ff.down")
+        return [[f"blocks.{i}.{name}" for name in names] for i in range(len(self.blocks))]
 
     def steady(self) -> list[str]:
         """Linears whose inputs keep their mean from call to call: a recipe's dynamic centre is a static one there.
@@ -207,17 +208,31 @@ class PixArtDenoiser(nn.Module):
 
     def prepare(self, text: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
         """The conditioning of a prompt: keys and values of every block, and with a mask [B, L] the scores' bias."""
-        text = self.text_down(F.gelu(self.text_up(text), approximate="tanh"))
+        text = self._text(text)
         conditioning = [t for block in self.blocks for t in block.attn2.prepare(text, mask)]
         if mask is not None:
-            conditioning.append(((1 - mask) * -10000.0).unsqueeze(1))
+            conditioning.append(mask_bias(mask))
         return conditioning
+
+    def begin(
+        self, latents: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor | None, ...]:
+        """A call of the denoiser, up to its first block, for `advance`: tensors of B sequences each."""
+        modulation = self.time_modulation(F.silu(self._time(timestep)))
+        return self._tokens(latents), modulation.expand(len(latents), -1, -1), self._text(text), mask
+
+    def advance(self, stage: int, state: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor | None, ...]:
+        """Such calls, one block on: prepare and denoise of that block."""
+        x, modulation, text, mask = state
+        block = self.blocks[stage]
+        bias = None if mask is None else mask_bias(mask)
+        return block(x, modulation, *block.attn2.prepare(text, mask), bias), modulation, text, mask
 
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
         """The prediction [B, C, H, W] at one timestep [1], the same for the whole batch."""
         time = self._time(timestep)
         modulation = self.time_modulation(F.silu(time))
-        x = self.patch_embed(latents).flatten(2).transpose(1, 2) + self.positions
+        x = self._tokens(latents)
         bias = conditioning[2 * len(self.blocks)] if len(conditioning) % 2 else None
         for i, block in enumerate(self.blocks):
             x = block(x, modulation, conditioning[2 * i], conditioning[2 * i + 1], bias)
@@ -227,10 +242,23 @@ class PixArtDenoiser(nn.Module):
         x = x.reshape(-1, grid, grid, patch, patch, self.channels).permute(0, 5, 1, 3, 2, 4)
         return x.reshape(-1, self.channels, self.side, self.side)
 
+    def _tokens(self, latents: torch.Tensor) -> torch.Tensor:
+        """Patches and their positions: [B, C, H, W] -> [B, S, d]."""
+        return self.patch_embed(latents).flatten(2).transpose(1, 2) + self.positions
+
+    def _text(self, text: torch.Tensor) -> torch.Tensor:
+        """The caption projection: [B, L, C] -> [B, L, d]."""
+        return self.text_down(F.gelu(self.text_up(text), approximate="tanh"))
+
     def _time(self, timestep: torch.Tensor) -> torch.Tensor:
         """Sinusoidal embedding and its two linears: [1] -> [1, 1, d]."""
         angles = timestep.reshape(1, 1, 1) * self.frequencies
         return self.time_down(F.silu(self.time_up(torch.cat([angles.cos(), angles.sin()], dim=-1))))
+
+
+def mask_bias(mask: torch.Tensor) -> torch.Tensor:
+    """What a mask [B, L] (1: keep) adds to attention's scores [B, S, L]: [B, 1, L]."""
+    return ((1 - mask) * -10000.0).unsqueeze(1)
 
 
 def check_config(config: dict) -> None:

@@ -1,0 +1,23 @@
+"""What the transform that stays online costs, as a share of the time of the linear that it is for.
+
+In int8 multiply-adds a feature and token, of which the linear itself has one an output. Measured on x86-64 (AVX-512
+VNNI) at width 1152 and 256 tokens by runtime_tests/benchmarks/rotation.py and `edge-hadanorm bench`; an emulated
+Cortex-A76 takes about the same share for a rotation, in instructions.
+"""
+
+from edge_hadanorm.transform import FeatureTransform
+
+# A pass over the tokens, for a mean or a scale that no layer before takes.
+PASS = 40
+# A block Hadamard: so many, and so many more for every feature of a block.
+ROTATION, ROTATION_ORDER = 76, 3
+# The token mean, its subtraction, one more row, and its share added to every output.
+TOKEN_MEAN = 430
+
+
+def online_cost(online: FeatureTransform, outputs: int) -> float:
+    """The time of an online transform over the time of its linear, which has so many outputs."""
+    units = sum(ROTATION + ROTATION_ORDER * order for order, _ in online.rotation)
+    units += TOKEN_MEAN * online.dynamic
+    units += PASS * (online.inverse_scale is not None or (online.centre is not None and not online.dynamic))
+    return units / outputs

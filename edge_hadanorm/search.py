@@ -1,0 +1,92 @@
+"""The transform of each input, chosen by the measured error of its linear's output.
+
+No transform wins everywhere: with 8-bit activations the weight's error rules, with 4-bit ones the activation's, and a
+rotation alone can make an input worse that a mean or a scale first makes better. So candidates are rounded by GPTQ on
+some calls and compared on others, one property after the other from a good start: every value that a named method has
+is among them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import torch
+
+from edge_hadanorm.cost import online_cost
+from edge_hadanorm.fit import fit, output_noise
+from edge_hadanorm.fold import Producer, split
+from edge_hadanorm.linear import DEVICE_BITS, QuantizedLinear
+from edge_hadanorm.recipe import Recipe
+from edge_hadanorm.stream import Seen, tokens
+from edge_hadanorm.transform import FeatureTransform
+
+# What an input's SQNR has to gain for a transform that takes as long as its linear, in dB.
+EXCHANGE_DB = 0.2
+# Output rows that a candidate is judged by; rows are rounded independently of each other.
+ROWS = 256
+
+START = dict(centre="static", scale="balanced", exponent=0.25, rotation="block", block=32)
+SCALES = (
+    dict(scale="none"),
+    dict(scale="smoothquant"),
+    *(dict(scale="balanced", exponent=exponent) for exponent in (0.0, 0.25, 0.5, 0.75)),
+)
+FINER = 0.125  # of an exponent
+ROTATIONS = (dict(rotation="none"), *(dict(rotation="block", block=block) for block in (32, 16, 64, 128)))
+CENTRES = tuple(dict(centre=centre) for centre in ("none", "static", "dynamic"))
+CLIPS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+
+# own recipe -> the transform of its input
+Build = Callable[[Recipe], FeatureTransform]
+
+
+def search(
+    recipe: Recipe,
+    build: Build,
+    producer: Producer | None,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    sample: tuple[Seen, Seen],
+    steady: bool,
+) -> Recipe:
+    """A linear's own recipe: that of `recipe` with the best transform and clip.
+
+    weight [m, d], bias [m]: of the linear, for the input before any transform. sample: what it is given, to round on
+    and to compare on. steady: its mean does not move, so that a dynamic one need not be tried.
+    """
+    rows = torch.arange(0, len(weight), max(1, len(weight) // ROWS))[:ROWS]
+    weight, outputs = weight[rows].double(), len(weight)
+    bias = torch.zeros(len(rows)) if bias is None else bias[rows]
+    some, others = sample
+    signal = tokens(torch.nn.functional.linear(others[0], weight.float()), others[1]).double()
+    signal = (signal - signal.mean(0)).square().sum()
+    scores: dict[Recipe, float] = {}
+
+    def score(own: Recipe) -> float:
+        if own not in scores:
+            transform = build(own)
+            online = transform if producer is None else split(transform, producer.head).online
+            folded, shifted = transform.fold(weight, bias.double())
+            candidate = QuantizedLinear(own, transform.float(), None, None, shifted.float(), folded.float())
+            fitted = fit(candidate, lambda: [some])
+            noise = output_noise(fitted, weight.float(), bias, others).sum()
+            quality = 10 * math.log10(signal / noise) if noise else math.inf
+            scores[own] = quality - EXCHANGE_DB * online_cost(online, outputs)
+        return scores[own]
+
+    best = dataclasses.replace(recipe, search=False, **START)
+    # Attention takes a rotation as wide as a head, whatever the block.
+    rotations = ROTATIONS[:2] if producer is not None and producer.head else ROTATIONS
+    for sweep in (SCALES, rotations, CENTRES[:2] if steady else CENTRES):
+        best = max((best, *(dataclasses.replace(best, **values) for values in sweep)), key=score)
+    if best.scale == "balanced":
+        finer = [e for e in (best.exponent - FINER, best.exponent + FINER) if 0 <= e <= 1]
+        best = max((best, *(dataclasses.replace(best, exponent=e) for e in finer)), key=score)
+    # At 8 bits the device takes the whole range of a token.
+    if recipe.activations == "tensor" or recipe.activation_bits < DEVICE_BITS:
+        for clip in CLIPS:
+            tighter = dataclasses.replace(best, activation_clip=clip)
+            if score(tighter) <= score(best):
+                break
+            best = tighter
+    return best

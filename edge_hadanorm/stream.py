@@ -1,0 +1,90 @@
+"""A sample of a denoiser's calls on their way through its blocks, of which the earlier ones are quantized already.
+
+Each block is run on what the blocks before it make, so that the work grows linearly with their number and memory does
+not grow at all.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from edge_hadanorm.calibration import observed
+from edge_hadanorm.samples import Inputs
+
+# What a second moment of a thousand features needs to be worth inverting.
+TOKENS = 16384
+# Tokens that a block is run on at once, which bounds the memory of activations.
+CHUNK = 4096
+
+# What a linear is given: tokens [B, S, d], and their weights [B, S] (0: padding) or None.
+Seen = tuple[torch.Tensor, torch.Tensor | None]
+State = tuple[torch.Tensor | None, ...]
+
+
+class Stream:
+    """Calls at one stage of a denoiser, see `PixArtDenoiser.stages`. `advance` takes them to the next."""
+
+    def __init__(self, denoiser: nn.Module, calls: list[Inputs]):
+        states = [denoiser.begin(call.latents, call.timestep, call.text, call.mask) for call in _spread(calls)]
+        tokens = states[0][0].shape[0] * states[0][0].shape[1]
+        states, size = states[: -(-TOKENS // tokens)], max(1, CHUNK // tokens)
+        self.stage = 0
+        self.states = [_joined(states[first : first + size]) for first in range(0, len(states), size)]
+
+    def inputs(self, denoiser: nn.Module, name: str) -> Iterator[Seen]:
+        """What the linear `name` of this stage is given, chunk by chunk."""
+        for state in self.states:
+            yield from self._seen(denoiser, [name], state).values()
+
+    def sample(self, denoiser: nn.Module, names: list[str]) -> dict[str, tuple[Seen, Seen]]:
+        """What each linear of this stage is given by some calls, and by some others."""
+        states = self.states if len(self.states) > 1 else _halved(self.states[0])
+        some, others = (self._seen(denoiser, names, state) for state in states[:2])
+        return {name: (some[name], others[name]) for name in names}
+
+    def advance(self, denoiser: nn.Module) -> None:
+        """Run this stage and go on to the next."""
+        self.states = [denoiser.advance(self.stage, state) for state in self.states]
+        self.stage += 1
+
+    def _seen(self, denoiser: nn.Module, names: list[str], state: State) -> dict[str, Seen]:
+        seen: dict[str, Seen] = {}
+
+        def observe(name: str, x: torch.Tensor, weights: torch.Tensor | None = None) -> None:
+            seen[name] = (x, weights)
+            if len(seen) == len(names):
+                raise _AllSeen
+
+        with observed(denoiser, names, observe), contextlib.suppress(_AllSeen):
+            denoiser.advance(self.stage, state)
+        return seen
+
+
+class _AllSeen(Exception):
+    """Nothing further down a stage is wanted."""
+
+
+def tokens(y: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """The tokens [n, m] of y [B, S, m] that are no padding."""
+    return y.flatten(0, 1) if weights is None else y[weights > 0]
+
+
+def _spread(calls: list[Inputs]) -> list[Inputs]:
+    """Calls in an order of which every beginning has all timesteps and prompts in it."""
+    order = torch.randperm(len(calls), generator=torch.Generator().manual_seed(0))
+    return [calls[i] for i in order]
+
+
+def _joined(states: list[State]) -> State:
+    return tuple(None if parts[0] is None else torch.cat(parts) for parts in zip(*states, strict=True))
+
+
+def _halved(state: State) -> tuple[State, State]:
+    """Two halves of a chunk's sequences, or the same one twice where there is one."""
+    count = len(state[0])
+    if count == 1:
+        return state, state
+    middle = count // 2
+    return tuple(tuple(None if t is None else t[part] for t in state) for part in (slice(middle), slice(middle, None)))
