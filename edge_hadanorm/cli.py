@@ -47,7 +47,7 @@ def quantize(model, recipe_name, out, prompts, inputs, steps, seed, device, forc
 
     lines = workflow.read_prompts(prompts) if prompts else None
     metrics = workflow.quantize(model, recipe_name, out, lines, inputs, steps, seed, device, force)
-    click.echo(f"{out}: {_summary(metrics)}")
+    click.echo(f"{out}: {summary(metrics)}")
 
 
 @cli.command()
@@ -102,7 +102,7 @@ def evaluate(quantized, inputs, reference, json_file) -> None:
     if json_file:
         with files.new_file(json_file) as partial:
             files.write_json(partial, metrics)
-    click.echo(_summary(metrics))
+    click.echo(summary(metrics))
     worst = sorted(metrics["layers"].items(), key=lambda item: item[1])[:5]
     click.echo("lowest layers: " + ", ".join(f"{name} {db:.1f} dB" for name, db in worst))
 
@@ -167,13 +167,16 @@ def inspect(path: Path) -> None:
     click.echo(describe(path))
 
 
-def _summary(metrics: dict) -> str:
-    bits, psnr = metrics["bits"], metrics["image_psnr_db"]
-    pictures = "" if psnr is None else f", pictures {psnr:.1f} dB PSNR"
+def summary(metrics: dict) -> str:
+    """What was measured, in a line."""
+    from edge_hadanorm.metrics import megabytes
+
+    bits, psnr, retrieval = metrics["bits"], metrics["image_psnr_db"], metrics["caption_retrieval"]
+    pictures = "" if psnr is None else f", pictures {psnr:.1f} dB PSNR, {metrics['image_ssim']:.3f} SSIM"
+    captioned = "" if retrieval is None else f", {retrieval['quantized']:.0%} as captioned"
     sqnr = metrics["denoiser_sqnr_db"]
-    measured = "" if sqnr is None else f", denoiser {sqnr:.2f} dB SQNR{pictures}"
-    megabytes = (bits["quantized_bytes"] + bits["float_bytes"]) / 1e6
-    return f"{metrics['recipe']}{measured}, {megabytes:.1f} MB"
+    measured = "" if sqnr is None else f", denoiser {sqnr:.2f} dB SQNR{pictures}{captioned}"
+    return f"{metrics['recipe']}{measured}, {bits['average']:.3g} bits a weight, {megabytes(bits):.1f} MB"
 
 
 def main() -> None:
