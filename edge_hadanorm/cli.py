@@ -19,6 +19,10 @@ def cli() -> None:
 
 out_folder = click.option("--out", type=FOLDER, required=True, help="Folder to write; appears whole or not at all.")
 force = click.option("--force", is_flag=True, help="Replace an existing output.")
+inputs_file = click.option("--inputs", type=FOLDER, help="Captured transformer inputs (.safetensors) to evaluate on.")
+reference = click.option(
+    "--reference", metavar="MODEL", help="The float model.  [default: the one it was quantized from]"
+)
 
 
 @cli.command()
@@ -91,8 +95,8 @@ def generate(bundle, prompt, out, seed, steps, guidance, backend, threads) -> No
 
 @cli.command()
 @click.argument("quantized", type=FOLDER)
-@click.option("--inputs", type=FOLDER, help="Captured transformer inputs (.safetensors) to evaluate on.")
-@click.option("--reference", metavar="MODEL", help="The float model.  [default: the one it was quantized from]")
+@inputs_file
+@reference
 @click.option("--json", "json_file", type=FOLDER, metavar="FILE", help="Write everything measured here.")
 def evaluate(quantized, inputs, reference, json_file) -> None:
     """Compare a QUANTIZED checkpoint with the float model, on prompts it was not calibrated on."""
@@ -105,6 +109,22 @@ def evaluate(quantized, inputs, reference, json_file) -> None:
     click.echo(summary(metrics))
     worst = sorted(metrics["layers"].items(), key=lambda item: item[1])[:5]
     click.echo("lowest layers: " + ", ".join(f"{name} {db:.1f} dB" for name, db in worst))
+
+
+@cli.command()
+@click.argument("paths", type=FOLDER, nargs=-1, required=True, metavar="PATH...")
+@click.option("--out", type=FOLDER, required=True, metavar="REPORT.html", help="File to write.")
+@inputs_file
+@reference
+@force
+def report(paths, out, inputs, reference, force) -> None:
+    """Show a quantized checkpoint or bundle on a page, compared with others of the same float model.
+
+    The page is about the first PATH. It needs neither scripts nor a network.
+    """
+    from edge_hadanorm.report import run
+
+    click.echo(run(paths, out, inputs, reference, force))
 
 
 @cli.command()

@@ -172,9 +172,14 @@ def evaluate(quantized: Path, inputs_file: Path | None, reference: str | None) -
 def float_model(folder: Path, saved: Checkpoint, reference: str | None) -> Source:
     """What the checkpoint in `folder` was quantized from, or the `reference` where it is given."""
     model = source.load(reference or saved.source)
+    check_config(folder, saved, model)
+    return model
+
+
+def check_config(folder: Path, saved: Checkpoint, model: Source) -> None:
+    """Raises UserError where the checkpoint in `folder` cannot be of this model."""
     if saved.denoiser.config != model.denoiser.config:
         raise UserError(f"{model.name} has another transformer config than {folder}; give its model as --reference")
-    return model
 
 
 def generate(
@@ -210,10 +215,22 @@ def generate(
 
 def simulation(loaded: bundles.Bundle) -> TorchRunner:
     """A bundle's checkpoint in PyTorch."""
-    if loaded.manifest["simulation"] is None:
-        raise UserError(f"bundle {loaded.folder} carries no checkpoint to simulate: use --backend executorch")
-    saved = checkpoint.load(loaded.folder / loaded.manifest["simulation"])
+    saved = _carried(loaded)
     return TorchRunner(saved.denoiser, saved.pipeline)
+
+
+def quantized_model(path: Path) -> Checkpoint:
+    """A checkpoint, or the one that a bundle carries."""
+    return _carried(bundles.load(path)) if (path / bundles.MANIFEST).exists() else checkpoint.load(path)
+
+
+def _carried(loaded: bundles.Bundle) -> Checkpoint:
+    if loaded.manifest["simulation"] is None:
+        raise UserError(
+            f"bundle {loaded.folder} carries no checkpoint to simulate: draw with --backend executorch, or give the "
+            "checkpoint that it was exported from"
+        )
+    return checkpoint.load(loaded.folder / loaded.manifest["simulation"])
 
 
 def _fingerprint(model: Source, settings: list, inputs: list[Inputs] | None) -> str:
