@@ -171,7 +171,7 @@ def settings(recipe: Recipe) -> str:
 
 
 def _number(value: float | None, digits: int) -> str:
-    if value is None:
+    if value is None or math.isnan(value):
         return NONE
     return f"{value:.{digits}f}" if math.isfinite(value) else "∞" if value > 0 else "−∞"
 
@@ -249,11 +249,11 @@ def _activation(shown: Activation) -> dict:
             plots.histogram(x, z, alt=f"Histograms of both for {shown.name}"),
         ],
         "changes": [
-            (what, _number(getattr(x, field), digits), _number(getattr(z, field), digits))
-            for what, field, digits in (
-                ("peak", "peak", 1),
-                ("largest channel over the median one", "channel_ratio", 1),
-                ("kurtosis", "kurtosis", 1),
+            (what, _number(getattr(x, field), 1), _number(getattr(z, field), 1), unit)
+            for what, field, unit in (
+                ("peak", "peak", " RMS"),
+                ("largest channel", "channel_ratio", " times the median one"),
+                ("kurtosis", "kurtosis", " (normal: 3)"),
             )
         ],
     }
