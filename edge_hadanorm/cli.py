@@ -19,6 +19,10 @@ def cli() -> None:
 
 out_folder = click.option("--out", type=FOLDER, required=True, help="Folder to write; appears whole or not at all.")
 force = click.option("--force", is_flag=True, help="Replace an existing output.")
+inputs_file = click.option("--inputs", type=FOLDER, help="Captured transformer inputs (.safetensors) to evaluate on.")
+reference = click.option(
+    "--reference", metavar="MODEL", help="The float model.  [default: the one it was quantized from]"
+)
 
 
 @cli.command()
@@ -47,7 +51,7 @@ def quantize(model, recipe_name, out, prompts, inputs, steps, seed, device, forc
 
     lines = workflow.read_prompts(prompts) if prompts else None
     metrics = workflow.quantize(model, recipe_name, out, lines, inputs, steps, seed, device, force)
-    click.echo(f"{out}: {_summary(metrics)}")
+    click.echo(f"{out}: {summary(metrics)}")
 
 
 @cli.command()
@@ -91,8 +95,8 @@ def generate(bundle, prompt, out, seed, steps, guidance, backend, threads) -> No
 
 @cli.command()
 @click.argument("quantized", type=FOLDER)
-@click.option("--inputs", type=FOLDER, help="Captured transformer inputs (.safetensors) to evaluate on.")
-@click.option("--reference", metavar="MODEL", help="The float model.  [default: the one it was quantized from]")
+@inputs_file
+@reference
 @click.option("--json", "json_file", type=FOLDER, metavar="FILE", help="Write everything measured here.")
 def evaluate(quantized, inputs, reference, json_file) -> None:
     """Compare a QUANTIZED checkpoint with the float model, on prompts it was not calibrated on."""
@@ -102,9 +106,25 @@ def evaluate(quantized, inputs, reference, json_file) -> None:
     if json_file:
         with files.new_file(json_file) as partial:
             files.write_json(partial, metrics)
-    click.echo(_summary(metrics))
+    click.echo(summary(metrics))
     worst = sorted(metrics["layers"].items(), key=lambda item: item[1])[:5]
     click.echo("lowest layers: " + ", ".join(f"{name} {db:.1f} dB" for name, db in worst))
+
+
+@cli.command()
+@click.argument("paths", type=FOLDER, nargs=-1, required=True, metavar="PATH...")
+@click.option("--out", type=FOLDER, required=True, metavar="REPORT.html", help="File to write.")
+@inputs_file
+@reference
+@force
+def report(paths, out, inputs, reference, force) -> None:
+    """Show a quantized checkpoint or bundle on a page, compared with others of the same float model.
+
+    The page is about the first PATH. It needs neither scripts nor a network.
+    """
+    from edge_hadanorm.report import run
+
+    click.echo(run(paths, out, inputs, reference, force))
 
 
 @cli.command()
@@ -167,13 +187,16 @@ def inspect(path: Path) -> None:
     click.echo(describe(path))
 
 
-def _summary(metrics: dict) -> str:
-    bits, psnr = metrics["bits"], metrics["image_psnr_db"]
-    pictures = "" if psnr is None else f", pictures {psnr:.1f} dB PSNR"
+def summary(metrics: dict) -> str:
+    """What was measured, in a line."""
+    from edge_hadanorm.metrics import megabytes
+
+    bits, psnr, retrieval = metrics["bits"], metrics["image_psnr_db"], metrics["caption_retrieval"]
+    pictures = "" if psnr is None else f", pictures {psnr:.1f} dB PSNR, {metrics['image_ssim']:.3f} SSIM"
+    captioned = "" if retrieval is None else f", {retrieval['quantized']:.0%} as captioned"
     sqnr = metrics["denoiser_sqnr_db"]
-    measured = "" if sqnr is None else f", denoiser {sqnr:.2f} dB SQNR{pictures}"
-    megabytes = (bits["quantized_bytes"] + bits["float_bytes"]) / 1e6
-    return f"{metrics['recipe']}{measured}, {megabytes:.1f} MB"
+    measured = "" if sqnr is None else f", denoiser {sqnr:.2f} dB SQNR{pictures}{captioned}"
+    return f"{metrics['recipe']}{measured}, {bits['average']:.3g} bits a weight, {megabytes(bits):.1f} MB"
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.console import progress, status
 from edge_hadanorm.evaluate import denoiser_sqnr_db, mean_psnr_db
 from edge_hadanorm.inspection import table
-from edge_hadanorm.metrics import bits_summary, save_png, to_pixels
+from edge_hadanorm.metrics import bits_summary, megabytes, save_png, to_pixels
 from edge_hadanorm.quantize import quantize
 from edge_hadanorm.runtime import ExecuTorchRunner, Runner, Stopwatch, TorchRunner
 from edge_hadanorm.samples import Trajectories
@@ -93,12 +93,11 @@ def _psnr(a: Drawing, b: Drawing) -> float:
 def _result(
     name: str, exact: nn.Module, quantized: nn.Module, inputs: list, original: Drawing, drawing: Drawing
 ) -> dict:
-    bits = bits_summary(quantized)
     return {
         "recipe": name,
         "denoiser_sqnr_db": denoiser_sqnr_db(exact, quantized, inputs),
         "image_psnr_db": _psnr(drawing, original),
-        "megabytes": (bits["quantized_bytes"] + bits["float_bytes"]) / 1e6,
+        "megabytes": megabytes(bits_summary(quantized)),
         "simulated_ms": drawing.milliseconds,
         "executorch_ms": None,
     }

@@ -1,20 +1,37 @@
-"""A quantized denoiser against the float one: SQNR of predictions and layers, PSNR of pictures."""
+"""A quantized denoiser against the float one: SQNR of predictions and layers, PSNR, SSIM and captions of pictures."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from edge_hadanorm.calibration import observed
 from edge_hadanorm.fold import refold
-from edge_hadanorm.metrics import Sqnr, bits_summary, psnr_db, to_pixels
+from edge_hadanorm.metrics import Sqnr, bits_summary, psnr_db, ssim, to_pixels
+from edge_hadanorm.reference import data
 from edge_hadanorm.samples import Inputs, Trajectories
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Pictures uint8 [N, C, H, W] of N prompts, by the float and by a quantized denoiser from the same noise."""
+
+    prompts: list[str]
+    exact: torch.Tensor
+    quantized: torch.Tensor
+
+
+def timestep_sqnr(exact: nn.Module, quantized: nn.Module, inputs: list[Inputs]) -> dict[float, Sqnr]:
+    """SQNR of the prediction over calls with the same inputs, for each timestep, in sampling order: from noise on."""
+    steps: dict[float, Sqnr] = {}
+    for call in inputs:
+        steps.setdefault(call.timestep.item(), Sqnr()).update(call.run(exact), call.run(quantized))
+    return dict(sorted(steps.items(), reverse=True))
 
 
 def denoiser_sqnr_db(exact: nn.Module, quantized: nn.Module, inputs: list[Inputs]) -> float:
     """SQNR of the prediction over calls with the same inputs."""
-    sqnr = Sqnr()
-    for call in inputs:
-        sqnr.update(call.run(exact), call.run(quantized))
-    return sqnr.db
+    return Sqnr.of_all(timestep_sqnr(exact, quantized, inputs).values()).db
 
 
 def layer_sqnr_db(exact: nn.Module, quantized: nn.Module, inputs: list[Inputs]) -> dict[str, float]:
@@ -43,17 +60,51 @@ def mean_psnr_db(a: torch.Tensor, b: torch.Tensor) -> float:
     return sum(psnr_db(x, y) for x, y in zip(a, b, strict=True)) / len(a)
 
 
+def mean_ssim(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Mean over pictures uint8 [N, C, H, W]."""
+    return sum(ssim(x, y) for x, y in zip(a, b, strict=True)) / len(a)
+
+
+def caption_retrieval(drawn: Drawn) -> dict[str, float] | None:
+    """Share of the pictures that are nearest to what their prompt is the caption of, float and quantized.
+
+    None for a model that draws something else than the vendored pictures.
+    """
+    known, captions = data.load()
+    if drawn.exact.shape[1:] != known.shape[1:] or not set(drawn.prompts) <= set(captions):
+        return None
+    return {
+        "float": data.retrieval(drawn.exact, drawn.prompts),
+        "quantized": data.retrieval(drawn.quantized, drawn.prompts),
+    }
+
+
+def measure(
+    exact: nn.Module, quantized: nn.Module, inputs: list[Inputs], drawn: Drawn | None, recipe_name: str
+) -> dict:
+    """Everything `evaluate --json` writes, in decibels but for SSIM and shares.
+
+    What there is nothing to measure on is None, or empty where it is an object: all but the bits without `inputs`,
+    what is of pictures without `drawn`.
+    """
+    steps = timestep_sqnr(exact, quantized, inputs)
+    return {
+        "recipe": recipe_name,
+        "denoiser_sqnr_db": Sqnr.of_all(steps.values()).db if steps else None,
+        "timesteps": {str(timestep): sqnr.db for timestep, sqnr in steps.items()},
+        "image_psnr_db": drawn and mean_psnr_db(drawn.exact, drawn.quantized),
+        "image_ssim": drawn and mean_ssim(drawn.exact, drawn.quantized),
+        "caption_retrieval": drawn and caption_retrieval(drawn),
+        "bits": bits_summary(quantized),
+        "layers": layer_sqnr_db(exact, quantized, inputs) if inputs else {},
+    }
+
+
 def evaluate(
     exact: nn.Module, quantized: nn.Module, inputs: list[Inputs], trajectories: Trajectories | None, recipe_name: str
 ) -> dict:
-    """Everything `evaluate --json` writes; image_psnr_db is None without a pipeline."""
-    image_psnr = None
-    if trajectories is not None:
-        image_psnr = mean_psnr_db(pictures(exact, trajectories), pictures(quantized, trajectories))
-    return {
-        "recipe": recipe_name,
-        "denoiser_sqnr_db": denoiser_sqnr_db(exact, quantized, inputs),
-        "image_psnr_db": image_psnr,
-        "bits": bits_summary(quantized),
-        "layers": layer_sqnr_db(exact, quantized, inputs),
-    }
+    """The same, with the pictures drawn; trajectories is None without a pipeline."""
+    drawn = trajectories and Drawn(
+        trajectories.prompts, pictures(exact, trajectories), pictures(quantized, trajectories)
+    )
+    return measure(exact, quantized, inputs, drawn, recipe_name)

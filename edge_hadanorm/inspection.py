@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from torch import nn
+
 from edge_hadanorm import bundle, checkpoint, source
 from edge_hadanorm.bundle import MANIFEST, Bundle
 from edge_hadanorm.checkpoint import Checkpoint
@@ -14,6 +16,7 @@ from edge_hadanorm.metrics import bits_summary
 from edge_hadanorm.source import Source
 
 Row = tuple[object, ...]
+LINEAR_HEADER = ("linear", "shape", "grids", "folded offline", "online", "SQNR dB")
 
 
 def describe(path: Path) -> str:
@@ -41,18 +44,6 @@ def describe_source(model: Source) -> str:
 def describe_checkpoint(saved: Checkpoint, metrics: dict) -> str:
     """The transform and the bits of every quantized linear."""
     bits = bits_summary(saved.denoiser)
-    layers, producers = metrics.get("layers", {}), saved.denoiser.producers()
-    rows = [
-        (
-            name,
-            _shape(linear.weight),
-            _grids(linear),
-            *_folding(linear, producers.get(name)),
-            _decibel(layers.get(name)),
-        )
-        for name, linear in saved.denoiser.named_modules()
-        if isinstance(linear, QuantizedLinear)
-    ]
     lines = [
         f"checkpoint {saved.recipe.name} of {saved.source} ({saved.denoiser.source_class})",
         f"quantized: {bits['quantized_parameters']:,} parameters, {bits['quantized_bytes'] / 1e6:.2f} MB, "
@@ -61,8 +52,32 @@ def describe_checkpoint(saved: Checkpoint, metrics: dict) -> str:
     if metrics.get("denoiser_sqnr_db") is not None:
         pictures = _decibel(metrics["image_psnr_db"])
         lines.append(f"denoiser SQNR {_decibel(metrics['denoiser_sqnr_db'])} dB, pictures {pictures} dB PSNR")
-    header = ("linear", "shape", "grids", "folded offline", "online", "SQNR dB")
-    return "\n".join([*lines, "", table(header, rows), *_words(saved.pipeline)])
+    rows = linear_rows(saved.denoiser, metrics.get("layers", {}))
+    return "\n".join([*lines, "", table(LINEAR_HEADER, rows), *_words(saved.pipeline)])
+
+
+def linear_rows(denoiser: nn.Module, layers: dict[str, float | None]) -> list[Row]:
+    """A row under LINEAR_HEADER for every quantized linear. layers: SQNR in dB by name, as far as it was measured."""
+    producers = denoiser.producers()
+    return [
+        (
+            name,
+            _shape(linear.weight),
+            _grids(linear),
+            *_folding(linear, producers.get(name)),
+            _decibel(layers.get(name)),
+        )
+        for name, linear in denoiser.named_modules()
+        if isinstance(linear, QuantizedLinear)
+    ]
+
+
+def kind(name: str) -> tuple[str, int]:
+    """What a linear is in its block, and the block's number: blocks.3.ff.up -> ("ff.up", 3)."""
+    parts = name.split(".")
+    numbers = [int(part) for part in parts if part.isdigit()]
+    words = ".".join(part for part in parts if not part.isdigit())
+    return words.removeprefix("blocks."), numbers[0] if numbers else 0
 
 
 def describe_bundle(loaded: Bundle) -> str:
@@ -97,7 +112,7 @@ def table(header: Row, rows: Iterable[Row]) -> str:
     """Columns as wide as their widest cell; numbers to the right."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(widths))]
+    numeric = [all(is_number(row[i]) for row in cells[1:]) for i in range(len(widths))]
     return "\n".join(
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
@@ -107,7 +122,8 @@ def table(header: Row, rows: Iterable[Row]) -> str:
     )
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Whether a cell of a table stands right."""
     return cell.replace(".", "", 1).replace("-", "", 1).replace("+", "", 1).isdigit() or cell in ("-", "inf")
 
 

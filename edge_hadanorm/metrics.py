@@ -1,6 +1,7 @@
-"""How far a quantized model is from the float one: SQNR and PSNR in decibels, sizes in bytes."""
+"""How far a quantized model is from the float one: SQNR and PSNR in decibels, SSIM, sizes in bytes."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -8,6 +9,9 @@ from PIL import Image
 from torch import nn
 
 from edge_hadanorm.linear import QuantizedLinear
+
+# Side in pixels of the windows that SSIM compares, or the largest odd number that fits into smaller pictures.
+SSIM_WINDOW = 7
 
 
 class Sqnr:
@@ -19,6 +23,13 @@ class Sqnr:
     def update(self, exact: torch.Tensor, quantized: torch.Tensor) -> None:
         self.signal += exact.double().square().sum().item()
         self.noise += (exact.double() - quantized.double()).square().sum().item()
+
+    @classmethod
+    def of_all(cls, parts: Iterable["Sqnr"]) -> "Sqnr":
+        """That of everything its parts have seen."""
+        parts, whole = list(parts), cls()
+        whole.signal, whole.noise = sum(part.signal for part in parts), sum(part.noise for part in parts)
+        return whole
 
     @property
     def db(self) -> float:
@@ -33,6 +44,16 @@ def psnr_db(a: torch.Tensor, b: torch.Tensor, peak: float = 255.0) -> float:
     return 10 * math.log10(peak**2 / error) if error else math.inf
 
 
+def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Structural similarity (Wang et al., 2004) of pictures uint8 [C, H, W], 1 where they are equal."""
+    from skimage.metrics import structural_similarity  # a third of a second that only evaluation needs
+
+    side = min(SSIM_WINDOW, *a.shape[1:])
+    window = side if side % 2 else side - 1
+    fixed = dict(channel_axis=0, data_range=255, use_sample_covariance=False)
+    return float(structural_similarity(a.numpy(), b.numpy(), win_size=window, **fixed))
+
+
 def to_pixels(latents: torch.Tensor) -> torch.Tensor:
     """Pictures uint8 of the same shape from values in [-1, 1]."""
     return ((latents + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
@@ -44,7 +65,10 @@ def save_png(latents: torch.Tensor, file: Path) -> None:
 
 
 def bits_summary(denoiser: nn.Module) -> dict:
-    """Bits and bytes of a quantized denoiser: of its quantized linears and of the float rest."""
+    """Bits and bytes of a quantized denoiser: of its quantized linears and of the float rest.
+
+    average: bits of a weight's code, without scales, over all quantized linears, whose recipes may differ.
+    """
     named = {n: m for n, m in denoiser.named_modules() if isinstance(m, QuantizedLinear)}
     linears = list(named.values())
     weights = sum(m.weight.numel() for m in linears)
@@ -62,11 +86,18 @@ def bits_summary(denoiser: nn.Module) -> dict:
         if not any(k.startswith(name + ".") for name in named)
     )
     recipe = linears[0].recipe
+    recipe_bits = sum(m.weight.numel() * m.recipe.weight_bits for m in linears)
     return {
         "weight": recipe.weight_bits,
         "activation": recipe.activation_bits,
+        "average": recipe_bits / weights,
         "quantized_parameters": weights,
         "quantized_bytes": math.ceil(code_bits / 8) + side,
         "bytes_per_quantized_parameter": (math.ceil(code_bits / 8) + side) / weights,
         "float_bytes": rest,
     }
+
+
+def megabytes(bits: dict) -> float:
+    """The size of a denoiser with this `bits_summary`, float rest included."""
+    return (bits["quantized_bytes"] + bits["float_bytes"]) / 1e6

@@ -15,7 +15,7 @@ from edge_hadanorm import recipe as recipes
 from edge_hadanorm.checkpoint import Checkpoint, Text
 from edge_hadanorm.console import progress, say
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.metrics import bits_summary, save_png
+from edge_hadanorm.metrics import save_png
 from edge_hadanorm.runtime import ExecuTorchRunner, Stopwatch, TorchRunner, has_executorch, picture
 from edge_hadanorm.samples import Inputs, Trajectories
 from edge_hadanorm.source import Source
@@ -136,14 +136,22 @@ def _text(model: Source, inputs: list[Inputs] | None) -> Text:
 
 def _measure(model: Source, quantized, recipe_name: str, inputs: list[Inputs] | None) -> dict:
     """Metrics on held-out trajectories, else on the captured inputs, else sizes alone."""
-    trajectories = None
-    if model.pipeline is not None and model.pipeline.prompts:
-        trajectories = evaluation_trajectories(model)
-        inputs = trajectories.record(model.denoiser, progress("evaluating"))
-    if not inputs:
-        unmeasured = {"recipe": recipe_name, "denoiser_sqnr_db": None, "image_psnr_db": None, "layers": {}}
-        return unmeasured | {"bits": bits_summary(quantized)}
+    inputs, trajectories = evaluation_data(model, None) if _has_prompts(model) else (inputs or [], None)
     return evaluation.evaluate(model.denoiser, quantized, inputs, trajectories, recipe_name)
+
+
+def _has_prompts(model: Source) -> bool:
+    return model.pipeline is not None and bool(model.pipeline.prompts)
+
+
+def evaluation_data(model: Source, inputs_file: Path | None) -> tuple[list[Inputs], Trajectories | None]:
+    """Calls to evaluate on, of a captured file, else of the trajectories on held-out prompts, which come with them."""
+    if inputs_file is not None:
+        return samples.captured(inputs_file, model.denoiser), None
+    if not _has_prompts(model):
+        raise UserError(f"{model.name} has no prompts to evaluate on: give captured inputs as --inputs FILE")
+    trajectories = evaluation_trajectories(model)
+    return trajectories.record(model.denoiser, progress("evaluating")), trajectories
 
 
 def evaluation_trajectories(model: Source, count: int = EVALUATION_PROMPTS) -> Trajectories:
@@ -156,15 +164,22 @@ def evaluation_trajectories(model: Source, count: int = EVALUATION_PROMPTS) -> T
 def evaluate(quantized: Path, inputs_file: Path | None, reference: str | None) -> dict:
     """Metrics of a checkpoint against its float model."""
     saved = checkpoint.load(quantized)
+    model = float_model(quantized, saved, reference)
+    inputs, trajectories = evaluation_data(model, inputs_file)
+    return evaluation.evaluate(model.denoiser, saved.denoiser, inputs, trajectories, saved.recipe.name)
+
+
+def float_model(folder: Path, saved: Checkpoint, reference: str | None) -> Source:
+    """What the checkpoint in `folder` was quantized from, or the `reference` where it is given."""
     model = source.load(reference or saved.source)
+    check_config(folder, saved, model)
+    return model
+
+
+def check_config(folder: Path, saved: Checkpoint, model: Source) -> None:
+    """Raises UserError where the checkpoint in `folder` cannot be of this model."""
     if saved.denoiser.config != model.denoiser.config:
-        raise UserError(f"{model.name} has another transformer config than {quantized}; give its model as --reference")
-    inputs = samples.captured(inputs_file, model.denoiser) if inputs_file else None
-    if inputs is None and not (model.pipeline and model.pipeline.prompts):
-        raise UserError(f"{model.name} has no prompts to evaluate on: give captured inputs as --inputs FILE")
-    if inputs is not None:
-        return evaluation.evaluate(model.denoiser, saved.denoiser, inputs, None, saved.recipe.name)
-    return _measure(model, saved.denoiser, saved.recipe.name, None)
+        raise UserError(f"{model.name} has another transformer config than {folder}; give its model as --reference")
 
 
 def generate(
@@ -200,10 +215,22 @@ def generate(
 
 def simulation(loaded: bundles.Bundle) -> TorchRunner:
     """A bundle's checkpoint in PyTorch."""
-    if loaded.manifest["simulation"] is None:
-        raise UserError(f"bundle {loaded.folder} carries no checkpoint to simulate: use --backend executorch")
-    saved = checkpoint.load(loaded.folder / loaded.manifest["simulation"])
+    saved = _carried(loaded)
     return TorchRunner(saved.denoiser, saved.pipeline)
+
+
+def quantized_model(path: Path) -> Checkpoint:
+    """A checkpoint, or the one that a bundle carries."""
+    return _carried(bundles.load(path)) if (path / bundles.MANIFEST).exists() else checkpoint.load(path)
+
+
+def _carried(loaded: bundles.Bundle) -> Checkpoint:
+    if loaded.manifest["simulation"] is None:
+        raise UserError(
+            f"bundle {loaded.folder} carries no checkpoint to simulate: draw with --backend executorch, or give the "
+            "checkpoint that it was exported from"
+        )
+    return checkpoint.load(loaded.folder / loaded.manifest["simulation"])
 
 
 def _fingerprint(model: Source, settings: list, inputs: list[Inputs] | None) -> str:

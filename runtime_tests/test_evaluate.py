@@ -1,29 +1,37 @@
-"""evaluate.py and metrics.py: decibels by hand, what a report holds, and held-out prompts."""
+"""evaluate.py and metrics.py: decibels and SSIM by hand, what a report holds, and held-out prompts."""
 
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from edge_hadanorm import workflow
+from edge_hadanorm import files, workflow
 from edge_hadanorm.calibration import calibrate, observed
+from edge_hadanorm.cli import summary
 from edge_hadanorm.evaluate import (
+    Drawn,
+    caption_retrieval,
     denoiser_sqnr_db,
     evaluate,
     layer_sqnr_db,
     mean_psnr_db,
+    mean_ssim,
     pictures,
+    timestep_sqnr,
 )
-from edge_hadanorm.metrics import Sqnr, bits_summary, psnr_db, to_pixels
+from edge_hadanorm.metrics import Sqnr, bits_summary, psnr_db, ssim, to_pixels
 from edge_hadanorm.quantize import quantize
 from edge_hadanorm.recipe import METHODS, named
+from edge_hadanorm.reference import data
 from edge_hadanorm.runtime import TorchRunner, picture
 from edge_hadanorm.samples import Trajectories
 from helpers import randn
 
-KEYS = {"recipe", "denoiser_sqnr_db", "image_psnr_db", "bits", "layers"}
+OF_PICTURES = ("image_psnr_db", "image_ssim", "caption_retrieval")
+KEYS = {"recipe", "denoiser_sqnr_db", "timesteps", *OF_PICTURES, "bits", "layers"}
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +89,16 @@ def test_sqnr_streams_over_calls_as_if_they_were_one():
     assert streamed.db == pytest.approx(expected.item(), abs=1e-9)
 
 
+def test_sqnrs_add_up_to_that_of_everything():
+    exact, quantized = randn(6, 5), randn(6, 5) + 0.01 * randn(6, 5, seed=1)
+    whole, parts = Sqnr(), [Sqnr(), Sqnr(), Sqnr()]
+    whole.update(exact, quantized)
+    for part, a, b in zip(parts, exact.split(2), quantized.split(2), strict=True):
+        part.update(a, b)
+    assert Sqnr.of_all(parts).db == pytest.approx(whole.db, abs=1e-9)
+    assert Sqnr.of_all(iter(parts)).db == Sqnr.of_all(parts).db
+
+
 def test_sqnr_does_not_depend_on_the_unit():
     exact, quantized = randn(20), randn(20, seed=1)
     assert sqnr(1e3 * exact, 1e3 * quantized) == pytest.approx(sqnr(exact, quantized))
@@ -110,6 +128,76 @@ def test_the_mean_psnr_is_over_pictures_in_decibels():
     assert mean_psnr_db(a, b) == pytest.approx((48.1308 + 28.1308) / 2, abs=1e-4)
 
 
+# Structural similarity.
+
+
+def plain_ssim(a: torch.Tensor, b: torch.Tensor, window: int) -> float:
+    """Window by window, as in Wang et al., 2004."""
+    values = []
+    for x, y in zip(a.double(), b.double(), strict=True):
+        x, y = (t.unfold(0, window, 1).unfold(1, window, 1).flatten(2).flatten(0, 1) for t in (x, y))
+        dx, dy = x - x.mean(1, keepdim=True), y - y.mean(1, keepdim=True)
+        c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+        luminance = (2 * x.mean(1) * y.mean(1) + c1) / (x.mean(1) ** 2 + y.mean(1) ** 2 + c1)
+        structure = (2 * (dx * dy).mean(1) + c2) / (dx.square().mean(1) + dy.square().mean(1) + c2)
+        values.append((luminance * structure).mean())
+    return torch.stack(values).mean().item()
+
+
+def noisy(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return tuple((128 + 40 * (randn(*shape) + 0.3 * randn(*shape, seed=s))).clamp(0, 255).byte() for s in (1, 2))
+
+
+@pytest.mark.parametrize(("height", "width", "window"), [(8, 8, 7), (12, 9, 7), (32, 32, 7), (6, 9, 5), (3, 3, 3)])
+def test_ssim_is_the_mean_over_windows(height, width, window):
+    a, b = noisy(3, height, width)
+    assert ssim(a, b) == pytest.approx(plain_ssim(a, b, window), abs=1e-6)
+    assert ssim(a, b) == pytest.approx(ssim(b, a), abs=1e-12)
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 8, 32])
+def test_equal_pictures_are_similar_to_the_utmost(side):
+    a, _ = noisy(3, side, side)
+    for shown in (a, torch.zeros_like(a), torch.full_like(a, 255)):
+        assert ssim(shown, shown) == 1
+    assert mean_ssim(a[None], a[None]) == 1
+
+
+def test_the_mean_ssim_is_over_pictures():
+    a, b = noisy(2, 3, 8, 8)
+    assert mean_ssim(a, b) == pytest.approx((ssim(a[0], b[0]) + ssim(a[1], b[1])) / 2)
+    assert mean_ssim(a, b) < 1
+
+
+# Captions.
+
+
+def test_retrieval_is_the_share_whose_nearest_vendored_shownis_captioned_so():
+    known, captions = data.load()
+    chosen = [0, 100, 250, 600]
+    drawn = (known[chosen].double() + 3 * randn(4, *known.shape[1:])).clamp(0, 255).byte()
+    for i, shown in zip(chosen, drawn, strict=True):
+        assert min(range(len(known)), key=lambda k: (known[k].double() - shown.double()).square().sum()) == i
+    asked = [captions[i] for i in chosen]
+    assert data.retrieval(drawn, asked) == 1
+    assert data.retrieval(drawn, [*asked[:3], captions[0]]) == 0.75
+    assert data.retrieval(drawn, asked[1:] + asked[:1]) == 0
+
+
+def test_retrieval_is_of_both_models():
+    known, captions = data.load()
+    mixed = torch.stack([known[3], known[7]])
+    assert caption_retrieval(Drawn([captions[3], captions[4]], known[3:5], mixed)) == {"float": 1, "quantized": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("prompts", "side"), [(["red a", "blue c"], 32), (None, 8)], ids=["other prompts", "other pictures"]
+)
+def test_a_model_of_other_pictures_has_no_retrieval(prompts, side):
+    drawn = torch.zeros(2, 3, side, side, dtype=torch.uint8)
+    assert caption_retrieval(Drawn(prompts or data.load()[1][:2], drawn, drawn)) is None
+
+
 def test_pixels_are_rounded_and_clamped():
     latents = torch.tensor([-1.0, 1.0, 0.0, -5.0, 5.0, -1 + 0.6 / 127.5])
     assert to_pixels(latents).tolist() == [0, 255, 128, 0, 255, 1]
@@ -130,15 +218,39 @@ def test_a_report_has_these_keys_and_is_json(report, model):
 def test_without_a_pipeline_there_is_no_picture(model, report, calls):
     measured, quantized = report("hadanorm-w4a8")
     alone = evaluate(model.denoiser, quantized, calls, None, "hadanorm-w4a8")
-    assert alone == measured | {"image_psnr_db": None}
+    assert alone == measured | dict.fromkeys(OF_PICTURES)
 
 
-def test_the_denoiser_against_itself_is_perfect(model, calls, held_out):
+def test_the_summary_is_a_line_of_what_was_measured(report, model, calls):
+    measured, quantized = report("hadanorm-w4a8")
+    decibels = r"denoiser \d+\.\d\d dB SQNR"
+    size = r"4 bits a weight, \d\.\d MB"
+    assert re.fullmatch(
+        rf"hadanorm-w4a8, {decibels}, pictures \d+\.\d dB PSNR, 0\.\d{{3}} SSIM, {size}", summary(measured)
+    )
+    captioned = measured | {"caption_retrieval": {"float": 1.0, "quantized": 0.875}}
+    assert " SSIM, 88% as captioned, 4 bits" in summary(captioned)
+    alone = evaluate(model.denoiser, quantized, calls, None, "hadanorm-w4a8")
+    assert re.fullmatch(rf"hadanorm-w4a8, {decibels}, {size}", summary(alone))
+    unmeasured = evaluate(model.denoiser, quantized, [], None, "hadanorm-w4a8")
+    assert unmeasured["timesteps"] == unmeasured["layers"] == {}
+    assert re.fullmatch(rf"hadanorm-w4a8, {size}", summary(unmeasured))
+
+
+def test_the_denoiser_against_itself_is_perfect(model, calls, held_out, tmp_path):
     same = quantize(model.denoiser, named("rtn-w16a16"), None)
     assert denoiser_sqnr_db(model.denoiser, same, calls) == math.inf
     assert set(layer_sqnr_db(model.denoiser, same, calls).values()) == {math.inf}
     drawn = pictures(model.denoiser, held_out)
     assert mean_psnr_db(drawn, drawn) == math.inf
+    assert mean_ssim(drawn, drawn) == 1
+    measured = evaluate(model.denoiser, same, calls, held_out, "rtn-w16a16")
+    files.write_json(tmp_path / "metrics.json", measured)
+    written = files.read_json(tmp_path / "metrics.json", "metrics")
+    assert written["denoiser_sqnr_db"] is written["image_psnr_db"] is None
+    assert set(written["timesteps"].values()) == set(written["layers"].values()) == {None}
+    assert written["image_ssim"] == 1
+    assert written["bits"]["average"] == 16
 
 
 @pytest.mark.parametrize("recipe", ["hadanorm-w4a8", "hadanorm-w16a16"])
@@ -167,6 +279,27 @@ def test_the_prediction_sqnr_is_that_of_all_predictions(model, report, calls):
     exact, actual = (torch.cat([call.run(d) for call in calls]).double() for d in (model.denoiser, quantized))
     expected = 10 * torch.log10(exact.square().sum() / (exact - actual).square().sum())
     assert measured["denoiser_sqnr_db"] == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_timesteps_are_in_sampling_order_with_the_sqnr_of_their_calls(model, report, calls, held_out):
+    measured, quantized = report("rtn-w4a4")
+    table = model.pipeline.table(held_out.steps)
+    assert list(measured["timesteps"]) == [str(float(timestep)) for timestep in table.timesteps]
+    for timestep, db in measured["timesteps"].items():
+        own = [call for call in calls if call.timestep.item() == float(timestep)]
+        assert len(own) == len(held_out.prompts)
+        assert db == pytest.approx(denoiser_sqnr_db(model.denoiser, quantized, own), abs=1e-9)
+    shuffled = timestep_sqnr(model.denoiser, quantized, calls[::-1])
+    assert list(shuffled) == table.timesteps
+
+
+def test_pictures_are_compared_with_those_of_the_same_seeds(model, report, held_out):
+    measured, quantized = report("rtn-w4a4")
+    drawn = [pictures(denoiser, held_out) for denoiser in (model.denoiser, quantized)]
+    assert measured["image_psnr_db"] == pytest.approx(mean_psnr_db(*drawn))
+    assert measured["image_ssim"] == pytest.approx(sum(plain_ssim(a, b, 7) for a, b in zip(*drawn, strict=True)) / 2)
+    assert 0 < measured["image_ssim"] < 1
+    assert measured["caption_retrieval"] is None
 
 
 @pytest.mark.parametrize(("method", "linear"), [("rtn", "ff.down"), ("hadanorm", "ff.down"), ("hadanorm", "attn2.q")])
@@ -229,6 +362,18 @@ def test_bits_are_counted(report, model):
     everything = sum(tensor.numel() for tensor in model.denoiser.state_dict().values())
     biases = sum(linear.bias.numel() for linear in linears)
     assert bits["float_bytes"] == 4 * (everything - parameters - biases)
+
+
+def test_average_bits_are_weighted_by_the_weights_of_linears_of_other_recipes(model, moments):
+    mixed = quantize(model.denoiser, named("rtn-w4a8"), moments)
+    eight = quantize(model.denoiser, named("rtn-w8a8"), moments)
+    wide = [name for name in model.denoiser.quantizable() if "ff" in name]
+    for name in wide:
+        mixed.set_submodule(name, eight.get_submodule(name))
+    sizes = {name: model.denoiser.get_submodule(name).weight.numel() for name in model.denoiser.quantizable()}
+    codes = sum(size * (8 if name in wide else 4) for name, size in sizes.items())
+    assert bits_summary(mixed)["average"] == pytest.approx(codes / sum(sizes.values()))
+    assert bits_summary(eight)["average"] == 8
 
 
 # Held out.

@@ -152,6 +152,7 @@ CAPTURED = ALONE + INPUTS
 EXPORT = "export {given}/checkpoint --target xnnpack --out {out}"
 GENERATE = "generate {given}/bundle 'red a' --backend simulation --out {out}.png"
 EVALUATE = "evaluate {given}/checkpoint --json {out}.json"
+REPORT = "report {given}/bundle {given}/checkpoint --out {out}.html"
 
 
 def recipe(name: str) -> str:
@@ -273,6 +274,35 @@ MISTAKES = [
     ("no reference", nothing, EVALUATE + " --reference nosuch", ["nosuch", "give `reference`"]),
     ("no inputs to evaluate on", nothing, EVALUATE + " --inputs {given}/x", ["given/x", "check the path"]),
     ("nothing to evaluate on", NO_PROMPTS, EVALUATE + " --reference {given}/model", ["given/model", "--inputs"]),
+    # what to report on, where to
+    ("nothing to report on", nothing, "report --out {out}.html", ["PATH"]),
+    (
+        "no report of nosuch",
+        nothing,
+        "report {given}/nosuch --out {out}.html",
+        ["given/nosuch", "edge-hadanorm quantize"],
+    ),
+    ("report on a float model", nothing, REPORT.replace("bundle", "model"), ["given/model", "no quantized checkpoint"]),
+    ("report on two models", edit("checkpoint/config.json", source="reference"), REPORT, ["checkpoint", "one float"]),
+    (
+        "report on another config",
+        edit(CONFIG, interpolation_scale=2),
+        REPORT + " --reference {given}/model",
+        ["config"],
+    ),
+    ("bundle without checkpoint", edit(MANIFEST, simulation=None), REPORT, ["given/bundle", "no checkpoint"]),
+    ("no report without inputs", NO_PROMPTS, REPORT + " --reference {given}/model", ["given/model", "--inputs"]),
+    ("report on no inputs", nothing, REPORT + " --inputs {given}/x", ["given/x", "check the path"]),
+    ("inputs that overflow in a report", inputs(hidden_states=LARGE), REPORT + INPUTS, ["NaN or Inf", "sample 1"]),
+    ("report of no HTML", nothing, REPORT.replace(".html", ".pdf"), ["out.pdf", ".html"]),
+    ("report exists", write("../area/out.html", "mine"), REPORT, ["out.html", "--force"]),
+    (
+        "report over a folder",
+        lambda given: (given / "x.html").mkdir(),
+        REPORT.replace("{out}", "{given}/x"),
+        ["x.html"],
+    ),
+    ("report in no folder", nothing, REPORT.replace("{out}", "{out}/x"), ["x.html", "create it"]),
     # what to inspect, where to show
     ("nothing to inspect", nothing, "inspect {given}", ["given", "model_index.json"]),
     ("inspect truncated weights", truncate(PACKED), "inspect {given}/checkpoint", ["model.safetensors", "truncated"]),

@@ -81,6 +81,16 @@ def load() -> tuple[torch.Tensor, list[str]]:
     return torch.from_numpy(tiles[: len(captions)].copy()), captions
 
 
+def retrieval(drawn: torch.Tensor, captions: list[str]) -> float:
+    """Share of the pictures drawn, uint8 [N, 3, 32, 32], whose nearest vendored picture has the caption given.
+
+    Nearest is by Euclidean distance of the pixels.
+    """
+    pictures, known = load()
+    nearest = torch.cdist(drawn.flatten(1).double(), pictures.flatten(1).double()).argmin(1).tolist()
+    return sum(known[i] == caption for i, caption in zip(nearest, captions, strict=True)) / len(captions)
+
+
 def _picture(path: Path) -> Image.Image:
     """One emoji on white, 32x32 RGB."""
     with Image.open(path) as image:
