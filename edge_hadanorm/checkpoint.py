@@ -165,7 +165,7 @@ def _check_shapes(name: str, linear: nn.Linear, own: Recipe, layout: dict, tenso
     for stage in STAGES:
         parts = {"centre": layout[stage]["centre"], "inverse_scale": layout[stage]["scale"]}
         shapes |= {f"{stage}.{part}": (columns,) for part, present in parts.items() if present}
-    if own.centre != "none" or linear.bias is not None:
+    if own.centre != "none" or own.rounding == "gptq" or linear.bias is not None:
         shapes["bias"] = (rows,)
     for key in (*shapes, *tensors):
         if key not in tensors:

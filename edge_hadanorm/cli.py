@@ -37,7 +37,15 @@ def demo(out: Path, force: bool) -> None:
 
 @cli.command()
 @click.argument("model")
-@click.option("--recipe", "recipe_name", required=True, metavar="NAME|FILE.json", help="See `edge-hadanorm recipes`.")
+@click.option(
+    "--recipe",
+    "recipe_name",
+    default="hadanorm-auto-w4a8",
+    show_default=True,
+    metavar="NAME|FILE.json",
+    help="See `edge-hadanorm recipes`.",
+)
+@click.option("--average-bits", type=float, help="Weight bits on average, more where it matters: 4.5, for example.")
 @out_folder
 @click.option("--prompts", type=FOLDER, help="Text file of calibration prompts, one a line.")
 @click.option("--inputs", type=FOLDER, help="Captured transformer inputs (.safetensors) to calibrate on instead.")
@@ -45,12 +53,12 @@ def demo(out: Path, force: bool) -> None:
 @click.option("--seed", type=int, default=0, show_default=True, help="Noise seed of the first calibration picture.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps: where calibration runs.")
 @force
-def quantize(model, recipe_name, out, prompts, inputs, steps, seed, device, force) -> None:
+def quantize(model, recipe_name, average_bits, out, prompts, inputs, steps, seed, device, force) -> None:
     """Quantize MODEL (`reference`, a diffusers folder or a hub id) into a checkpoint."""
     from edge_hadanorm import workflow
 
     lines = workflow.read_prompts(prompts) if prompts else None
-    metrics = workflow.quantize(model, recipe_name, out, lines, inputs, steps, seed, device, force)
+    metrics = workflow.quantize(model, recipe_name, out, lines, inputs, steps, seed, device, force, average_bits)
     click.echo(f"{out}: {summary(metrics)}")
 
 

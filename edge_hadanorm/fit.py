@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 import torch
 
 from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
-from edge_hadanorm.rounding import gptq
+from edge_hadanorm.rounding import METHODS
 from edge_hadanorm.stream import Seen, tokens
 
 # Of the second moment's mean diagonal. Samples of calls say little about directions with less than that.
@@ -47,8 +47,8 @@ def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]]) -> Quanti
     weight = linear.weight.double()
     codes = scale = None
     if recipe.weight_bits < FLOAT_BITS:
-        damping = max(DAMPING, width / len(distinct))
-        codes, scale = gptq(linear.weight, recipe.weight_bits, recipe.group_size, moment, damping)
+        inputs_known = (moment, max(DAMPING, width / len(distinct))) if recipe.rounding == "gptq" else ()
+        codes, scale = METHODS[recipe.rounding](linear.weight, recipe.weight_bits, recipe.group_size, *inputs_known)
     fitted = QuantizedLinear(recipe, linear.transform, codes, scale, None, linear.weight, linear.absorbed)
     correction = weight @ exact - fitted.weight.double() @ seen
     fitted.bias = (correction if linear.bias is None else linear.bias + correction).float()

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from edge_hadanorm.allocation import allocate
 from edge_hadanorm.calibration import Moments, activation_ranges
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.fit import fit
@@ -17,7 +18,7 @@ from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
 from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.rounding import METHODS as ROUNDING
 from edge_hadanorm.samples import Inputs
-from edge_hadanorm.search import search
+from edge_hadanorm.search import START, search
 from edge_hadanorm.stream import Stream
 from edge_hadanorm.transform import FeatureTransform, Rotation, rotation_factors
 
@@ -118,9 +119,10 @@ def quantize(
     """
     check_recipe(recipe, denoiser)
     quantized = shared_copy(denoiser)
-    stream = Stream(quantized, calls) if recipe.needs_calls else None
+    stream = Stream(quantized, calls) if recipe.search or recipe.rounding == "gptq" else None
+    budgeted = _allocate(denoiser, recipe, moments, calls) if recipe.average_bits is not None else {}
     for names in progress(denoiser.stages()):
-        recipes = dict.fromkeys(names, recipe)
+        recipes = {name: budgeted.get(name, recipe) for name in names}
         foldings = _choose_and_fold(quantized, recipes, moments, stream)
         for name in names:
             linear = quantized.get_submodule(name)
@@ -135,6 +137,22 @@ def quantize(
         for name, (low, high) in activation_ranges(denoiser, quantized, samples).items():
             quantized.get_submodule(name).set_activation_range(low, high)
     return quantized
+
+
+def _allocate(
+    denoiser: nn.Module, recipe: Recipe, moments: dict[str, Moments] | None, calls: list[Inputs]
+) -> dict[str, Recipe]:
+    """Each linear's share of a budget of bits, judged by nearest rounding after a recipe's transform or a good one."""
+    like = dataclasses.replace(recipe, search=False, **START) if recipe.search else recipe
+    producers = denoiser.producers()
+
+    def quantize_one(name: str, own: Recipe) -> QuantizedLinear:
+        linear = denoiser.get_submodule(name)
+        transform = build_transform(like, moments and moments[name], linear.weight.double(), producers.get(name))
+        own = dataclasses.replace(own, rounding="nearest", activations="token")
+        return quantize_linear(own, Folding(FeatureTransform(), transform), linear)
+
+    return allocate(denoiser, recipe, quantize_one, calls)
 
 
 def _choose_and_fold(

@@ -145,6 +145,11 @@ def named(name: str) -> Recipe:
     )
 
 
+def budgeted(recipe: Recipe, average_bits: float) -> Recipe:
+    """A recipe whose linears share a budget of bits. Raises UserError for one that it cannot be spent on."""
+    return dataclasses.replace(recipe, name=f"{recipe.name}-avg{average_bits:g}", average_bits=average_bits)
+
+
 def from_json(fields: object) -> Recipe:
     """A recipe from its JSON object. Raises UserError for missing or unknown fields and impossible values."""
     if not isinstance(fields, dict):

@@ -23,7 +23,7 @@ from edge_hadanorm.transform import FeatureTransform
 # What an input's SQNR has to gain for a transform that takes as long as its linear, in dB.
 EXCHANGE_DB = 0.2
 # Output rows that a candidate is judged by; rows are rounded independently of each other.
-ROWS = 256
+ROWS = 128
 
 START = dict(centre="static", scale="balanced", exponent=0.25, rotation="block", block=32)
 SCALES = (

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -80,9 +82,12 @@ def quantize(
     seed: int = 0,
     device: str = "auto",
     force: bool = False,
+    average_bits: float | None = None,
 ) -> dict:
     """Quantize a model into the checkpoint folder `out`; returns its metrics. See `edge-hadanorm quantize --help`."""
     recipe = recipes.load(recipe_name)
+    if average_bits is not None:
+        recipe = recipes.budgeted(recipe, average_bits)
     device = pick_device(device)
     target = Path(os.path.realpath(out))
     state = target.with_name(f".{target.name}.calibration.safetensors")
@@ -90,16 +95,17 @@ def quantize(
         model = source.load(model_name)
         quantization.check_recipe(recipe, model.denoiser)
         denoiser = model.denoiser.to(device)
-        run, inputs = _calibration_samples(model, recipe, prompts, inputs_file, steps, seed)
+        run, inputs, record = _calibration_samples(model, recipe, prompts, inputs_file, steps, seed)
         moments = None
-        if recipe.needs_calibration:
+        if recipe.needs_moments:
             key = _fingerprint(model, [prompts, steps, seed], inputs)
             try:
                 moments = calibration.calibrate(denoiser, run, progress("calibrating"), state, key)
             except UserError:
                 state.unlink(missing_ok=True)  # it would fail again; an interrupted calibration goes on from it
                 raise
-        quantized = quantization.quantize(denoiser.cpu(), recipe, moments, run)
+        calls = record() if recipe.needs_calls else []
+        quantized = quantization.quantize(denoiser.cpu(), recipe, moments, run, calls, progress("quantizing"))
         saved = Checkpoint(model.name, recipe, quantized, _text(model, inputs), model.pipeline)
         checkpoint.save(folder, saved)
         metrics = _measure(model, quantized, recipe.name, inputs)
@@ -108,21 +114,24 @@ def quantize(
     return metrics
 
 
-def _calibration_samples(model: Source, recipe, prompts, inputs_file, steps, seed) -> tuple[list, list[Inputs] | None]:
-    """Calls that run the float denoiser, and the captured inputs where they come from a file."""
+def _calibration_samples(
+    model: Source, recipe, prompts, inputs_file, steps, seed
+) -> tuple[list, list[Inputs] | None, Callable[[], list[Inputs]]]:
+    """Calls that run the float denoiser, captured inputs where they come from a file, and what records the inputs."""
     if inputs_file is not None:
         inputs = samples.captured(inputs_file, model.denoiser)
-        return [lambda call=call: call.run(model.denoiser) for call in inputs], inputs
+        return [partial(call.run, model.denoiser) for call in inputs], inputs, lambda: inputs
     if model.pipeline is not None:
         prompts = prompts or calibration_prompts(model)
     if model.pipeline is None or not prompts:
         if recipe.needs_calibration:
             way = "--prompts FILE or --inputs FILE" if model.pipeline else "--inputs FILE"
             raise UserError(f"recipe {recipe.name} needs calibration data, and {model.name} has none: give {way}")
-        return [], None
+        return [], None, list
     steps = model.pipeline.steps if steps is None else steps
     trajectories = Trajectories(model.pipeline, prompts, steps, model.pipeline.guidance, seed)
-    return trajectories.samples(model.denoiser), None
+    record = partial(trajectories.record, model.denoiser, progress("recording"))
+    return trajectories.samples(model.denoiser), None, record
 
 
 def _text(model: Source, inputs: list[Inputs] | None) -> Text:
