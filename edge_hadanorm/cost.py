@@ -15,9 +15,17 @@ ROTATION, ROTATION_ORDER = 76, 3
 TOKEN_MEAN = 430
 
 
-def online_cost(online: FeatureTransform, outputs: int) -> float:
-    """The time of an online transform over the time of its linear, which has so many outputs."""
+# A multiply-add of the low-rank branch, which is in float.
+FLOAT = 4
+
+
+def online_cost(online: FeatureTransform, outputs: int, rank: int = 0) -> float:
+    """The time of an online transform and a low-rank branch over the time of their linear, which has so many outputs.
+
+    The branch is taken for one of a square weight.
+    """
     units = sum(ROTATION + ROTATION_ORDER * order for order, _ in online.rotation)
     units += TOKEN_MEAN * online.dynamic
     units += PASS * (online.inverse_scale is not None or (online.centre is not None and not online.dynamic))
+    units += FLOAT * 2 * rank
     return units / outputs

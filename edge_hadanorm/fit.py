@@ -8,16 +8,36 @@ weight, and shrunken outputs add up along the residual stream where rounding err
 costs 1 to 2 dB.
 """
 
+import copy
 from collections.abc import Callable, Iterable
 
 import torch
 
+from edge_hadanorm.fold import Folding
 from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
+from edge_hadanorm.low_rank import LowRank, low_rank
+from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.rounding import METHODS
 from edge_hadanorm.stream import Seen, tokens
 
 # Of the second moment's mean diagonal. Samples of calls say little about directions with less than that.
 DAMPING = 0.05
+
+
+def unrounded(recipe: Recipe, folding: Folding, weight: torch.Tensor, bias: torch.Tensor | None) -> QuantizedLinear:
+    """A linear with its weight [m, d] still in float and the online transform folded in; in float64, kept in float32.
+
+    weight and bias have the absorbed transform in them already. A weight that is not to be rounded needs no low-rank
+    branch and has none.
+    """
+    weight, bias = folding.online.fold(weight.double(), None if bias is None else bias.double())
+    branch = None
+    if recipe.rank and recipe.weight_bits < FLOAT_BITS:
+        branch = LowRank(*low_rank(weight, recipe.rank)).float()
+        weight = weight - branch.weight()  # less L as it is kept, so that the rounded rest makes up for that
+    absorbed, online = (copy.deepcopy(part).float() for part in (folding.absorbed, folding.online))
+    bias = None if bias is None else bias.float()
+    return QuantizedLinear(recipe, online, None, None, bias, weight.float(), absorbed, branch)
 
 
 def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]]) -> QuantizedLinear:
@@ -49,11 +69,30 @@ def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]]) -> Quanti
     if recipe.weight_bits < FLOAT_BITS:
         inputs_known = (moment, max(DAMPING, width / len(distinct))) if recipe.rounding == "gptq" else ()
         codes, scale = METHODS[recipe.rounding](linear.weight, recipe.weight_bits, recipe.group_size, *inputs_known)
-    fitted = QuantizedLinear(recipe, linear.transform, codes, scale, None, linear.weight, linear.absorbed)
+    fitted = QuantizedLinear(
+        recipe, linear.transform, codes, scale, None, linear.weight, linear.absorbed, linear.low_rank
+    )
     correction = weight @ exact - fitted.weight.double() @ seen
     fitted.bias = (correction if linear.bias is None else linear.bias + correction).float()
     fitted.activation_scale, fitted.activation_zero_point = linear.activation_scale, linear.activation_zero_point
     return fitted
+
+
+def some_rows(linear: QuantizedLinear, rows: torch.Tensor) -> QuantizedLinear:
+    """The part of an unrounded linear that makes these outputs."""
+    bias, branch = linear.bias, linear.low_rank
+    if branch is not None:
+        branch = LowRank(branch.down, branch.up[rows])
+    return QuantizedLinear(
+        linear.recipe,
+        linear.transform,
+        None,
+        None,
+        None if bias is None else bias[rows],
+        linear.weight[rows],
+        linear.absorbed,
+        branch,
+    )
 
 
 def output_noise(linear: QuantizedLinear, weight: torch.Tensor, bias: torch.Tensor | None, seen: Seen) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """A float denoiser and a recipe to a quantized denoiser: transform, fold, round, one linear after the other."""
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -11,7 +10,7 @@ from torch import nn
 from edge_hadanorm.allocation import allocate
 from edge_hadanorm.calibration import Moments, activation_ranges
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.fit import fit
+from edge_hadanorm.fit import fit, unrounded
 from edge_hadanorm.fold import Folding, Producer, fold_into, shared_copy
 from edge_hadanorm.hadamard import is_hadamard_order
 from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
@@ -68,20 +67,13 @@ def _rotation(recipe: Recipe, width: int, producer: Producer | None) -> Rotation
     return rotation_factors(width, recipe.rotation, recipe.block, producer and producer.head)
 
 
-def unrounded(recipe: Recipe, folding: Folding, linear: nn.Linear) -> QuantizedLinear:
-    """One linear of a folded float denoiser, with its weight still in float; computed in float64, kept in float32."""
-    folded, bias = folding.online.fold(linear.weight.double(), None if linear.bias is None else linear.bias.double())
-    absorbed, online = (copy.deepcopy(part).float() for part in (folding.absorbed, folding.online))
-    return QuantizedLinear(recipe, online, None, None, None if bias is None else bias.float(), folded.float(), absorbed)
-
-
 def quantize_linear(recipe: Recipe, folding: Folding, linear: nn.Linear) -> QuantizedLinear:
-    """The same with its weight rounded, without regard to inputs."""
-    plain = unrounded(recipe, folding, linear)
+    """One linear of a folded float denoiser with its weight rounded, without regard to inputs."""
+    plain = unrounded(recipe, folding, linear.weight, linear.bias)
     if recipe.weight_bits == FLOAT_BITS:
         return plain
     codes, scale = ROUNDING[recipe.rounding](plain.weight, recipe.weight_bits, recipe.group_size)
-    return QuantizedLinear(recipe, plain.transform, codes, scale, plain.bias, absorbed=plain.absorbed)
+    return QuantizedLinear(recipe, plain.transform, codes, scale, plain.bias, None, plain.absorbed, plain.low_rank)
 
 
 def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
@@ -90,7 +82,12 @@ def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
         raise UserError(f"recipe {recipe.name}: activations of 16 bits have no range to calibrate; leave out -static")
     producers = denoiser.producers()
     for name in denoiser.quantizable():
-        width = denoiser.get_submodule(name).weight.shape[1]
+        outputs, width = denoiser.get_submodule(name).weight.shape
+        if recipe.rank > min(outputs, width):
+            raise UserError(
+                f"recipe {recipe.name}: rank {recipe.rank} is more than the {min(outputs, width)} of {name}, of shape "
+                f"{outputs}x{width}"
+            )
         if (groups := recipe.group_size) and width % groups:
             raise UserError(
                 f"recipe {recipe.name}: groups of {groups} do not divide the {width} inputs of {name}; use a divisor"
@@ -129,7 +126,8 @@ def quantize(
             if stream is None:
                 made = quantize_linear(recipes[name], foldings[name], linear)
             else:
-                made = fit(unrounded(recipes[name], foldings[name], linear), partial(stream.inputs, quantized, name))
+                plain = unrounded(recipes[name], foldings[name], linear.weight, linear.bias)
+                made = fit(plain, partial(stream.inputs, quantized, name))
             quantized.set_submodule(name, made)
         if stream is not None:
             stream.advance(quantized)

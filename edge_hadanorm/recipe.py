@@ -37,6 +37,7 @@ class Recipe:
     block rotation; one that folds into attention's values costs nothing and is as wide as a head.
     rounding: weight scales from the largest magnitude (`nearest`) or searched for the least squared error (`clip`), or
     `gptq`, on the inputs that the quantized layers before make.
+    rank: of the part of a weight that stays in float beside the rounded rest, see `low_rank.py`; 0: none.
     search: choose transform and clip of each input by measured error, see `search.py`, instead of those given.
     average_bits: weight bits of each linear chosen by measured sensitivity, see `allocation.py`, so that a weight has
     so many on average; weight_bits is then the least that a linear gets.
@@ -54,6 +55,7 @@ class Recipe:
     rotation: str = "none"
     block: int = 32
     rounding: str = "nearest"
+    rank: int = 0
     activation_clip: float = 1.0
     search: bool = False
     average_bits: float | None = None
@@ -76,6 +78,8 @@ class Recipe:
                 raise UserError(f"recipe {self.name}: {field} is {getattr(self, field)!r}, not a number from 0 to 1")
         if not self.activation_clip:
             raise UserError(f"recipe {self.name}: activation_clip is 0, which leaves no range")
+        if not (_is_int(self.rank) and self.rank >= 0):
+            raise UserError(f"recipe {self.name}: rank is {self.rank!r}, not a whole number from 0")
         if not isinstance(self.search, bool):
             raise UserError(f"recipe {self.name}: search is {self.search!r}, not true or false")
         if self.average_bits is not None and not (
@@ -110,19 +114,27 @@ METHODS = {
     "rtn": dict(),
     "smoothquant": dict(scale="smoothquant"),
     "quarot": dict(rotation="block"),
+    "vidit-q": dict(scale="smoothquant", rotation="block"),
+    "svdquant-r16": dict(scale="smoothquant", rank=16),
+    "svdquant-r32": dict(scale="smoothquant", rank=32),
     "hadanorm": dict(centre="dynamic", scale="std", rotation="block"),
     "hadanorm-balanced": dict(centre="dynamic", scale="balanced", rotation="block"),
     "hadanorm-folded": dict(centre="static", scale="balanced", rotation="block"),
     "hadanorm-auto": dict(search=True, rounding="gptq"),
+    "hadanorm-auto-r32": dict(search=True, rounding="gptq", rank=32),
 }
 SUMMARIES = {
     "rtn": "round to nearest, no transform",
     "smoothquant": "per-channel scale from activation and weight maxima (Xiao et al., arXiv 2211.10438)",
     "quarot": "Hadamard rotation (Ashkboos et al., arXiv 2404.00456)",
+    "vidit-q": "static channel balancing and rotation (ViDiT-Q, Zhao et al., arXiv 2406.02540)",
+    "svdquant-r16": "SmoothQuant and a float branch of rank 16 (SVDQuant, Li et al., arXiv 2411.05007)",
+    "svdquant-r32": "the same with rank 32",
     "hadanorm": "dynamic centre, scale by the standard deviation, Hadamard (Federici et al., arXiv 2506.09932)",
     "hadanorm-balanced": "dynamic centre, scale that balances input and weight error, Hadamard",
     "hadanorm-folded": "the same with the mean over calibration, which folds offline",
     "hadanorm-auto": "centre, scale, rotation and clip of each input chosen by measured error, GPTQ rounding",
+    "hadanorm-auto-r32": "the same beside a float branch of rank 32",
 }
 FORMATS = ("w4a4", "w4a8", "w4a8-g32", "w8a8", "w8a8-static")
 _NAME = re.compile(r"(?P<method>.+)-w(?P<w>\d+)a(?P<a>\d+)(-g(?P<g>\d+))?(?P<static>-static)?")

@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch.nn import functional as F
 
 from edge_hadanorm.cost import online_cost
-from edge_hadanorm.fit import fit, output_noise
-from edge_hadanorm.fold import Producer, split
-from edge_hadanorm.linear import DEVICE_BITS, QuantizedLinear
+from edge_hadanorm.fit import fit, output_noise, some_rows, unrounded
+from edge_hadanorm.fold import Folding, Producer, split
+from edge_hadanorm.linear import DEVICE_BITS
 from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.stream import Seen, tokens
 from edge_hadanorm.transform import FeatureTransform
@@ -55,23 +56,21 @@ def search(
     and to compare on. steady: its mean does not move, so that a dynamic one need not be tried.
     """
     rows = torch.arange(0, len(weight), max(1, len(weight) // ROWS))[:ROWS]
-    weight, outputs = weight[rows].double(), len(weight)
-    bias = torch.zeros(len(rows)) if bias is None else bias[rows]
-    some, others = sample
-    signal = tokens(torch.nn.functional.linear(others[0], weight.float()), others[1]).double()
+    outputs, some, others = len(weight), *sample
+    exact = weight[rows].float(), None if bias is None else bias[rows]
+    signal = tokens(F.linear(others[0], exact[0]), others[1]).double()
     signal = (signal - signal.mean(0)).square().sum()
     scores: dict[Recipe, float] = {}
 
     def score(own: Recipe) -> float:
         if own not in scores:
             transform = build(own)
-            online = transform if producer is None else split(transform, producer.head).online
-            folded, shifted = transform.fold(weight, bias.double())
-            candidate = QuantizedLinear(own, transform.float(), None, None, shifted.float(), folded.float())
-            fitted = fit(candidate, lambda: [some])
-            noise = output_noise(fitted, weight.float(), bias, others).sum()
+            candidate = unrounded(own, Folding(FeatureTransform(), transform), weight, bias)
+            fitted = fit(some_rows(candidate, rows), lambda: [some])
+            noise = output_noise(fitted, *exact, others).sum()
             quality = 10 * math.log10(signal / noise) if noise else math.inf
-            scores[own] = quality - EXCHANGE_DB * online_cost(online, outputs)
+            online = transform if producer is None else split(transform, producer.head).online
+            scores[own] = quality - EXCHANGE_DB * online_cost(online, outputs, own.rank)
         return scores[own]
 
     best = dataclasses.replace(recipe, search=False, **START)
