@@ -40,10 +40,11 @@ def unrounded(recipe: Recipe, folding: Folding, weight: torch.Tensor, bias: torc
     return QuantizedLinear(recipe, online, None, None, bias, weight.float(), absorbed, branch)
 
 
-def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]]) -> QuantizedLinear:
+def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]], span: int | None = None) -> QuantizedLinear:
     """A linear with rounded weight and corrected bias, of one with its folded weight in float.
 
     inputs() -> what it will be given; with static activations they are asked for twice, for the range first.
+    span: only so many columns of the weight make up for each other's errors, if that divides them.
     """
     recipe = linear.recipe
     if recipe.activations == "tensor":
@@ -51,7 +52,8 @@ def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]]) -> Quanti
         lows, highs = zip(*ranges, strict=True)
         linear.set_activation_range(torch.stack(lows).amin(), torch.stack(highs).amax())
     width = linear.weight.shape[1]
-    moment = torch.zeros(width, width, dtype=torch.float64)
+    spans = width // span if span and width % span == 0 else 1
+    moment = torch.zeros(spans, width // spans, width // spans, dtype=torch.float64)
     exact, seen = torch.zeros(2, width, dtype=torch.float64)
     count, distinct = 0, set()
     for x, weights in inputs():
@@ -59,11 +61,13 @@ def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]]) -> Quanti
         quantized = tokens(linear.quantized_input(x, weights), weights)
         exact += tokens(z if rest is None else z + rest, weights).sum(0)
         seen += quantized.sum(0)
-        moment += quantized.T @ quantized
+        columns = quantized.unflatten(1, moment.shape[:2]).transpose(0, 1)
+        moment += columns.mT @ columns
         count += len(quantized)
         distinct.update(quantized[:, 0].tolist())  # a prompt's tokens are the same at every step
     exact, seen = exact / count, seen / count
-    moment = moment / count - torch.outer(seen, seen)
+    centres = seen.unflatten(0, moment.shape[:2])
+    moment = moment / count - centres[:, :, None] * centres[:, None, :]
     weight = linear.weight.double()
     codes = scale = None
     if recipe.weight_bits < FLOAT_BITS:

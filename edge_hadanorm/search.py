@@ -25,6 +25,8 @@ from edge_hadanorm.transform import FeatureTransform
 EXCHANGE_DB = 0.2
 # Output rows that a candidate is judged by; rows are rounded independently of each other.
 ROWS = 128
+# Columns that make up for each other's errors in a candidate, so that wide inputs take no longer for their width.
+SPAN = 512
 
 START = dict(centre="static", scale="balanced", exponent=0.25, rotation="block", block=32)
 SCALES = (
@@ -66,7 +68,7 @@ def search(
         if own not in scores:
             transform = build(own)
             candidate = unrounded(own, Folding(FeatureTransform(), transform), weight, bias)
-            fitted = fit(some_rows(candidate, rows), lambda: [some])
+            fitted = fit(some_rows(candidate, rows), lambda: [some], SPAN)
             noise = output_noise(fitted, *exact, others).sum()
             quality = 10 * math.log10(signal / noise) if noise else math.inf
             online = transform if producer is None else split(transform, producer.head).online
