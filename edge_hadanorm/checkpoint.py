@@ -3,7 +3,7 @@
 config.json         transformer class and config, sampling defaults, and for every quantized linear what its input's
                     transform became: `absorbed` by the layer before (`producer`, see fold.py), the rest online
 recipe.json         the recipe
-model.safetensors   packed codes, scales, transforms, float rest
+model.safetensors   packed codes, scales, transforms, low-rank branches, float rest
 metrics.json        what was measured when it was quantized
 tokenizer/ text_encoder/ scheduler/ about.json   of the pipeline, where there is one
 """
@@ -21,6 +21,7 @@ from edge_hadanorm import quantizer, recipe
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, read_tensors, require_finite, write_json, write_tensors
 from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
+from edge_hadanorm.low_rank import LowRank
 from edge_hadanorm.models import family
 from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.source import ABOUT, COMPONENTS, TextToImage
@@ -145,6 +146,7 @@ def _linear(name: str, layout: dict, linear: nn.Linear, tensors: dict[str, torch
         tensors.get("bias"),
         tensors.get("weight"),
         absorbed,
+        LowRank(tensors["low_rank.down"], tensors["low_rank.up"]) if "low_rank.down" in tensors else None,
     )
     if own.activations == "tensor":
         quantized.activation_scale = tensors["activation_scale"]
@@ -160,6 +162,8 @@ def _check_shapes(name: str, linear: nn.Linear, own: Recipe, layout: dict, tenso
     else:
         packed = -(-rows * columns * own.weight_bits // 8)
         shapes = {"packed": (packed,), "weight_scale": (rows, columns // (own.group_size or columns))}
+        if own.rank:
+            shapes |= {"low_rank.down": (own.rank, columns), "low_rank.up": (rows, own.rank)}
     if own.activations == "tensor":
         shapes |= {"activation_scale": (), "activation_zero_point": ()}
     for stage in STAGES:

@@ -118,7 +118,8 @@ def _shape(tensor) -> str:
 def _grids(linear: QuantizedLinear) -> str:
     recipe = linear.recipe
     groups = f" g{recipe.group_size}" if recipe.group_size else ""
-    return f"w{recipe.weight_bits}a{recipe.activation_bits}{groups} per {recipe.activations}"
+    branch = "" if linear.low_rank is None else f" + rank {len(linear.low_rank.down)}"
+    return f"w{recipe.weight_bits}a{recipe.activation_bits}{groups} per {recipe.activations}{branch}"
 
 
 def _folding(linear: QuantizedLinear, producer: Producer | None) -> tuple[str, str]:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edge_hadanorm.low_rank import LowRank
 from edge_hadanorm.quantizer import (
     Grid,
     choose_parameters,
@@ -28,7 +29,7 @@ class QuantizedLinear(nn.Module):
     Where the recipe leaves weights as they are, codes and weight_scale are None and weight [m, d] is that weight.
     transform is what is left online of the input's transform; the layer before gives x with the rest, `absorbed`, done
     (see fold.py). With static activations, activation_scale and activation_zero_point are set by
-    `set_activation_range`.
+    `set_activation_range`. low_rank is L of W' = L + R, of which codes or weight are R: y = Q(z) R^T + z L^T + b'.
 
     `on_device`: leave the 8-bit quantization of z to the runtime. Export sets it, simulation does not.
     """
@@ -42,10 +43,12 @@ class QuantizedLinear(nn.Module):
         bias: torch.Tensor | None,
         weight: torch.Tensor | None = None,
         absorbed: FeatureTransform | None = None,
+        low_rank: LowRank | None = None,
     ):
         super().__init__()
         self.recipe, self.on_device = recipe, False
         self.transform, self.absorbed = transform, absorbed or FeatureTransform()
+        self.low_rank = low_rank
         static = recipe.activations == "tensor"
         self.register_buffer("codes", codes)
         self.register_buffer("weight_scale", weight_scale)
@@ -74,11 +77,12 @@ class QuantizedLinear(nn.Module):
         weights [B, S]: of the tokens in a dynamic mean (0: padding); shift [1, 1, d]: still to be added to x; see
         `FeatureTransform`.
         """
-        rows = self._as_device(self.rows(x, weights, shift))
-        if self.transform.dynamic:
-            outputs = self._with_share(F.linear(rows, self.weight), x.shape[1], parts or 1)
-        else:
-            outputs = equal_parts(F.linear(rows, self.weight, self.bias), parts or 1)
+        z, rest = self.transform(x, weights, shift)
+        rows = self._on_narrow_grid(z, rest)
+        y = F.linear(self._as_device(rows), self.weight, None if self.transform.dynamic else self.bias)
+        if self.low_rank is not None:
+            y = y + self.low_rank(_stacked(z, rest) if self._narrow else rows)
+        outputs = self._with_share(y, x.shape[1], parts or 1) if self.transform.dynamic else equal_parts(y, parts or 1)
         return outputs[0] if parts is None else outputs
 
     def _with_share(self, y: torch.Tensor, tokens: int, parts: int) -> list[torch.Tensor]:
@@ -95,10 +99,15 @@ class QuantizedLinear(nn.Module):
         The mean's share is one more row of the same product: it costs 1 / S and the weight is stored once. That row,
         one in S, keeps the device's bits where the tokens have fewer.
         """
-        z, rest = self.transform(x, weights, shift)
-        if self.recipe.activations == "token" and self.recipe.activation_bits < DEVICE_BITS:
-            z = fake_quantize_per_token(z, self.recipe.activation_bits)
-        return z if rest is None else torch.cat([z, rest], dim=1)
+        return self._on_narrow_grid(*self.transform(x, weights, shift))
+
+    @property
+    def _narrow(self) -> bool:
+        """Whether tokens have a grid of fewer bits than the device's."""
+        return self.recipe.activations == "token" and self.recipe.activation_bits < DEVICE_BITS
+
+    def _on_narrow_grid(self, z: torch.Tensor, rest: torch.Tensor | None) -> torch.Tensor:
+        return _stacked(fake_quantize_per_token(z, self.recipe.activation_bits) if self._narrow else z, rest)
 
     def set_activation_range(self, low: torch.Tensor, high: torch.Tensor) -> None:
         """The range (scalars) of static activations."""
@@ -112,6 +121,11 @@ class QuantizedLinear(nn.Module):
         if self.recipe.activations == "tensor":
             return fake_quantize(rows, self.activation_scale, self.activation_zero_point, self.recipe.activation_bits)
         return fake_quantize_per_token(rows, DEVICE_BITS)
+
+
+def _stacked(z: torch.Tensor, rest: torch.Tensor | None) -> torch.Tensor:
+    """z [B, S, d] and the mean's row [B, 1, d], if any, as rows of one product."""
+    return z if rest is None else torch.cat([z, rest], dim=1)
 
 
 def equal_parts(x: torch.Tensor, count: int) -> list[torch.Tensor]:

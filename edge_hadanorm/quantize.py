@@ -12,6 +12,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.fold import Folding, Producer, fold
 from edge_hadanorm.hadamard import is_hadamard_order
 from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
+from edge_hadanorm.low_rank import LowRank, low_rank
 from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.rounding import METHODS as ROUNDING
 from edge_hadanorm.transform import FeatureTransform, Rotation, rotation_factors
@@ -62,14 +63,19 @@ def _rotation(recipe: Recipe, width: int, producer: Producer | None) -> Rotation
 
 
 def quantize_linear(recipe: Recipe, folding: Folding, linear: nn.Linear) -> QuantizedLinear:
-    """One linear of a folded float denoiser by a recipe; computed in float64, kept in float32."""
+    """One linear of a folded float denoiser by a recipe; computed in float64, kept in float32.
+
+    A weight that is not rounded needs no low-rank branch and has none.
+    """
     folded, bias = folding.online.fold(linear.weight.double(), None if linear.bias is None else linear.bias.double())
     bias = None if bias is None else bias.float()
     absorbed, online = (copy.deepcopy(part).float() for part in (folding.absorbed, folding.online))
     if recipe.weight_bits == FLOAT_BITS:
         return QuantizedLinear(recipe, online, None, None, bias, folded.float(), absorbed)
-    codes, scale = ROUNDING[recipe.rounding](folded, recipe.weight_bits, recipe.group_size)
-    return QuantizedLinear(recipe, online, codes, scale.float(), bias, absorbed=absorbed)
+    branch = LowRank(*low_rank(folded, recipe.rank)).float() if recipe.rank else None
+    rest = folded if branch is None else folded - branch.weight()  # less L as it is kept, so that R makes up for that
+    codes, scale = ROUNDING[recipe.rounding](rest, recipe.weight_bits, recipe.group_size)
+    return QuantizedLinear(recipe, online, codes, scale.float(), bias, absorbed=absorbed, low_rank=branch)
 
 
 def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
@@ -78,7 +84,12 @@ def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
         raise UserError(f"recipe {recipe.name}: activations of 16 bits have no range to calibrate; leave out -static")
     producers = denoiser.producers()
     for name in denoiser.quantizable():
-        width = denoiser.get_submodule(name).weight.shape[1]
+        outputs, width = denoiser.get_submodule(name).weight.shape
+        if recipe.rank > min(outputs, width):
+            raise UserError(
+                f"recipe {recipe.name}: rank {recipe.rank} is more than the {min(outputs, width)} of {name}, of shape "
+                f"{outputs}x{width}"
+            )
         if (groups := recipe.group_size) and width % groups:
             raise UserError(
                 f"recipe {recipe.name}: groups of {groups} do not divide the {width} inputs of {name}; use a divisor"

@@ -33,6 +33,7 @@ class Recipe:
     alpha: SmoothQuant's migration strength. block: largest block of a block rotation; one that folds into attention's
     values costs nothing and is as wide as a head.
     rounding: weight scales from the largest magnitude (`nearest`) or searched for the least squared error (`clip`).
+    rank: of the part of a weight that stays in float beside the rounded rest, see `low_rank.py`; 0: none.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Recipe:
     rotation: str = "none"
     block: int = 32
     rounding: str = "nearest"
+    rank: int = 0
 
     def __post_init__(self):
         for field in ("weight_bits", "activation_bits"):
@@ -62,6 +64,8 @@ class Recipe:
             raise UserError(f"recipe {self.name}: block is {self.block!r}, not a power of two")
         if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not 0 <= self.alpha <= 1:
             raise UserError(f"recipe {self.name}: alpha is {self.alpha!r}, not a number from 0 to 1")
+        if not (_is_int(self.rank) and self.rank >= 0):
+            raise UserError(f"recipe {self.name}: rank is {self.rank!r}, not a whole number from 0")
 
     @property
     def needs_calibration(self) -> bool:
@@ -77,6 +81,9 @@ METHODS = {
     "rtn": dict(),
     "smoothquant": dict(scale="smoothquant"),
     "quarot": dict(rotation="block"),
+    "vidit-q": dict(scale="smoothquant", rotation="block"),
+    "svdquant-r16": dict(scale="smoothquant", rank=16),
+    "svdquant-r32": dict(scale="smoothquant", rank=32),
     "hadanorm": dict(centre="dynamic", scale="std", rotation="block"),
     "hadanorm-balanced": dict(centre="dynamic", scale="balanced", rotation="block"),
     "hadanorm-folded": dict(centre="static", scale="balanced", rotation="block"),
@@ -85,6 +92,9 @@ SUMMARIES = {
     "rtn": "round to nearest, no transform",
     "smoothquant": "per-channel scale from activation and weight maxima (Xiao et al., arXiv 2211.10438)",
     "quarot": "Hadamard rotation (Ashkboos et al., arXiv 2404.00456)",
+    "vidit-q": "static channel balancing and rotation (ViDiT-Q, Zhao et al., arXiv 2406.02540)",
+    "svdquant-r16": "SmoothQuant and a float branch of rank 16 (SVDQuant, Li et al., arXiv 2411.05007)",
+    "svdquant-r32": "the same with rank 32",
     "hadanorm": "dynamic centre, scale by the standard deviation, Hadamard (Federici et al., arXiv 2506.09932)",
     "hadanorm-balanced": "dynamic centre, scale that balances input and weight error, Hadamard",
     "hadanorm-folded": "the same with the mean over calibration, which folds offline",

@@ -2,7 +2,8 @@
 
 It annotates the linears of `QuantizedLinear` modules: activations with XNNPACK's dynamic int8 spec (per token on the
 device), weights with a spec whose observer returns the checkpoint's scales, so that the codes of the program are the
-codes of the checkpoint. Everything else is left to a quantizer that it is composed with.
+codes of the checkpoint. The linears of their low-rank branches stay in float. Everything else is left to a quantizer
+that it is composed with.
 """
 
 import torch
@@ -17,6 +18,7 @@ from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, Quantiza
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from edge_hadanorm.linear import QuantizedLinear
+from edge_hadanorm.low_rank import LowRank
 from edge_hadanorm.quantizer import Grid
 
 
@@ -48,17 +50,22 @@ class GivenScalesPerChannelObserver(ObserverBase):
 
 
 class CheckpointQuantizer(Quantizer):
-    """Annotates each QuantizedLinear of `model` with its own weight scales, one per output channel."""
+    """Annotates each QuantizedLinear of `model` with its own weight scales, one per output channel.
+
+    What is annotated, also without specs, other quantizers leave alone.
+    """
 
     def __init__(self, model: nn.Module):
         self.linears = {name: m for name, m in model.named_modules() if isinstance(m, QuantizedLinear)}
+        self.floats = {name for name, m in model.named_modules() if isinstance(m, LowRank)}
         self.activation = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True).input_activation
 
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
         for node in model.graph.nodes:
-            linear = self.linears.get(owner(node)) if node.target is torch.ops.aten.linear.default else None
-            if linear is not None:  # annotated, also without specs, so that other quantizers leave it alone
-                node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(self._specs(node, linear), _annotated=True)
+            name = owner(node) if node.target is torch.ops.aten.linear.default else None
+            if name in self.linears or name in self.floats:
+                specs = self._specs(node, self.linears[name]) if name in self.linears else {}
+                node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(specs, _annotated=True)
         return model
 
     def _specs(self, node: Node, linear: QuantizedLinear) -> dict[Node, QuantizationSpec]:

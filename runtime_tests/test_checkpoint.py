@@ -29,6 +29,8 @@ RECIPES = [
     "smoothquant-w5a16",
     "quarot-w16a4",
     "quarot-w2a8",
+    "svdquant-r16-w4a4",
+    "svdquant-r32-w16a8",
     "hadanorm-w4a4",
     "hadanorm-w6a8-static",
     "hadanorm-balanced-w4a8-g32",
@@ -426,6 +428,37 @@ TENSORS = {
 for name, tensor in [(name, tensor) for name, tensors in TENSORS.items() for tensor in tensors]:
     BROKEN[f"no {tensor}"] = without(f"{name}.{tensor}"), f"{name}.{tensor}"
     BROKEN[f"a shorter {tensor}"] = shorter(f"{name}.{tensor}"), f"{name}.{tensor}"
+
+
+LOW_RANK = {
+    f"{damage.__name__} {part}": (damage(f"{UP}.low_rank.{part}"), f"{UP}.low_rank.{part}")
+    for part in ("down", "up")
+    for damage in (without, shorter)
+}
+LOW_RANK |= {
+    "another rank": (edited("config.json", lambda c: c["linears"][UP]["recipe"].update(rank=8)), f"{UP}.low_rank.down"),
+    "no rank": (edited("config.json", lambda c: c["linears"][UP]["recipe"].pop("rank")), f"{UP}.low_rank.down"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), LOW_RANK.values(), ids=LOW_RANK)
+def test_a_broken_branch_is_one_line_that_names_its_tensor(saved, tmp_path, damage, message):
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(saved("svdquant-r16-w4a4")[1], folder)
+    damage(folder)
+    with pytest.raises(UserError, match=message):
+        checkpoint.load(folder)
+
+
+def test_a_checkpoint_whose_recipes_have_no_rank_loads(saved, calls, tmp_path):
+    """As those did that were made before there was one."""
+    content, folder = saved(PLAIN)[0], tmp_path / "checkpoint"
+    shutil.copytree(saved(PLAIN)[1], folder)
+    edited("recipe.json", lambda recipe: recipe.pop("rank"))(folder)
+    edited("config.json", lambda c: [linear["recipe"].pop("rank") for linear in c["linears"].values()])(folder)
+    loaded = checkpoint.load(folder)
+    assert loaded.recipe == content.recipe
+    assert torch.equal(calls[0].run(loaded.denoiser), calls[0].run(content.denoiser))
 
 
 @pytest.mark.parametrize(("damage", "message"), BROKEN.values(), ids=BROKEN)

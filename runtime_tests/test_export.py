@@ -23,6 +23,7 @@ from edge_hadanorm.export.program import Denoise, Prepare, export
 from edge_hadanorm.export.quantizer import EightBitQuantizer
 from edge_hadanorm.export.xnnpack import lower
 from edge_hadanorm.linear import QuantizedLinear
+from edge_hadanorm.low_rank import LowRank, low_rank
 from edge_hadanorm.metrics import bits_summary, psnr_db, to_pixels
 from edge_hadanorm.quantizer import Grid, fake_quantize_per_token
 from edge_hadanorm.recipe import named
@@ -114,12 +115,14 @@ def test_a_bias_is_added_in_float():
 CENTRE, SCALE = randn(WIDTH, seed=3).double(), (0.3 * randn(WIDTH, seed=4).double()).exp()
 
 
-def transformed_linear(name: str, centre: str, rotation: tuple = ((BLOCK, 1),)) -> QuantizedLinear:
+def transformed_linear(name: str, centre: str, rotation: tuple = ((BLOCK, 1),), rank: int = 0) -> QuantizedLinear:
     recipe = named(name)
     transform = FeatureTransform(None if centre == "none" else CENTRE, centre == "dynamic", SCALE, rotation)
     weight, bias = transform.fold(randn(OUTPUTS, WIDTH, seed=1).double(), randn(OUTPUTS, seed=2).double())
-    codes, scale = nearest(weight, recipe.weight_bits, recipe.group_size)
-    return QuantizedLinear(recipe, transform.float(), codes, scale.float(), bias.float())
+    branch = LowRank(*low_rank(weight, rank)).float() if rank else None
+    rest = weight if branch is None else weight - branch.weight()
+    codes, scale = nearest(rest, recipe.weight_bits, recipe.group_size)
+    return QuantizedLinear(recipe, transform.float(), codes, scale.float(), bias.float(), low_rank=branch)
 
 
 def on_grid(linear: QuantizedLinear, tokens: int = 6) -> torch.Tensor:
@@ -154,6 +157,20 @@ def test_the_device_computes_what_is_simulated(name, centre, error):
     ran = on_runtime(linear, x)
     assert_device_equals(ran.y, linear(x), error)
     assert ran.account == {"delegates": 1, "integer_linears": 1, "float_linears": 0, "outside": {}}
+
+
+@pytest.mark.parametrize("others", [(), (EightBitQuantizer(),)], ids=["alone", "beside 8 bits"])
+@pytest.mark.parametrize(
+    ("name", "centre"), [("rtn-w8a8", "none"), ("rtn-w4a8", "dynamic"), ("rtn-w4a8-g32", "dynamic")]
+)
+def test_a_branch_of_low_rank_stays_in_float_in_the_same_delegate(name, centre, others):
+    linear = transformed_linear(name, centre, rank=8)
+    x = on_grid(linear)
+    ran = on_runtime(linear, x, *others)
+    assert_device_equals(ran.y, linear(x), PER_CHANNEL if linear.recipe.group_size is None else GROUPS)
+    assert ran.account == {"delegates": 1, "integer_linears": 1, "float_linears": 2, "outside": {}}
+    for kept in (linear.low_rank.down, linear.low_rank.up):
+        assert kept.numpy().tobytes() in ran.buffer
 
 
 def test_a_kronecker_rotation_is_delegated_too():
@@ -235,7 +252,7 @@ def test_a_text_encoder_with_layers_runs_in_8_bits():
 
 # The whole denoiser.
 
-BUNDLES = ("hadanorm-balanced-w8a8", "hadanorm-balanced-w4a8", "rtn-w4a4")
+BUNDLES = ("hadanorm-balanced-w8a8", "hadanorm-balanced-w4a8", "rtn-w4a4", "svdquant-r16-w4a8")
 LAYERS = 2
 
 
@@ -289,9 +306,11 @@ def test_every_quantized_linear_is_an_integer_product_in_a_delegate(exported):
     prepare, denoise = (methods[name]["delegation"] for name in ("prepare", "denoise"))
     assert prepare["integer_linears"] == sum(name.endswith("attn2.kv") for name in exported.linears) == LAYERS
     assert denoise["integer_linears"] == len(exported.linears) - LAYERS
-    assert prepare["float_linears"] == 2  # of the caption projection
+    branches = 2 * (exported.saved.recipe.rank > 0)  # two products each
+    assert prepare["float_linears"] == 2 + branches * LAYERS  # of the caption projection
     norms = 2 * LAYERS + 1
-    assert denoise["float_linears"] == 4 + 2 * norms  # three of the time embedding, the last; two means a layer norm
+    # Three of the time embedding, the last; two means a layer norm.
+    assert denoise["float_linears"] == 4 + 2 * norms + branches * (len(exported.linears) - LAYERS)
     if exported.saved.recipe.activation_bits == 8:
         # One delegate, also for memory: beside another operator XNNPACK keeps all heads' scores at once.
         for account in (prepare, denoise):

@@ -70,6 +70,8 @@ FOLDING = {
     "ff.down": ["-", f"mean, scale, {BLOCK}"],
 }
 
+INTO = {"attn1.qkv": "modulation", "attn1.out": "values", "attn2.out": "values", "ff.up": "modulation"}
+
 
 @pytest.mark.parametrize(
     ("recipe", "grids", "folding"),
@@ -77,6 +79,11 @@ FOLDING = {
         ("hadanorm-balanced-w4a8", "w4a8 per token", FOLDING),
         ("hadanorm-balanced-w4a8-g32", "w4a8 g32 per token", FOLDING),
         ("rtn-w8a8-static", "w8a8 per tensor", {name: ["-", "-"] for name in FOLDING}),
+        (
+            "svdquant-r32-w4a8",
+            "w4a8 per token + rank 32",
+            {name: [f"scale into {into}", "-"] if (into := INTO.get(name)) else ["-", "scale"] for name in FOLDING},
+        ),
     ],
 )
 def test_a_checkpoint_is_the_folding_and_grids_of_every_linear(tiny_checkpoint, recipe, grids, folding):

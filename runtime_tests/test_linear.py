@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from edge_hadanorm.hadamard import hadamard_matrix
 from edge_hadanorm.linear import QuantizedLinear
+from edge_hadanorm.low_rank import LowRank, low_rank
 from edge_hadanorm.quantizer import fake_quantize_per_token
 from edge_hadanorm.recipe import METHODS, named
 from edge_hadanorm.rounding import nearest
@@ -46,7 +48,10 @@ def make_transform(recipe) -> FeatureTransform:
 def make_linear(recipe, weight=None, bias=None) -> QuantizedLinear:
     transform = make_transform(recipe)
     folded, share = transform.fold(weight_of() if weight is None else weight, bias)
-    return QuantizedLinear(recipe, transform, *nearest(folded, recipe.weight_bits, recipe.group_size), share)
+    branch = LowRank(*low_rank(folded, recipe.rank)) if recipe.rank else None
+    rest = folded if branch is None else folded - branch.weight()
+    codes, scale = nearest(rest, recipe.weight_bits, recipe.group_size)
+    return QuantizedLinear(recipe, transform, codes, scale, share, low_rank=branch)
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
@@ -121,7 +126,10 @@ def on_token_grid(rows: torch.Tensor, bits: int) -> torch.Tensor:
 @pytest.mark.parametrize("format", ["w4a8", "w4a8-g32", "w8a8", "w4a4", "w3a2", "w8a16", "w4a6-g16"])
 @pytest.mark.parametrize("bias", [None, "random"])
 def test_forward_is_its_formulas(method, format, bias):
-    """y = q(z) Q(W')^T + q(r) Q(W')^T + b', q at the recipe's bits and then at 8, r at 8 alone."""
+    """y = q(z) Q(R)^T + q(r) Q(R)^T + (z + r) L^T + b', q at the recipe's bits and then at 8, r at 8 alone.
+
+    L is the nearest of the recipe's rank to W', and R = W' - L.
+    """
     r = recipe(f"{method}-{format}")
     x, bias = randn(3, TOKENS, WIDTH), None if bias is None else bias_of()
     linear = make_linear(r, bias=bias)
@@ -131,20 +139,35 @@ def test_forward_is_its_formulas(method, format, bias):
     rotation = torch.eye(WIDTH).double() if r.rotation == "none" else R
     mean = x.mean(1, keepdim=True) if r.centre == "dynamic" else static
     z, rest = (x - mean) / scale @ rotation, (mean - static) / scale @ rotation
+    exact = z + rest if r.centre == "dynamic" else z
     if r.activation_bits < 8:
         z = on_token_grid(z, r.activation_bits)
     if r.activation_bits <= 8:
         z = on_token_grid(z, 8)
         rest = on_token_grid(rest, 8) if r.centre == "dynamic" else rest
     folded = weight_of() * scale @ rotation
-    groups = folded.unflatten(1, (-1, r.group_size or WIDTH))
+    nearest_of_rank = truncated(folded, r.rank)
+    groups = (folded - nearest_of_rank).unflatten(1, (-1, r.group_size or WIDTH))
     step = groups.abs().amax(-1, keepdim=True) / (2 ** (r.weight_bits - 1) - 1)
     step = step if r.group_size is None else step.bfloat16().double()
     low, high = -(2 ** (r.weight_bits - 1)), 2 ** (r.weight_bits - 1) - 1
     quantized = ((groups / step).round().clamp(max(low, -127), high) * step).flatten(1)
     expected = z @ quantized.T + (rest @ quantized.T if r.centre == "dynamic" else 0) + static @ weight_of().T
+    expected += exact @ nearest_of_rank.T
     expected = expected if bias is None else expected + bias
     assert_equal(linear(x), expected, 1e-11)
+
+
+@pytest.mark.parametrize("format", ["w4a4", "w4a8", "w4a16"])
+def test_with_a_dynamic_centre_the_branch_takes_the_means_row_too(format):
+    """A recipe of no method: what the branch adds is (z + r) L^T of the unquantized z and r."""
+    with_branch = make_linear(recipe(f"hadanorm-{format}", rank=8), bias=bias_of())
+    parts = with_branch.codes, with_branch.weight_scale, with_branch.bias
+    without = QuantizedLinear(with_branch.recipe, with_branch.transform, *parts)
+    x = randn(2, TOKENS, WIDTH)
+    added = sum(with_branch.transform(x)) @ with_branch.low_rank.weight().T
+    assert_equal(with_branch(x), without(x) + added)
+    assert_equal(torch.cat(with_branch(x, parts=5), -1), with_branch(x))
 
 
 @pytest.mark.parametrize("format", ["w4a8", "w4a4", "w8a8", "w8a16"])
@@ -197,6 +220,8 @@ def test_static_activations_have_one_range(method, bits):
         for t in linear.transform(x)
     )
     expected = z @ linear.weight.T + linear.bias
+    if linear.low_rank is not None:
+        expected = expected + linear.low_rank(linear.transform(x)[0])
     assert_equal(linear(x), expected if rest is None else expected + rest @ linear.weight.T, 1e-11)
     linear.on_device = True
     assert_equal(linear(x), make_linear(recipe(f"{method}-w8a16"), bias=bias_of())(x))
@@ -218,10 +243,59 @@ def test_what_was_absorbed_is_not_done_again(method):
     r, x = recipe(f"{method}-w4a8"), randn(2, TOKENS, WIDTH)
     plain = make_linear(r, bias=bias_of())
     absorbed = FeatureTransform(CENTRE, scale=SCALE, rotation=((12, 1),))
-    told = QuantizedLinear(r, plain.transform, plain.codes, plain.weight_scale, plain.bias, absorbed=absorbed)
+    parts = plain.transform, plain.codes, plain.weight_scale, plain.bias
+    told = QuantizedLinear(r, *parts, absorbed=absorbed, low_rank=plain.low_rank)
     assert torch.equal(told(x), plain(x))
     assert plain.absorbed.is_identity
     assert set(told.state_dict()) - set(plain.state_dict()) == {"absorbed.centre", "absorbed.inverse_scale"}
+
+
+# The low-rank branch.
+
+
+def truncated(weight: torch.Tensor, rank: int) -> torch.Tensor:
+    """The nearest matrix of that rank, by numpy."""
+    u, s, vt = np.linalg.svd(weight.numpy(), full_matrices=False)
+    return torch.from_numpy((u[:, :rank] * s[:rank]) @ vt[:rank])
+
+
+@pytest.mark.parametrize("shape", [(OUTPUTS, WIDTH), (WIDTH, OUTPUTS)])
+@pytest.mark.parametrize("rank", [1, 16, OUTPUTS])
+def test_the_branch_is_the_nearest_of_its_rank(shape, rank):
+    """Eckart-Young: what it leaves are the other singular values, and no other matrix of the rank leaves less."""
+    weight = randn(*shape)
+    down, up = low_rank(weight, rank)
+    assert (down.shape, up.shape) == ((rank, shape[1]), (shape[0], rank))
+    assert_equal(up @ down, truncated(weight, rank))
+    left = np.linalg.svd(weight.numpy(), compute_uv=False)[rank:]
+    assert (weight - up @ down).norm().item() == pytest.approx(np.linalg.norm(left), abs=1e-12)
+    for seed in range(10):
+        nearby = (up + 1e-3 * randn(*up.shape, seed=seed)) @ (down + 1e-3 * randn(*down.shape, seed=seed + 50))
+        assert (weight - nearby).norm() > (weight - up @ down).norm()
+
+
+@on_every_method
+@pytest.mark.parametrize("rank", [1, 16, OUTPUTS])
+def test_without_rounding_the_branch_and_the_rest_are_the_float_linear(method, rank):
+    r, x = recipe(f"{method}-w16a16"), randn(2, TOKENS, WIDTH)
+    transform = make_transform(r)
+    folded, share = transform.fold(weight_of(), bias_of())
+    branch = LowRank(*low_rank(folded, rank))
+    rest = folded - branch.weight()
+    linear = QuantizedLinear(r, transform, None, None, share, weight=rest, low_rank=branch)
+    assert_equal(linear(x), x @ weight_of().T + bias_of())
+
+
+@pytest.mark.parametrize("format", ["w4a16", "w4a8", "w4a4", "w4a8-g32"])
+def test_the_branch_loses_less_of_a_weight_with_a_strong_low_rank_part(format):
+    """Of rank 4 and four times as large as the rest, whose grid then need not span it."""
+    part = randn(OUTPUTS, 4, seed=7) @ randn(4, WIDTH, seed=8) * WIDTH**-0.5
+    weight, x = weight_of() + 2 * part, randn(2, 64, WIDTH)
+    errors = [
+        relative_error(make_linear(recipe(f"rtn-{format}", rank=rank), weight)(x), x @ weight.T) for rank in (0, 2, 4)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[2] < errors[0] / 2
 
 
 # Shapes, tokens, state.

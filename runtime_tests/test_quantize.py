@@ -135,6 +135,25 @@ def test_groups_that_do_not_divide_name_the_layer(model, moments):
         quantize(model.denoiser, named("rtn-w4a8-g48"), moments)
 
 
+def test_a_rank_beyond_the_smaller_side_names_the_layer(model):
+    full, beyond = (dataclasses.replace(named("rtn-w4a8"), rank=rank) for rank in (64, 65))
+    assert quantize(model.denoiser, full, None).blocks[0].attn1.qkv.low_rank.up.shape == (192, 64)
+    with pytest.raises(UserError, match=r"rank 65 is more than the 64 of blocks\.0\.attn1\.qkv, of shape 192x64"):
+        quantize(model.denoiser, beyond, None)
+
+
+@pytest.mark.parametrize("method", ["svdquant-r16", "svdquant-r32"])
+@pytest.mark.parametrize("form", ["w4a8", "w16a8"])
+def test_what_is_rounded_has_a_branch_of_the_recipes_rank(model, moments, method, form):
+    recipe = named(f"{method}-{form}")
+    quantized = quantize(model.denoiser, recipe, moments)
+    for name in model.denoiser.quantizable():
+        linear = quantized.get_submodule(name)
+        found = linear.low_rank and (*linear.low_rank.up.shape, linear.low_rank.down.shape[1])
+        outputs, width = linear.weight.shape
+        assert found == ((outputs, recipe.rank, width) if form == "w4a8" else None), name
+
+
 # Exact before rounding.
 
 
@@ -208,7 +227,8 @@ def test_codes_are_the_folded_weight_to_half_a_step(model, moments, method, form
         step = quantized.weight_scale.repeat_interleave(recipe.group_size or folded.shape[1], dim=1)
         # Group scales are rounded to bfloat16, so that the largest code may be off by 2^-9 of its value.
         excess = folded.abs() * 2**-8 if recipe.group_size else 0
-        assert ((quantized.weight - folded).abs() <= step * 0.5001 + excess).all(), name
+        weight = quantized.weight if recipe.rank == 0 else quantized.weight + quantized.low_rank.weight()
+        assert ((weight - folded).abs() <= step * 0.5001 + excess).all(), name
         assert torch.equal(quantized.bias, share.float()), name
         assert {t.dtype for t in quantized.state_dict().values()} == {torch.float32, torch.int8}
 

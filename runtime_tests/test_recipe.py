@@ -32,6 +32,8 @@ def assert_refused(action, *words: str) -> None:
         ("rtn-w4a16", dict(weight_bits=4, activation_bits=16)),
         ("smoothquant-w8a8-static", dict(weight_bits=8, activation_bits=8, scale="smoothquant", activations="tensor")),
         ("quarot-w4a4", dict(weight_bits=4, activation_bits=4, rotation="block")),
+        ("vidit-q-w4a8", dict(weight_bits=4, activation_bits=8, scale="smoothquant", rotation="block")),
+        ("svdquant-r32-w4a4", dict(weight_bits=4, activation_bits=4, scale="smoothquant", rank=32)),
         (
             "hadanorm-w4a8-g32",
             dict(weight_bits=4, activation_bits=8, group_size=32, centre="dynamic", scale="std", rotation="block"),
@@ -78,6 +80,7 @@ def test_every_method_has_a_summary():
         ("quarot-w4a4", False),
         ("rtn-w8a8-static", True),
         ("smoothquant-w8a8", True),
+        ("svdquant-r16-w4a8", True),
         ("hadanorm-w4a8", True),
         ("hadanorm-balanced-w4a8", True),
         ("hadanorm-folded-w4a8", True),
@@ -176,6 +179,7 @@ WRONG = {
     "rounding": [None, "gptq2", 0, []],
     "alpha": [None, True, "0.5", -0.1, 1.1, float("nan"), float("inf"), [0.5]],
     "block": [None, True, "64", 64.0, 0, -64, 48, [64]],
+    "rank": [None, True, "16", 16.0, -1, [16]],
 }
 
 
@@ -189,7 +193,17 @@ def test_every_field_has_impossible_values():
 
 
 @pytest.mark.parametrize(
-    "fields", [dict(alpha=0), dict(alpha=1), dict(group_size=None), dict(block=1), dict(block=4096), dict(group_size=1)]
+    "fields",
+    [
+        dict(alpha=0),
+        dict(alpha=1),
+        dict(group_size=None),
+        dict(group_size=1),
+        dict(block=1),
+        dict(block=4096),
+        dict(rank=0),
+        dict(rank=1),
+    ],
 )
 def test_values_at_the_edge_are_possible(fields):
     assert from_json({**FIELDS, **fields}) == Recipe(**FIELDS, **fields)

@@ -100,7 +100,10 @@ def test_draws_its_captions():
 
 @pytest.mark.slow
 def test_centring_and_balancing_win_at_four_bits(reference):
-    """At W4A4 hadanorm-balanced has a higher denoiser SQNR than the methods without a centre."""
+    """At W4A4 hadanorm-balanced has a higher denoiser SQNR than the methods without a centre.
+
+    Those with a float branch are left out: at this width one of rank 16 adds 0.7 of the bytes of 4-bit codes.
+    """
     pipeline = reference.pipeline
     prompts = workflow.calibration_prompts(reference)[::2]
     calibration = Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, seed=0)
@@ -110,7 +113,8 @@ def test_centring_and_balancing_win_at_four_bits(reference):
         method: denoiser_sqnr_db(
             reference.denoiser, quantize(reference.denoiser, recipe.named(f"{method}-w4a4"), moments), inputs
         )
-        for method in recipe.METHODS
+        for method, fields in recipe.METHODS.items()
+        if "rank" not in fields
     }
     ours = sqnr.pop("hadanorm-balanced")
     assert ours > max(sqnr.values()), sqnr
