@@ -324,10 +324,14 @@ FOLDED = {
     None: ("", "mean, scale, H16"),
 }
 HADANORM = FOLDED | {"modulation": ("mean, scale", "token mean, H16"), "text": ("", "token mean, scale, H16")}
+SMOOTHQUANT = {"modulation": ("scale", ""), "values": ("scale", ""), None: ("", "scale")}
 WHERE = {
     "rtn": {"modulation": ("", ""), "values": ("", ""), None: ("", "")},
-    "smoothquant": {"modulation": ("scale", ""), "values": ("scale", ""), None: ("", "scale")},
+    "smoothquant": SMOOTHQUANT,
     "quarot": {"modulation": ("", "H16"), "values": ("H32", ""), None: ("", "H16")},
+    "vidit-q": {"modulation": ("scale", "H16"), "values": ("scale, H32", ""), None: ("", "scale, H16")},
+    "svdquant-r16": SMOOTHQUANT,
+    "svdquant-r32": SMOOTHQUANT,
     "hadanorm": HADANORM,
     "hadanorm-balanced": HADANORM,
     "hadanorm-folded": FOLDED,
