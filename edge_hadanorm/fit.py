@@ -64,7 +64,7 @@ def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]], span: int
         columns = quantized.unflatten(1, moment.shape[:2]).transpose(0, 1)
         moment += columns.mT @ columns
         count += len(quantized)
-        distinct.update(quantized[:, 0].tolist())  # a prompt's tokens are the same at every step
+        distinct.update(tokens(x, weights)[:, 0].tolist())  # a prompt's tokens are the same at every step
     exact, seen = exact / count, seen / count
     centres = seen.unflatten(0, moment.shape[:2])
     moment = moment / count - centres[:, :, None] * centres[:, None, :]
