@@ -5,6 +5,9 @@ VNNI) at width 1152 and 256 tokens by runtime_tests/benchmarks/rotation.py and `
 Cortex-A76 takes about the same share for a rotation, in instructions.
 """
 
+from torch import nn
+
+from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.transform import FeatureTransform
 
 # A pass over the tokens, for a mean or a scale that no layer before takes.
@@ -13,8 +16,6 @@ PASS = 40
 ROTATION, ROTATION_ORDER = 76, 3
 # The token mean, its subtraction, one more row, and its share added to every output.
 TOKEN_MEAN = 430
-
-
 # A multiply-add of the low-rank branch, which is in float.
 FLOAT = 4
 
@@ -29,3 +30,16 @@ def online_cost(online: FeatureTransform, outputs: int, rank: int = 0) -> float:
     units += PASS * (online.inverse_scale is not None or (online.centre is not None and not online.dynamic))
     units += FLOAT * 2 * rank
     return units / outputs
+
+
+def linear_cost(linear: QuantizedLinear) -> float:
+    """The same of a quantized linear."""
+    rank = 0 if linear.low_rank is None else len(linear.low_rank.down)
+    return online_cost(linear.transform, len(linear.weight), rank)
+
+
+def denoiser_cost(denoiser: nn.Module) -> float:
+    """The time of all online transforms and branches over the time of all quantized linears."""
+    linears = [module for module in denoiser.modules() if isinstance(module, QuantizedLinear)]
+    products = [linear.weight.numel() for linear in linears]
+    return sum(linear_cost(m) * n for m, n in zip(linears, products, strict=True)) / sum(products)

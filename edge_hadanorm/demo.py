@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,11 +17,12 @@ from edge_hadanorm.inspection import table
 from edge_hadanorm.metrics import bits_summary, megabytes, save_png, to_pixels
 from edge_hadanorm.quantize import quantize
 from edge_hadanorm.runtime import ExecuTorchRunner, Runner, Stopwatch, TorchRunner
-from edge_hadanorm.samples import Trajectories
+from edge_hadanorm.samples import Inputs, Trajectories
 
-RECIPES = (*(f"{method}-{form}" for form in ("w4a4", "w4a8") for method in recipe.METHODS), "hadanorm-balanced-w8a8")
-EXPORTED = "hadanorm-balanced-w4a8"
-SHOWN = ("rtn-w4a4", "hadanorm-balanced-w4a4", EXPORTED)
+METHODS = ("rtn", "smoothquant", "quarot", "hadanorm", "hadanorm-balanced", "hadanorm-auto")
+RECIPES = tuple(f"{method}-{form}" for form in ("w4a4", "w4a8") for method in METHODS)
+EXPORTED = "hadanorm-auto-w4a8"
+SHOWN = ("rtn-w4a4", "hadanorm-auto-w4a4", EXPORTED)
 HEADER = ("recipe", "denoiser SQNR dB", "picture PSNR dB", "size MB", "simulated ms a step", "ExecuTorch ms a step")
 
 
@@ -40,12 +42,12 @@ def run(out: Path, force: bool) -> None:
     with files.new_folder(out, force) as folder:
         model = source.load("reference")
         held_out = workflow.evaluation_trajectories(model)
-        moments = _calibrate(model)
+        calls, moments = _calibrate(model)
         inputs = held_out.record(model.denoiser, progress("recording"))
         original = _draw(TorchRunner(model.denoiser, model.pipeline), held_out)
         results, drawings = [], {"original, float32": original}
         for name in progress("quantizing")(RECIPES):
-            quantized = quantize(model.denoiser, recipe.named(name), moments)
+            quantized = quantize(model.denoiser, recipe.named(name), moments, calls=calls)
             drawing = _draw(TorchRunner(quantized, model.pipeline), held_out)
             results.append(_result(name, model.denoiser, quantized, inputs, original, drawing))
             if name in SHOWN:
@@ -72,11 +74,12 @@ def run(out: Path, force: bool) -> None:
     print(f"{out}/comparison.png and {out}/bundle, in {time.monotonic() - started:.0f} s")
 
 
-def _calibrate(model: source.Source) -> dict[str, calibration.Moments]:
+def _calibrate(model: source.Source) -> tuple[list[Inputs], dict[str, calibration.Moments]]:
     pipeline = model.pipeline
     prompts = workflow.calibration_prompts(model)
-    trajectories = Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, seed=0)
-    return calibration.calibrate(model.denoiser, trajectories.samples(model.denoiser), progress("calibrating"))
+    calls = Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, seed=0).record(model.denoiser)
+    samples = [partial(call.run, model.denoiser) for call in calls]
+    return calls, calibration.calibrate(model.denoiser, samples, progress("calibrating"))
 
 
 def _draw(runner: Runner, trajectories: Trajectories) -> Drawing:

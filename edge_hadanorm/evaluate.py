@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from edge_hadanorm.calibration import observed
+from edge_hadanorm.cost import denoiser_cost
 from edge_hadanorm.fold import refold
 from edge_hadanorm.metrics import Sqnr, bits_summary, psnr_db, ssim, to_pixels
 from edge_hadanorm.reference import data
@@ -84,8 +85,8 @@ def measure(
 ) -> dict:
     """Everything `evaluate --json` writes, in decibels but for SSIM and shares.
 
-    What there is nothing to measure on is None, or empty where it is an object: all but the bits without `inputs`,
-    what is of pictures without `drawn`.
+    What there is nothing to measure on is None, or empty where it is an object: all but bits and the estimated cost
+    without `inputs`, what is of pictures without `drawn`.
     """
     steps = timestep_sqnr(exact, quantized, inputs)
     return {
@@ -96,6 +97,7 @@ def measure(
         "image_ssim": drawn and mean_ssim(drawn.exact, drawn.quantized),
         "caption_retrieval": drawn and caption_retrieval(drawn),
         "bits": bits_summary(quantized),
+        "online_cost": denoiser_cost(quantized),
         "layers": layer_sqnr_db(exact, quantized, inputs) if inputs else {},
     }
 

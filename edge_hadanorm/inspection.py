@@ -8,15 +8,17 @@ from torch import nn
 from edge_hadanorm import bundle, checkpoint, source
 from edge_hadanorm.bundle import MANIFEST, Bundle
 from edge_hadanorm.checkpoint import Checkpoint
+from edge_hadanorm.cost import linear_cost
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json
 from edge_hadanorm.fold import Producer
 from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.metrics import bits_summary
+from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.source import Source
 
 Row = tuple[object, ...]
-LINEAR_HEADER = ("linear", "shape", "grids", "folded offline", "online", "SQNR dB")
+LINEAR_HEADER = ("linear", "shape", "grids", "scale", "folded offline", "online", "online cost %", "SQNR dB")
 
 
 def describe(path: Path) -> str:
@@ -64,7 +66,9 @@ def linear_rows(denoiser: nn.Module, layers: dict[str, float | None]) -> list[Ro
             name,
             _shape(linear.weight),
             _grids(linear),
+            _scale(linear.recipe),
             *_folding(linear, producers.get(name)),
+            f"{100 * linear_cost(linear):.0f}",
             _decibel(layers.get(name)),
         )
         for name, linear in denoiser.named_modules()
@@ -135,7 +139,14 @@ def _grids(linear: QuantizedLinear) -> str:
     recipe = linear.recipe
     groups = f" g{recipe.group_size}" if recipe.group_size else ""
     branch = "" if linear.low_rank is None else f" + rank {len(linear.low_rank.down)}"
-    return f"w{recipe.weight_bits}a{recipe.activation_bits}{groups} per {recipe.activations}{branch}"
+    clip = "" if recipe.activation_clip == 1 else f", clip {recipe.activation_clip:g}"
+    return f"w{recipe.weight_bits}a{recipe.activation_bits}{groups} per {recipe.activations}{clip}{branch}"
+
+
+def _scale(recipe: Recipe) -> str:
+    """The rule of an input's scale, and what it shares between input and weight."""
+    share = {"smoothquant": f" {recipe.alpha:g}", "balanced": f" {recipe.exponent:g}"}
+    return "-" if recipe.scale == "none" else recipe.scale + share.get(recipe.scale, "")
 
 
 def _folding(linear: QuantizedLinear, producer: Producer | None) -> tuple[str, str]:

@@ -88,7 +88,7 @@ def bits_summary(denoiser: nn.Module) -> dict:
     recipe = linears[0].recipe
     recipe_bits = sum(m.weight.numel() * m.recipe.weight_bits for m in linears)
     return {
-        "weight": recipe.weight_bits,
+        "weight": min(m.recipe.weight_bits for m in linears),
         "activation": recipe.activation_bits,
         "average": recipe_bits / weights,
         "quantized_parameters": weights,

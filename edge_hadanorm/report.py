@@ -134,7 +134,8 @@ def _summary(model: Source, entries: list[Entry]) -> list[dict]:
     size = sum(t.numel() * t.element_size() for t in model.denoiser.state_dict().values()) / 1e6
     retrieval = entries[0].metrics["caption_retrieval"]
     own = {"label": "float32", "colour": None, "notes": [f"{model.transformer_class} of {model.name}"]}
-    cells = ["32", "32", "32", f"{size:.1f}", NONE, NONE, NONE, _number(retrieval and 100 * retrieval["float"], 0)]
+    drawn = _number(retrieval and 100 * retrieval["float"], 0)
+    cells = ["32", "32", "32", f"{size:.1f}", NONE, NONE, NONE, NONE, drawn]
     return [own | {"cells": cells}] + [
         {
             "label": entry.label,
@@ -153,6 +154,7 @@ def _cells(metrics: dict) -> list[str]:
         str(bits["activation"]),
         f"{bits['average']:.3g}",
         f"{megabytes(bits):.1f}",
+        f"{100 * metrics['online_cost']:.0f}",
         _number(metrics["denoiser_sqnr_db"], 2),
         _number(metrics["image_psnr_db"], 1),
         _number(metrics["image_ssim"], 3),
@@ -167,7 +169,8 @@ def settings(recipe: Recipe) -> str:
         for field in dataclasses.fields(recipe)
         if not field.name.endswith(("name", "_bits")) and getattr(recipe, field.name) != field.default
     }
-    return ", ".join(f"{name} {value}" for name, value in shown.items()) or "no transform"
+    words = [name if value is True else f"{name} {value}" for name, value in shown.items()]
+    return ", ".join(words) or "no transform"
 
 
 def _number(value: float | None, digits: int) -> str:
