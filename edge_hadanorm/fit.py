@@ -46,40 +46,63 @@ def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]], span: int
     inputs() -> what it will be given; with static activations they are asked for twice, for the range first.
     span: only so many columns of the weight make up for each other's errors, if that divides them.
     """
-    recipe = linear.recipe
+    recipe, width = linear.recipe, linear.weight.shape[1]
     if recipe.activations == "tensor":
-        ranges = [linear.rows(x, weights).aminmax() for x, weights in inputs()]
+        ranges = [_real_rows(linear, x, weights).aminmax() for x, weights in inputs()]
         lows, highs = zip(*ranges, strict=True)
         linear.set_activation_range(torch.stack(lows).amin(), torch.stack(highs).amax())
-    width = linear.weight.shape[1]
-    spans = width // span if span and width % span == 0 else 1
-    moment = torch.zeros(spans, width // spans, width // spans, dtype=torch.float64)
-    exact, seen = torch.zeros(2, width, dtype=torch.float64)
-    count, distinct = 0, set()
+    seen = Statistics(width, width // span if span and width % span == 0 else 1)
     for x, weights in inputs():
         z, rest = linear.transform(x, weights)
-        quantized = tokens(linear.quantized_input(x, weights), weights)
-        exact += tokens(z if rest is None else z + rest, weights).sum(0)
-        seen += quantized.sum(0)
-        columns = quantized.unflatten(1, moment.shape[:2]).transpose(0, 1)
-        moment += columns.mT @ columns
-        count += len(quantized)
-        distinct.update(tokens(x, weights)[:, 0].tolist())  # a prompt's tokens are the same at every step
-    exact, seen = exact / count, seen / count
-    centres = seen.unflatten(0, moment.shape[:2])
-    moment = moment / count - centres[:, :, None] * centres[:, None, :]
-    weight = linear.weight.double()
+        exact = tokens(z if rest is None else z + rest, weights)
+        # A prompt's tokens are the same at every step.
+        seen.update(exact, tokens(linear.quantized_input(x, weights), weights), tokens(x, weights).double().sum(1))
     codes = scale = None
     if recipe.weight_bits < FLOAT_BITS:
-        inputs_known = (moment, max(DAMPING, width / len(distinct))) if recipe.rounding == "gptq" else ()
-        codes, scale = METHODS[recipe.rounding](linear.weight, recipe.weight_bits, recipe.group_size, *inputs_known)
+        arguments = linear.weight, recipe.weight_bits, recipe.group_size
+        if recipe.rounding == "gptq":
+            arguments += seen.moment / seen.count, max(DAMPING, width / len(seen.distinct))
+        codes, scale = METHODS[recipe.rounding](*arguments)
     fitted = QuantizedLinear(
         recipe, linear.transform, codes, scale, None, linear.weight, linear.absorbed, linear.low_rank
     )
-    correction = weight @ exact - fitted.weight.double() @ seen
+    correction = linear.weight.double() @ seen.exact - fitted.weight.double() @ seen.mean
     fitted.bias = (correction if linear.bias is None else linear.bias + correction).float()
     fitted.activation_scale, fitted.activation_zero_point = linear.activation_scale, linear.activation_zero_point
     return fitted
+
+
+class Statistics:
+    """Of a linear's inputs with `width` features, float64: what GPTQ and the bias need of them.
+
+    exact, mean [d]: of the inputs before and after quantization. moment [k, d / k, d / k]: sum of products of
+    deviations of the quantized from their mean, within k spans of features. distinct: a value for each different token.
+    """
+
+    def __init__(self, width: int, spans: int):
+        self.count, self.distinct = 0, set()
+        self.exact, self.mean = torch.zeros(2, width, dtype=torch.float64)
+        self.moment = torch.zeros(spans, width // spans, width // spans, dtype=torch.float64)
+
+    def update(self, exact: torch.Tensor, quantized: torch.Tensor, marks: torch.Tensor) -> None:
+        """Take in tokens [n, d] before and after quantization, with a value [n] of each; Chan's update."""
+        count = len(quantized)
+        if not count:
+            return
+        share, mean = count / (self.count + count), quantized.double().mean(0)
+        deviations = (quantized - mean.float()).unflatten(1, self.moment.shape[:2]).transpose(0, 1)
+        delta = (mean - self.mean).unflatten(0, self.moment.shape[:2])
+        self.moment += deviations.mT @ deviations + delta[:, :, None] * delta[:, None, :] * (self.count * share)
+        self.mean += (mean - self.mean) * share
+        self.exact += (exact.double().mean(0) - self.exact) * share
+        self.count += count
+        self.distinct.update(marks.tolist())
+
+
+def _real_rows(linear: QuantizedLinear, x: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """What a linear has to quantize [n, d], without padding."""
+    rows = linear.rows(x, weights)
+    return torch.cat([tokens(rows[:, : x.shape[1]], weights), rows[:, x.shape[1] :].flatten(0, 1)])
 
 
 def some_rows(linear: QuantizedLinear, rows: torch.Tensor) -> QuantizedLinear:

@@ -132,8 +132,9 @@ def quantize(
         if stream is not None:
             stream.advance(quantized)
     if recipe.activations == "tensor" and stream is None:
-        for name, (low, high) in activation_ranges(denoiser, quantized, samples).items():
-            quantized.get_submodule(name).set_activation_range(low, high)
+        ranges = activation_ranges(denoiser, quantized, samples)
+        for name in denoiser.quantizable():
+            quantized.get_submodule(name).set_activation_range(*ranges[name])
     return quantized
 
 

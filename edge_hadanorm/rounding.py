@@ -73,12 +73,12 @@ def gptq(
     else:
         scales = [clip_search(weight, bits, group_size, moment.diagonal(dim1=-2, dim2=-1).flatten())[1]]
     tries, rows = len(scales), len(weight)
-    codes = _gptq_codes(weight.repeat(tries, 1), torch.cat(scales), factor, bits, order)
+    codes, errors = _gptq_codes(weight.repeat(tries, 1), torch.cat(scales), factor, bits, order)
     plain_codes, plain_scale = nearest(weight, bits, group_size)
-    codes, scale = torch.cat([codes, plain_codes]), torch.cat([*scales, plain_scale])
-    errors = output_error(weight.repeat(tries + 1, 1), codes, scale, moment).unflatten(0, (tries + 1, rows))
+    codes, scale = torch.cat([codes.to(torch.int8), plain_codes]), torch.cat([*scales, plain_scale])
+    errors = torch.cat([errors, output_error(weight, plain_codes, plain_scale, moment)]).unflatten(0, (-1, rows))
     best = errors.argmin(0) * rows + torch.arange(rows)
-    return codes[best].to(torch.int8), scale[best]
+    return codes[best], scale[best]
 
 
 def damped(second_moment: torch.Tensor, damping: float) -> torch.Tensor:
@@ -99,25 +99,33 @@ def output_error(
 
 def _gptq_codes(
     weight: torch.Tensor, scale: torch.Tensor, factor: torch.Tensor, bits: int, order: torch.Tensor | None
-) -> torch.Tensor:
-    """Codes [m, d], float. factor [k, s, s]: upper triangular, of the inverse moment in this order of columns."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes [m, d], float, and the output error [m] of each row.
+
+    factor [k, s, s]: upper triangular, of the inverse moment in this order of columns. With W - W_q = E U the output
+    error tr((W - W_q) H (W - W_q)^T) is ||E||^2.
+    """
     grid, size = Grid(bits, symmetric=True), factor.shape[-1]
     scale = _by_column(scale, weight.shape[1])
-    weight, scale = (weight.clone(), scale) if order is None else (weight[:, order], scale[:, order])
-    codes = torch.empty_like(weight)
-    for start, upper in zip(range(0, weight.shape[1], size), factor, strict=True):
+    if order is not None:
+        weight, scale = weight[:, order], scale[:, order]
+    # Columns are what the loop reads and writes: as rows they lie together.
+    left, scale = weight.T.clone(memory_format=torch.contiguous_format), scale.T
+    codes, error = torch.empty_like(left), left.new_zeros(left.shape[1])
+    for start, upper in zip(range(0, len(left), size), factor, strict=True):
         for first in range(0, size, GPTQ_BLOCK):
             block = slice(first, min(first + GPTQ_BLOCK, size))
-            part, inner = weight[:, start + block.start : start + block.stop], upper[block, block]
+            part, inner = left[start + block.start : start + block.stop], upper[block, block]
             errors = torch.empty_like(part)
-            for j in range(part.shape[1]):
-                column, step = part[:, j], scale[:, start + first + j]
+            for j, column in enumerate(part):
+                step = scale[start + first + j]
                 code = (column / step).round_().clamp_(grid.qmin, grid.qmax)
-                codes[:, start + first + j] = code
-                errors[:, j] = (column - code * step) / inner[j, j]
-                part[:, j + 1 :].addr_(errors[:, j], inner[j, j + 1 :], alpha=-1)
-            weight[:, start + block.stop : start + size] -= errors @ upper[block, block.stop :]
-    return codes if order is None else codes[:, order.argsort()]
+                codes[start + first + j] = code
+                torch.div(column - code * step, inner[j, j], out=errors[j])
+                part[j + 1 :].addr_(inner[j, j + 1 :], errors[j], alpha=-1)
+            error += errors.square().sum(0)
+            left[start + block.stop : start + size] -= upper[block, block.stop :].T @ errors
+    return (codes if order is None else codes[order.argsort()]).T.contiguous(), error
 
 
 def _inverse_factor(moment: torch.Tensor) -> torch.Tensor:

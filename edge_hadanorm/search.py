@@ -2,8 +2,7 @@
 
 No transform wins everywhere: with 8-bit activations the weight's error rules, with 4-bit ones the activation's, and a
 rotation alone can make an input worse that a mean or a scale first makes better. So candidates are rounded by GPTQ on
-some calls and compared on others, one property after the other from a good start: every value that a named method has
-is among them.
+some calls and compared on others, one property after the other from a good start.
 """
 
 import dataclasses
@@ -61,14 +60,18 @@ def search(
     outputs, some, others = len(weight), *sample
     exact = weight[rows].float(), None if bias is None else bias[rows]
     signal = tokens(F.linear(others[0], exact[0]), others[1]).double()
-    signal = (signal - signal.mean(0)).square().sum()
+    signal = (signal - signal.mean(0)).square().sum().clamp(min=torch.finfo(torch.float64).tiny)
     scores: dict[Recipe, float] = {}
 
     def score(own: Recipe) -> float:
         if own not in scores:
             transform = build(own)
-            candidate = unrounded(own, Folding(FeatureTransform(), transform), weight, bias)
-            fitted = fit(some_rows(candidate, rows), lambda: [some], SPAN)
+            folding = Folding(FeatureTransform(), transform)
+            if own.rank:  # a branch is of the whole weight
+                candidate = some_rows(unrounded(own, folding, weight, bias), rows)
+            else:
+                candidate = unrounded(own, folding, *exact)
+            fitted = fit(candidate, lambda: [some], SPAN)
             noise = output_noise(fitted, *exact, others).sum()
             quality = 10 * math.log10(signal / noise) if noise else math.inf
             online = transform if producer is None else split(transform, producer.head).online

@@ -27,9 +27,10 @@ class Stream:
     """Calls at one stage of a denoiser, see `PixArtDenoiser.stages`. `advance` takes them to the next."""
 
     def __init__(self, denoiser: nn.Module, calls: list[Inputs]):
-        states = [denoiser.begin(call.latents, call.timestep, call.text, call.mask) for call in _spread(calls)]
-        tokens = states[0][0].shape[0] * states[0][0].shape[1]
-        states, size = states[: -(-TOKENS // tokens)], max(1, CHUNK // tokens)
+        calls = _spread(calls)
+        batch, tokens, _ = denoiser.begin(*_arguments(calls[0]))[0].shape
+        states = [denoiser.begin(*_arguments(call)) for call in calls[: -(-TOKENS // (batch * tokens))]]
+        size = max(1, CHUNK // (batch * tokens))
         self.stage = 0
         self.states = [_joined(states[first : first + size]) for first in range(0, len(states), size)]
 
@@ -69,6 +70,10 @@ class _AllSeen(Exception):
 def tokens(y: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
     """The tokens [n, m] of y [B, S, m] that are no padding."""
     return y.flatten(0, 1) if weights is None else y[weights > 0]
+
+
+def _arguments(call: Inputs) -> State:
+    return call.latents, call.timestep, call.text, call.mask
 
 
 def _spread(calls: list[Inputs]) -> list[Inputs]:

@@ -58,22 +58,21 @@ TOLERANCE_DB = 0.2
 
 
 class Bench:
-    """One float model with what methods are calibrated and measured on."""
+    """One float model, with what methods are calibrated and measured on. folder: for a model that is made first."""
 
-    def __init__(self, name: str):
-        with tempfile.TemporaryDirectory() as folder:
-            if name == "stress":
-                stress.write(Path(folder) / "stress")
-            self.model = source.load("reference" if name == "reference" else f"{folder}/stress")
-            pipeline, self.denoiser = self.model.pipeline, self.model.denoiser
-            prompts = workflow.calibration_prompts(self.model)
-            calibrating = Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, seed=0)
-            self.samples = calibrating.samples(self.denoiser)
-            self.calls = calibrating.record(self.denoiser, console.progress("recording"))
-            self.moments = calibration.calibrate(self.denoiser, self.samples, console.progress("calibrating"))
-            self.held_out = workflow.evaluation_trajectories(self.model)
-            self.inputs = self.held_out.record(self.denoiser)
-            self.original = pictures(self.denoiser, self.held_out)
+    def __init__(self, name: str, folder: Path):
+        if name == "stress":
+            stress.write(folder / name)
+        self.model = source.load(str(folder / name) if name == "stress" else name)
+        pipeline, self.denoiser = self.model.pipeline, self.model.denoiser
+        prompts = workflow.calibration_prompts(self.model)
+        calibrating = Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, seed=0)
+        self.samples = calibrating.samples(self.denoiser)
+        self.calls = calibrating.record(self.denoiser, console.progress("recording"))
+        self.moments = calibration.calibrate(self.denoiser, self.samples, console.progress("calibrating"))
+        self.held_out = workflow.evaluation_trajectories(self.model)
+        self.inputs = self.held_out.record(self.denoiser)
+        self.original = pictures(self.denoiser, self.held_out)
 
     def measure(self, name: str) -> dict:
         """What a recipe of this name makes of the model."""
@@ -173,13 +172,14 @@ def main(result_files: tuple[Path, ...], model: str | None, methods: str, forms:
         results |= json.loads(file.read_text()) if file.exists() else {}
     wanted = [f"{method}-{form}" for form in forms.split(",") for method in methods.split(",")]
     if model and (missing := [name for name in wanted if f"{model} {name}" not in results]):
-        bench = Bench(model)
-        for name in console.progress(model)(missing):
-            results[f"{model} {name}"] = bench.measure(name)
-            with files.new_file(result_files[0]) as partial:
-                files.write_json(partial, results)
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(model, Path(folder))
+            for name in console.progress(model)(missing):
+                results[f"{model} {name}"] = bench.measure(name)
+                with files.new_file(result_files[0]) as partial:
+                    files.write_json(partial, results)
     print(tables(results))
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(console.run(lambda: main.main(standalone_mode=False)))
