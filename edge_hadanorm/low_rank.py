@@ -31,6 +31,13 @@ class LowRank(nn.Module):
 
 
 def low_rank(weight: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """V_r^T [r, d] and U_r S_r [m, r] of a weight [m, d]: their product is the nearest of that rank (Eckart-Young)."""
-    u, s, vt = torch.linalg.svd(weight, full_matrices=False)
-    return vt[:rank].contiguous(), u[:, :rank] * s[:rank]
+    """down [r, d] and up [m, r] of a weight [m, d]: their product is the nearest of that rank (Eckart-Young).
+
+    By eigenvectors of the smaller Gram matrix, which take a fraction of the time of a singular value decomposition.
+    """
+    rows, columns = weight.shape
+    if rows < columns:
+        up, down = low_rank(weight.T, rank)
+        return down.T.contiguous(), up.T.contiguous()
+    largest = torch.linalg.eigh(weight.T @ weight).eigenvectors[:, -rank:]
+    return largest.T.contiguous(), weight @ largest
