@@ -61,7 +61,7 @@ def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]], span: int
     if recipe.weight_bits < FLOAT_BITS:
         arguments = linear.weight, recipe.weight_bits, recipe.group_size
         if recipe.rounding == "gptq":
-            arguments += seen.moment / seen.count, max(DAMPING, width / len(seen.distinct))
+            arguments += seen.moment / seen.count, max(DAMPING, width / len(seen.distinct)), recipe.act_order
         codes, scale = METHODS[recipe.rounding](*arguments)
     fitted = QuantizedLinear(
         recipe, linear.transform, codes, scale, None, linear.weight, linear.absorbed, linear.low_rank

@@ -36,7 +36,7 @@ class Recipe:
     alpha: SmoothQuant's migration strength. exponent: the share of sigma in a balanced scale. block: largest block of a
     block rotation; one that folds into attention's values costs nothing and is as wide as a head.
     rounding: weight scales from the largest magnitude (`nearest`) or searched for the least squared error (`clip`), or
-    `gptq`, on the inputs that the quantized layers before make.
+    `gptq`, on the inputs that the quantized layers before make; with act_order columns of large inputs first.
     rank: of the part of a weight that stays in float beside the rounded rest, see `low_rank.py`; 0: none.
     search: choose transform and clip of each input by measured error, see `search.py`, instead of those given.
     average_bits: weight bits of each linear chosen by measured sensitivity, see `allocation.py`, so that a weight has
@@ -55,6 +55,7 @@ class Recipe:
     rotation: str = "none"
     block: int = 32
     rounding: str = "nearest"
+    act_order: bool = False
     rank: int = 0
     activation_clip: float = 1.0
     search: bool = False
@@ -80,8 +81,9 @@ class Recipe:
             raise UserError(f"recipe {self.name}: activation_clip is 0, which leaves no range")
         if not (_is_int(self.rank) and self.rank >= 0):
             raise UserError(f"recipe {self.name}: rank is {self.rank!r}, not a whole number from 0")
-        if not isinstance(self.search, bool):
-            raise UserError(f"recipe {self.name}: search is {self.search!r}, not true or false")
+        for field in ("search", "act_order"):
+            if not isinstance(getattr(self, field), bool):
+                raise UserError(f"recipe {self.name}: {field} is {getattr(self, field)!r}, not true or false")
         if self.average_bits is not None and not (
             _is_number(self.average_bits) and self.weight_bits <= self.average_bits <= max(BUDGET_BITS)
         ):

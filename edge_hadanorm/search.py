@@ -2,7 +2,8 @@
 
 No transform wins everywhere: with 8-bit activations the weight's error rules, with 4-bit ones the activation's, and a
 rotation alone can make an input worse that a mean or a scale first makes better. So candidates are rounded by GPTQ on
-some calls and compared on others, one property after the other from a good start.
+some calls and compared on others: a good one and those of the named methods, and from the best of them one property
+after the other.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from edge_hadanorm.cost import online_cost
 from edge_hadanorm.fit import fit, output_noise, some_rows, unrounded
 from edge_hadanorm.fold import Folding, Producer, split
 from edge_hadanorm.linear import DEVICE_BITS
-from edge_hadanorm.recipe import Recipe
+from edge_hadanorm.recipe import METHODS, Recipe
 from edge_hadanorm.stream import Seen, tokens
 from edge_hadanorm.transform import FeatureTransform
 
@@ -28,11 +29,9 @@ ROWS = 128
 SPAN = 512
 
 START = dict(centre="static", scale="balanced", exponent=0.25, rotation="block", block=32)
-SCALES = (
-    dict(scale="none"),
-    dict(scale="smoothquant"),
-    *(dict(scale="balanced", exponent=exponent) for exponent in (0.0, 0.25, 0.5, 0.75)),
-)
+# Where the search starts, so that its choice is none worse than a named method's.
+STARTS = (START, *(values for values in METHODS.values() if not values.get("search") and not values.get("rank")))
+SCALES = tuple(dict(scale="balanced", exponent=exponent) for exponent in (0.0, 0.25, 0.5, 0.75))
 FINER = 0.125  # of an exponent
 ROTATIONS = (dict(rotation="none"), *(dict(rotation="block", block=block) for block in (32, 16, 64, 128)))
 CENTRES = tuple(dict(centre=centre) for centre in ("none", "static", "dynamic"))
@@ -78,7 +77,11 @@ def search(
             scores[own] = quality - EXCHANGE_DB * online_cost(online, outputs, own.rank)
         return scores[own]
 
-    best = dataclasses.replace(recipe, search=False, **START)
+    given = dataclasses.replace(recipe, search=False)
+    starts = [
+        {**values, "centre": "static"} if steady and values.get("centre") == "dynamic" else values for values in STARTS
+    ]
+    best = max((dataclasses.replace(given, **values) for values in starts), key=score)
     # Attention takes a rotation as wide as a head, whatever the block.
     rotations = ROTATIONS[:2] if producer is not None and producer.head else ROTATIONS
     for sweep in (SCALES, rotations, CENTRES[:2] if steady else CENTRES):
