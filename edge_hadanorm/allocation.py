@@ -37,7 +37,7 @@ def allocate(denoiser: nn.Module, recipe: Recipe, quantize_one: Quantize, calls:
 
 def own_bits(recipe: Recipe, bits: int) -> Recipe:
     """A linear's recipe with weights of so many bits."""
-    group_size = recipe.group_size if bits <= GROUPED_BITS else None
+    group_size = recipe.group_size if bits <= max(GROUPED_BITS, recipe.weight_bits) else None
     return dataclasses.replace(recipe, weight_bits=bits, group_size=group_size, average_bits=None)
 
 

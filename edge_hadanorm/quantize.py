@@ -115,6 +115,8 @@ def quantize(
     static activations. calls: inputs of the same, for recipes that `needs_calls`.
     """
     check_recipe(recipe, denoiser)
+    if recipe.needs_calls and not calls:
+        raise UserError(f"recipe {recipe.name} rounds on calls of the denoiser, and there are none")
     quantized = shared_copy(denoiser)
     stream = Stream(quantized, calls) if recipe.search or recipe.rounding == "gptq" else None
     budgeted = _allocate(denoiser, recipe, moments, calls) if recipe.average_bits is not None else {}
@@ -143,15 +145,20 @@ def _allocate(
 ) -> dict[str, Recipe]:
     """Each linear's share of a budget of bits, judged by nearest rounding after a recipe's transform or a good one."""
     like = dataclasses.replace(recipe, search=False, **START) if recipe.search else recipe
-    producers = denoiser.producers()
+    producers, steady = denoiser.producers(), denoiser.steady()
 
     def quantize_one(name: str, own: Recipe) -> QuantizedLinear:
-        linear = denoiser.get_submodule(name)
-        transform = build_transform(like, moments and moments[name], linear.weight.double(), producers.get(name))
+        linear, judged = denoiser.get_submodule(name), _steadied(like, name in steady)
+        transform = build_transform(judged, moments and moments[name], linear.weight.double(), producers.get(name))
         own = dataclasses.replace(own, rounding="nearest", activations="token")
         return quantize_linear(own, Folding(FeatureTransform(), transform), linear)
 
     return allocate(denoiser, recipe, quantize_one, calls)
+
+
+def _steadied(recipe: Recipe, steady: bool) -> Recipe:
+    """A recipe for an input whose mean is steady, if it is."""
+    return dataclasses.replace(recipe, centre="static") if steady and recipe.centre == "dynamic" else recipe
 
 
 def _choose_and_fold(
@@ -166,8 +173,7 @@ def _choose_and_fold(
         producer = producers.get(name)
 
         def build(own: Recipe) -> FeatureTransform:
-            own = dataclasses.replace(own, centre="static") if own.centre == "dynamic" and name in steady else own
-            return build_transform(own, moments and moments[name], weight, producer)
+            return build_transform(_steadied(own, name in steady), moments and moments[name], weight, producer)
 
         if name in sample:
             bias = denoiser.get_submodule(name).bias
