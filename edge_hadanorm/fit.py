@@ -4,8 +4,8 @@ Its inputs come quantized, from layers that are quantized: GPTQ sees those, and 
 error that is left (Nagel et al., arXiv 1906.04721), at no cost on the device.
 
 What the codes do not do is correct the layers before: regressing the float output on quantized inputs shrinks every
-weight, and shrunken outputs add up along the residual stream where rounding errors do not. On the reference model that
-costs 1 to 2 dB.
+weight, and shrunken outputs add up along the residual stream where rounding errors do not. On the reference model at
+W4A4 that cost 1 dB with a layer's own inputs, and 3 dB with those of the float model as the target.
 """
 
 import copy

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from operators import operator_times
+from quality import KINDS, METHODS, by_kind, never_worse, tables
 from rotation_variants import FUSED, LLAMA, VARIANTS, WIDTHS, case
 
 from edge_hadanorm.bench.case import Case
@@ -17,6 +18,44 @@ from edge_hadanorm.bench.contenders import edge_program
 def test_every_rotation_gives_the_same_product(name, width):
     y = VARIANTS[name].module(width)(case(width).x)
     assert (y - case(width).exact).norm() < 1e-5 * case(width).exact.norm()
+
+
+def made_up(denoiser_db: float, **layers: float) -> dict:
+    """A result of the quality benchmark."""
+    return {
+        "denoiser_sqnr_db": denoiser_db,
+        "image_psnr_db": denoiser_db + 10,
+        "layers": {
+            f"blocks.0.{name}": layers.get(name.replace(".", "_"), 20.0) for names in KINDS.values() for name in names
+        },
+        "stored_bits": 4.1,
+        "quantize_seconds": 1.0,
+    }
+
+
+def test_linears_are_averaged_by_kind():
+    kinds = by_kind(made_up(20.0, attn2_q=26.0, ff_down=10.0)["layers"])
+    assert kinds == {
+        "attention in": 20,
+        "attention out": 20,
+        "cross-attention": 22,
+        "feed-forward in": 20,
+        "feed-forward out": 10,
+    }
+
+
+def test_a_linear_is_worse_where_another_method_is_better_by_more_than_the_tolerance():
+    results = {"rtn": made_up(20.0, ff_up=25.0, attn1_out=20.1), "hadanorm-auto": made_up(30.0)}
+    assert never_worse(results, "hadanorm-auto", METHODS) == pytest.approx(6 / 7)
+
+
+def test_tables_name_every_method_and_what_ours_gains():
+    results = {f"reference {method}-w4a8": made_up(20.0 + i) for i, method in enumerate(METHODS)}
+    text = tables(results)
+    assert all(f"| `{method}` |" in text for method in METHODS)
+    gain = METHODS.index("hadanorm-auto") - METHODS.index("vidit-q")
+    assert f"| `hadanorm-auto` over the best of other authors |  | {gain:+.1f} |" in text
+    assert "stress" not in text
 
 
 @pytest.mark.slow

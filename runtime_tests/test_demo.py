@@ -11,7 +11,6 @@ from PIL import Image
 from edge_hadanorm import bundle, checkpoint, demo, files, workflow
 from edge_hadanorm.export import writer
 from edge_hadanorm.metrics import psnr_db, to_pixels
-from edge_hadanorm.recipe import METHODS
 from edge_hadanorm.runtime import ExecuTorchRunner, picture
 
 pytestmark = pytest.mark.slow
@@ -27,10 +26,9 @@ def test_demo_leaves_pictures_numbers_and_a_bundle(tmp_path):
     for name in results:
         assert name in done.stdout
     assert done.stderr == ""
-    # A float branch, of 0.7 of the bytes of the codes and more at this width, is no model of four bits.
-    names = [f"{method}-w4a4" for method, fields in METHODS.items() if "rank" not in fields]
-    four_bits = {name: results[name]["denoiser_sqnr_db"] for name in names}
-    assert max(four_bits, key=four_bits.get) == "hadanorm-balanced-w4a4"
+    for form in ("w4a4", "w4a8"):
+        sqnr = {method: results[f"{method}-{form}"]["denoiser_sqnr_db"] for method in demo.METHODS}
+        assert max(sqnr, key=sqnr.get) == "hadanorm-auto"
     exported = results[demo.EXPORTED]
     assert exported["executorch_to_simulation_psnr_db"] >= 35
     assert exported["executorch_ms"] > 0

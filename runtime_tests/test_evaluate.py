@@ -31,14 +31,17 @@ from edge_hadanorm.samples import Trajectories
 from helpers import randn
 
 OF_PICTURES = ("image_psnr_db", "image_ssim", "caption_retrieval")
-KEYS = {"recipe", "denoiser_sqnr_db", "timesteps", *OF_PICTURES, "bits", "layers"}
+KEYS = {"recipe", "denoiser_sqnr_db", "timesteps", *OF_PICTURES, "bits", "online_cost", "layers"}
 
 
 @pytest.fixture(scope="module")
-def moments(model):
-    return calibrate(
-        model.denoiser, Trajectories(model.pipeline, ["red a", "blue c"], 4, 1.5, 0).samples(model.denoiser)
-    )
+def calibration(model):
+    return Trajectories(model.pipeline, ["red a", "blue c"], 4, 1.5, 0)
+
+
+@pytest.fixture(scope="module")
+def moments(model, calibration):
+    return calibrate(model.denoiser, calibration.samples(model.denoiser))
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +55,13 @@ def calls(model, held_out):
 
 
 @pytest.fixture(scope="module")
-def report(model, moments, held_out, calls):
+def report(model, moments, calibration, held_out, calls):
     """report(recipe) -> what `evaluate` gives, and the quantized denoiser."""
-    made = {}
+    made, seen = {}, calibration.record(model.denoiser)
 
     def make(name: str):
         if name not in made:
-            quantized = quantize(model.denoiser, named(name), moments)
+            quantized = quantize(model.denoiser, named(name), moments, calls=seen)
             made[name] = evaluate(model.denoiser, quantized, calls, held_out, name), quantized
         return made[name]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge_hadanorm import bundle, checkpoint, files
+from edge_hadanorm.cost import linear_cost
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.inspection import describe, table
 from edge_hadanorm.recipe import Recipe
@@ -74,33 +75,36 @@ INTO = {"attn1.qkv": "modulation", "attn1.out": "values", "attn2.out": "values",
 
 
 @pytest.mark.parametrize(
-    ("recipe", "grids", "folding"),
+    ("recipe", "grids", "scale", "folding"),
     [
-        ("hadanorm-balanced-w4a8", "w4a8 per token", FOLDING),
-        ("hadanorm-balanced-w4a8-g32", "w4a8 g32 per token", FOLDING),
-        ("rtn-w8a8-static", "w8a8 per tensor", {name: ["-", "-"] for name in FOLDING}),
+        ("hadanorm-balanced-w4a8", "w4a8 per token", "balanced 0.5", FOLDING),
+        ("hadanorm-balanced-w4a8-g32", "w4a8 g32 per token", "balanced 0.5", FOLDING),
+        ("rtn-w8a8-static", "w8a8 per tensor", "-", {name: ["-", "-"] for name in FOLDING}),
         (
             "svdquant-r32-w4a8",
             "w4a8 per token + rank 32",
+            "smoothquant 0.5",
             {name: [f"scale into {into}", "-"] if (into := INTO.get(name)) else ["-", "scale"] for name in FOLDING},
         ),
     ],
 )
-def test_a_checkpoint_is_the_folding_and_grids_of_every_linear(tiny_checkpoint, recipe, grids, folding):
+def test_a_checkpoint_is_the_folding_and_grids_of_every_linear(tiny_checkpoint, recipe, grids, scale, folding):
     folder = tiny_checkpoint(recipe)
     text, saved = describe(folder), checkpoint.load(folder)
     metrics = json.loads((folder / "metrics.json").read_text())
     assert_tidy(text)
     assert text.startswith(f"checkpoint {recipe} of {saved.source} (PixArtTransformer2DModel)\n")
     rows = cells(text)
-    assert ["linear", "shape", "grids", "folded offline", "online", "SQNR dB"] in rows
+    header = ["linear", "shape", "grids", "scale", "folded offline", "online", "online cost %", "SQNR dB"]
+    assert header in rows
     own = [row for row in rows if row[0].startswith("blocks.")]
     assert [row[0] for row in own] == [
         name for name, _ in saved.denoiser.named_modules() if name in saved.denoiser.quantizable()
     ]
-    for name, shape, *columns, sqnr in own:
+    for name, shape, *columns, cost, sqnr in own:
         assert shape == "x".join(map(str, saved.denoiser.get_submodule(name).codes.shape))
-        assert columns == [grids, *folding[name.split(".", 2)[2]]]
+        assert columns == [grids, scale, *folding[name.split(".", 2)[2]]]
+        assert int(cost) == round(100 * linear_cost(saved.denoiser.get_submodule(name)))
         assert float(sqnr) == round(metrics["layers"][name], 1)
     assert f"denoiser SQNR {metrics['denoiser_sqnr_db']:.1f} dB" in text
     assert f"{metrics['image_psnr_db']:.1f} dB PSNR" in text

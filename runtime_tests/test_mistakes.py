@@ -139,12 +139,17 @@ PACKED, MANIFEST = "checkpoint/model.safetensors", "bundle/manifest.json"
 CODES, SCALE = "blocks.1.ff.up.packed", "blocks.1.ff.up.weight_scale"
 NO_PROMPTS = edit("model/about.json", "prompts")
 TYPED = '{"name": "x", "weight_bits": "4", "activation_bits": 8}'
+TYPED_CLIP, TYPED_SEARCH, TYPED_RANK = (
+    json.dumps(dict(name="x", weight_bits=4, activation_bits=8) | fields)
+    for fields in (dict(activation_clip=0), dict(search="yes"), dict(rank=65))
+)
 NAN = torch.full((2, 8, 32), torch.nan)
 # Of two samples the second overflows in the first block.
 LARGE = torch.tensor([1.0, 3e38]).view(2, 1, 1, 1).expand(2, 3, 8, 8).contiguous()
 
 RTN = "quantize {given}/model --recipe rtn-w8a8 --out {out}"
 HADANORM = "quantize {given}/model --recipe hadanorm-w8a8 --steps 2 --out {out}"
+AUTO = "quantize {given}/model --steps 2 --out {out}"  # without --recipe
 PROMPTS, INPUTS = " --prompts {given}/prompts.txt", " --inputs {given}/inputs.safetensors"
 PROMPTED = HADANORM + PROMPTS
 ALONE = "quantize {given}/model/transformer --recipe hadanorm-w8a8 --out {out}"
@@ -215,7 +220,18 @@ MISTAKES = [
     ("recipe of wrong type", write("recipe.json", TYPED), RECIPE, ["weight_bits is '4'"]),
     ("no such rotation", odd_width, RECIPE.replace("model", "odd"), ["whole", "92 inputs", "blocks.0", "block"]),
     ("unknown recipe to list", nothing, "recipes --json magic", ["'magic'", "METHOD-wXaY"]),
+    ("budget below the weights", nothing, recipe("rtn-w4a8 --average-bits 3"), ["average_bits is 3", "(4) to 8"]),
+    ("budget of 9 bits", nothing, recipe("rtn-w4a8 --average-bits 9"), ["rtn-w4a8-avg9", "average_bits is 9", "to 8"]),
+    ("budget of float weights", nothing, recipe("rtn-w16a8 --average-bits 8"), ["average_bits is 8", "(16) to 8"]),
+    ("budget of NaN", nothing, recipe("rtn-w4a8 --average-bits nan"), ["average_bits is nan", "(4) to 8"]),
+    ("budget of no number", nothing, recipe("rtn-w4a8 --average-bits few"), ["--average-bits", "'few'"]),
+    ("clip of everything", write("recipe.json", TYPED_CLIP), RECIPE, ["activation_clip is 0", "no range"]),
+    ("search of no truth", write("recipe.json", TYPED_SEARCH), RECIPE, ["search is 'yes'", "true or false"]),
+    ("rank beyond a linear", write("recipe.json", TYPED_RANK), RECIPE, ["rank 65", "64 of blocks.0.attn1.qkv"]),
     # what to calibrate on
+    ("auto without data", NO_PROMPTS, AUTO, ["hadanorm-auto-w4a8", "needs calibration data", "--prompts FILE"]),
+    ("default without data", nothing, AUTO.replace("model", "model/transformer"), ["hadanorm-auto-w4a8", "--inputs"]),
+    ("budget without data", NO_PROMPTS, recipe("rtn-w4a8 --average-bits 5"), ["rtn-w4a8-avg5", "--prompts FILE"]),
     ("transformer alone", nothing, ALONE, ["hadanorm-w8a8", "--inputs FILE"]),
     ("pipeline without prompts", NO_PROMPTS, HADANORM, ["hadanorm-w8a8", "--prompts FILE"]),
     ("no prompts file", nothing, PROMPTED, ["prompts.txt", "No such file"]),
@@ -332,7 +348,6 @@ MISTAKES = [
     # the command line
     ("unknown command", nothing, "quantise", ["quantise"]),
     ("unknown option", nothing, RTN + " --bits 8", ["--bits"]),
-    ("no recipe", nothing, "quantize {given}/model --out {out}", ["--recipe"]),
 ]
 
 

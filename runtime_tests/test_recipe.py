@@ -7,7 +7,7 @@ import json
 import pytest
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.recipe import FORMATS, METHODS, SUMMARIES, Recipe, from_json, load, named
+from edge_hadanorm.recipe import FORMATS, METHODS, SUMMARIES, Recipe, budgeted, from_json, load, named
 
 NAMES = [f"{method}-{format}" for method, format in itertools.product(METHODS, FORMATS)]
 FIELDS = dict(name="mine", weight_bits=4, activation_bits=8)
@@ -33,6 +33,11 @@ def assert_refused(action, *words: str) -> None:
         ("smoothquant-w8a8-static", dict(weight_bits=8, activation_bits=8, scale="smoothquant", activations="tensor")),
         ("quarot-w4a4", dict(weight_bits=4, activation_bits=4, rotation="block")),
         ("vidit-q-w4a8", dict(weight_bits=4, activation_bits=8, scale="smoothquant", rotation="block")),
+        ("hadanorm-auto-w4a8", dict(weight_bits=4, activation_bits=8, search=True, rounding="gptq")),
+        (
+            "hadanorm-auto-r32-w4a4",
+            dict(weight_bits=4, activation_bits=4, search=True, rounding="gptq", rank=32),
+        ),
         ("svdquant-r32-w4a4", dict(weight_bits=4, activation_bits=4, scale="smoothquant", rank=32)),
         (
             "hadanorm-w4a8-g32",
@@ -84,10 +89,45 @@ def test_every_method_has_a_summary():
         ("hadanorm-w4a8", True),
         ("hadanorm-balanced-w4a8", True),
         ("hadanorm-folded-w4a8", True),
+        ("hadanorm-auto-w4a8", True),
+        ("hadanorm-auto-w16a16", True),
     ],
 )
 def test_what_is_measured_on_activations_needs_calibration(name, needed):
     assert named(name).needs_calibration is needed
+
+
+@pytest.mark.parametrize(
+    ("fields", "moments", "calls"),
+    [
+        (dict(), False, False),
+        (dict(rotation="block", rank=16, rounding="clip", activation_clip=0.9), False, False),
+        (dict(activations="tensor"), False, False),
+        (dict(scale="balanced"), True, False),
+        (dict(centre="static"), True, False),
+        (dict(rounding="gptq"), False, True),
+        (dict(average_bits=5), False, True),
+        (dict(search=True), True, True),
+    ],
+)
+def test_a_recipe_needs_moments_for_transforms_and_calls_for_weights(fields, moments, calls):
+    recipe = Recipe(**FIELDS, **fields)
+    assert (recipe.needs_moments, recipe.needs_calls) == (moments, calls)
+    assert recipe.needs_calibration == (moments or calls or recipe.activations == "tensor")
+
+
+def test_a_budget_is_a_field_and_a_part_of_the_name():
+    recipe = named("quarot-w3a8-g32")
+    spent = budgeted(recipe, 4.25)
+    assert spent == dataclasses.replace(recipe, name="quarot-w3a8-g32-avg4.25", average_bits=4.25)
+    assert from_json(json.loads(json.dumps(spent.to_json()))) == spent
+    assert budgeted(recipe, 5.0).name == "quarot-w3a8-g32-avg5"
+
+
+@pytest.mark.parametrize(("name", "bits"), [("rtn-w4a8", 3.9), ("rtn-w4a8", 8.1), ("rtn-w16a8", 8), ("rtn-w5a8", 4)])
+def test_a_budget_below_the_weight_bits_or_above_8_is_refused(name, bits):
+    least = named(name).weight_bits
+    assert_refused(lambda: budgeted(named(name), bits), f"{name}-avg{bits:g}", "average_bits", f"({least}) to 8")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +219,12 @@ WRONG = {
     "rounding": [None, "gptq2", 0, []],
     "alpha": [None, True, "0.5", -0.1, 1.1, float("nan"), float("inf"), [0.5]],
     "block": [None, True, "64", 64.0, 0, -64, 48, [64]],
+    "exponent": [None, True, "0.5", -0.1, 1.1, float("nan"), float("inf"), [0.5]],
     "rank": [None, True, "16", 16.0, -1, [16]],
+    "activation_clip": [None, True, "0.9", 0, -0.1, 1.1, float("nan"), float("inf"), [0.9]],
+    "act_order": [None, 0, 1, "true", []],
+    "search": [None, 0, 1, "true", "gptq", []],
+    "average_bits": [True, "5", 3, 3.999, 8.001, 16, -5, float("nan"), float("inf"), [5]],
 }
 
 
@@ -201,8 +246,18 @@ def test_every_field_has_impossible_values():
         dict(group_size=1),
         dict(block=1),
         dict(block=4096),
+        dict(exponent=0),
+        dict(exponent=1.0),
+        dict(activation_clip=1),
+        dict(activation_clip=1e-3),
+        dict(act_order=True),
+        dict(search=True),
         dict(rank=0),
         dict(rank=1),
+        dict(average_bits=4),
+        dict(average_bits=4.5),
+        dict(average_bits=8),
+        dict(average_bits=None),
     ],
 )
 def test_values_at_the_edge_are_possible(fields):

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from edge_hadanorm import activations, checkpoint, evaluate, plots, recipe, report, workflow
 from edge_hadanorm.calibration import calibrate, observed
 from edge_hadanorm.cli import cli
+from edge_hadanorm.cost import denoiser_cost
 from edge_hadanorm.inspection import LINEAR_HEADER, kind, linear_rows
 from helpers import randn
 
@@ -139,7 +140,7 @@ def test_every_checkpoint_has_a_row_of_what_was_measured(built, model, tiny_chec
     size = sum(t.numel() * 4 for t in model.denoiser.state_dict().values()) / 1e6
     assert original[0].startswith("float32")
     assert model.name in original[0]
-    assert original[1:] == ["32", "32", "32", f"{size:.1f}", "–", "–", "–", "–"]
+    assert original[1:] == ["32", "32", "32", f"{size:.1f}", "–", "–", "–", "–", "–"]
     for row, name, average in zip(rows, RECIPES, ("4", "4"), strict=True):
         folder = tiny_checkpoint(name)
         measured = workflow.evaluate(folder, None, None)
@@ -150,6 +151,7 @@ def test_every_checkpoint_has_a_row_of_what_was_measured(built, model, tiny_chec
             *name[-4:].strip("w").split("a"),
             average,
             f"{(measured['bits']['quantized_bytes'] + measured['bits']['float_bytes']) / 1e6:.1f}",
+            f"{100 * denoiser_cost(checkpoint.load(folder).denoiser):.0f}",
             f"{measured['denoiser_sqnr_db']:.2f}",
             f"{measured['image_psnr_db']:.1f}",
             f"{measured['image_ssim']:.3f}",
@@ -227,7 +229,8 @@ def test_names_are_text_and_never_markup(tiny_checkpoint, tmp_path):
 
 def test_what_quantization_leaves_alone_is_infinitely_good(tiny_checkpoint, tmp_path):
     page = Page(made(tiny_checkpoint("rtn-w16a16"), "--out", tmp_path / "x.html"))
-    assert page.tables["summary"][2][1:] == ["16", "16", "16", page.tables["summary"][1][4], "∞", "∞", "1.000", "–"]
+    size = page.tables["summary"][1][4]
+    assert page.tables["summary"][2][1:] == ["16", "16", "16", size, "0", "∞", "∞", "1.000", "–"]
     assert page.text.count("Not transformed: peak") == report.TELLING
 
 
@@ -247,8 +250,8 @@ def test_a_transformer_alone_is_reported_on_captured_inputs_without_pictures(tin
     assert_needs_nothing_else(page, text)
     assert "pictures" not in page.tables
     assert "3 captured calls" in page.text
-    assert page.tables["summary"][2][6:] == ["–", "–", "–"]
-    assert math.isfinite(float(page.tables["summary"][2][5]))
+    assert page.tables["summary"][2][7:] == ["–", "–", "–"]
+    assert math.isfinite(float(page.tables["summary"][2][6]))
 
 
 @pytest.mark.slow
