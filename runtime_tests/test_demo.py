@@ -26,9 +26,10 @@ def test_demo_leaves_pictures_numbers_and_a_bundle(tmp_path):
     for name in results:
         assert name in done.stdout
     assert done.stderr == ""
-    for form in ("w4a4", "w4a8"):
+    for form, gain in (("w4a4", 1.5), ("w4a8", 3)):
         sqnr = {method: results[f"{method}-{form}"]["denoiser_sqnr_db"] for method in demo.METHODS}
-        assert max(sqnr, key=sqnr.get) == "hadanorm-auto"
+        ours = sqnr.pop("hadanorm-auto")
+        assert ours > max(sqnr.values()) + gain
     exported = results[demo.EXPORTED]
     assert exported["executorch_to_simulation_psnr_db"] >= 35
     assert exported["executorch_ms"] > 0

@@ -105,12 +105,11 @@ def sqnr_db(reference):
     prompts = workflow.calibration_prompts(reference)[::2]
     calibration = Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, seed=0)
     moments = calibrate(reference.denoiser, calibration.samples(reference.denoiser))
-    calls = calibration.record(reference.denoiser)
     inputs = workflow.evaluation_trajectories(reference, 4).record(reference.denoiser)
 
     def measure(name: str) -> float:
         if name not in made:
-            quantized = quantize(reference.denoiser, recipe.named(name), moments, calls=calls)
+            quantized = quantize(reference.denoiser, recipe.named(name), moments)
             made[name] = denoiser_sqnr_db(reference.denoiser, quantized, inputs)
         return made[name]
 
@@ -131,9 +130,3 @@ def test_centring_and_balancing_win_at_four_bits(sqnr_db):
     ours = sqnr.pop("hadanorm-balanced")
     assert ours > max(sqnr.values()), sqnr
     assert ours > sqnr["rtn"] + 2, sqnr
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("form", "gain"), [("w4a4", 1.5), ("w4a8", 3)])
-def test_measured_transforms_and_gptq_win_by_decibels(sqnr_db, form, gain):
-    assert sqnr_db(f"hadanorm-auto-{form}") > sqnr_db(f"hadanorm-balanced-{form}") + gain

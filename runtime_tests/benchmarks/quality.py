@@ -121,7 +121,7 @@ def tables(results: dict[str, dict]) -> str:
 
 
 def _main_table(model: str, forms: dict[str, dict[str, dict]]) -> list[str]:
-    lines = ["", f"{model}: denoiser SQNR / picture PSNR, dB", "", _row("method", "bits", *forms)]
+    lines = ["", f"{model}: denoiser SQNR / picture PSNR, dB", "", _row("method", "bits at w4", *forms)]
     lines.append("|---|" + "---:|" * (len(forms) + 1))
     for method in METHODS:
         cells = [forms[form].get(method) for form in forms]
