@@ -14,7 +14,7 @@ from edge_hadanorm.fit import fit, unrounded
 from edge_hadanorm.fold import Folding, Producer, fold_into, shared_copy
 from edge_hadanorm.hadamard import is_hadamard_order
 from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
-from edge_hadanorm.recipe import Recipe
+from edge_hadanorm.recipe import Recipe, steadied
 from edge_hadanorm.rounding import METHODS as ROUNDING
 from edge_hadanorm.samples import Inputs
 from edge_hadanorm.search import START, search
@@ -148,17 +148,12 @@ def _allocate(
     producers, steady = denoiser.producers(), denoiser.steady()
 
     def quantize_one(name: str, own: Recipe) -> QuantizedLinear:
-        linear, judged = denoiser.get_submodule(name), _steadied(like, name in steady)
+        linear, judged = denoiser.get_submodule(name), steadied(like, name in steady)
         transform = build_transform(judged, moments and moments[name], linear.weight.double(), producers.get(name))
         own = dataclasses.replace(own, rounding="nearest", activations="token")
         return quantize_linear(own, Folding(FeatureTransform(), transform), linear)
 
     return allocate(denoiser, recipe, quantize_one, calls)
-
-
-def _steadied(recipe: Recipe, steady: bool) -> Recipe:
-    """A recipe for an input whose mean is steady, if it is."""
-    return dataclasses.replace(recipe, centre="static") if steady and recipe.centre == "dynamic" else recipe
 
 
 def _choose_and_fold(
@@ -173,7 +168,7 @@ def _choose_and_fold(
         producer = producers.get(name)
 
         def build(own: Recipe) -> FeatureTransform:
-            return build_transform(_steadied(own, name in steady), moments and moments[name], weight, producer)
+            return build_transform(steadied(own, name in steady), moments and moments[name], weight, producer)
 
         if name in sample:
             bias = denoiser.get_submodule(name).bias

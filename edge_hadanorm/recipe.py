@@ -159,6 +159,11 @@ def named(name: str) -> Recipe:
     )
 
 
+def steadied(recipe: Recipe, steady: bool) -> Recipe:
+    """A recipe for an input whose mean is steady, if it is: with a static centre for a dynamic one."""
+    return dataclasses.replace(recipe, centre="static") if steady and recipe.centre == "dynamic" else recipe
+
+
 def budgeted(recipe: Recipe, average_bits: float) -> Recipe:
     """A recipe whose linears share a budget of bits. Raises UserError for one that it cannot be spent on."""
     return dataclasses.replace(recipe, name=f"{recipe.name}-avg{average_bits:g}", average_bits=average_bits)

@@ -17,7 +17,7 @@ from edge_hadanorm.cost import online_cost
 from edge_hadanorm.fit import fit, output_noise, some_rows, unrounded
 from edge_hadanorm.fold import Folding, Producer, split
 from edge_hadanorm.linear import DEVICE_BITS
-from edge_hadanorm.recipe import METHODS, Recipe
+from edge_hadanorm.recipe import METHODS, Recipe, steadied
 from edge_hadanorm.stream import Seen, tokens
 from edge_hadanorm.transform import FeatureTransform
 
@@ -78,10 +78,8 @@ def search(
         return scores[own]
 
     given = dataclasses.replace(recipe, search=False)
-    starts = [
-        {**values, "centre": "static"} if steady and values.get("centre") == "dynamic" else values for values in STARTS
-    ]
-    best = max((dataclasses.replace(given, **values) for values in starts), key=score)
+    starts = (steadied(dataclasses.replace(given, **values), steady) for values in STARTS)
+    best = max(starts, key=score)
     # Attention takes a rotation as wide as a head, whatever the block.
     rotations = ROTATIONS[:2] if producer is not None and producer.head else ROTATIONS
     for sweep in (SCALES, rotations, CENTRES[:2] if steady else CENTRES):

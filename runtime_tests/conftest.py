@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from edge_hadanorm import bundle, checkpoint, files, source, workflow
+from edge_hadanorm.calibration import calibrate
 from edge_hadanorm.reference.model import make_pipeline
 from edge_hadanorm.reference.train import save_pipeline
 
@@ -58,6 +59,18 @@ def tiny_pipeline(tmp_path_factory) -> Path:
 def model(tiny_pipeline) -> source.Source:
     """That pipeline, loaded."""
     return source.load(str(tiny_pipeline))
+
+
+@pytest.fixture(scope="module")
+def calls(model, trajectories):
+    """The inputs of every step of the `trajectories` that a test module defines."""
+    return trajectories.record(model.denoiser)
+
+
+@pytest.fixture(scope="module")
+def moments(model, trajectories):
+    """What the float model's inputs are along them."""
+    return calibrate(model.denoiser, trajectories.samples(model.denoiser))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from scipy.stats import spearmanr
 
 from edge_hadanorm import allocation, bundle, checkpoint, files, workflow
 from edge_hadanorm.allocation import own_bits, sensitivities, spend
-from edge_hadanorm.calibration import calibrate
 from edge_hadanorm.export import writer
 from edge_hadanorm.fold import Folding, shared_copy
 from edge_hadanorm.inspection import describe
@@ -116,16 +115,6 @@ def test_a_linears_own_recipe_is_the_recipe_at_its_bits(name, bits, group):
 @pytest.fixture(scope="module")
 def trajectories(model):
     return Trajectories(model.pipeline, PROMPTS, 4, model.pipeline.guidance, seed=0)
-
-
-@pytest.fixture(scope="module")
-def calls(model, trajectories):
-    return trajectories.record(model.denoiser)
-
-
-@pytest.fixture(scope="module")
-def moments(model, trajectories):
-    return calibrate(model.denoiser, trajectories.samples(model.denoiser))
 
 
 @pytest.fixture(scope="module")

@@ -48,11 +48,6 @@ def trajectories(model):
 
 
 @pytest.fixture(scope="module")
-def calls(model, trajectories):
-    return trajectories.record(model.denoiser)
-
-
-@pytest.fixture(scope="module")
 def saved(model, trajectories, tmp_path_factory):
     """saved(recipe) -> what was saved, and its folder."""
     samples = trajectories.samples(model.denoiser)

@@ -38,11 +38,6 @@ def samples(model, trajectories):
 
 
 @pytest.fixture(scope="module")
-def calls(model, trajectories):
-    return trajectories.record(model.denoiser)
-
-
-@pytest.fixture(scope="module")
 def moments(model, samples):
     return calibrate(model.denoiser, samples)
 

@@ -137,16 +137,6 @@ def trajectories(model):
     return Trajectories(model.pipeline, ["red a", "green b", "blue c", "pale d"], 4, 1.5, seed=0)
 
 
-@pytest.fixture(scope="module")
-def calls(model, trajectories):
-    return trajectories.record(model.denoiser)
-
-
-@pytest.fixture(scope="module")
-def moments(model, trajectories):
-    return calibrate(model.denoiser, trajectories.samples(model.denoiser))
-
-
 def quality(own: Recipe, build, producer, linear, sample: tuple[Seen, Seen]) -> float:
     """SQNR in dB of all outputs around their mean, less the price of what stays online."""
     weight, transform, (some, others) = linear.weight.double(), build(own), sample
