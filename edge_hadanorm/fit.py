@@ -20,9 +20,6 @@ from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.rounding import METHODS
 from edge_hadanorm.stream import Seen, tokens
 
-# Of the second moment's mean diagonal. Samples of calls say little about directions with less than that.
-DAMPING = 0.05
-
 
 def unrounded(recipe: Recipe, folding: Folding, weight: torch.Tensor, bias: torch.Tensor | None) -> QuantizedLinear:
     """A linear with its weight [m, d] still in float and the online transform folded in; in float64, kept in float32.
@@ -61,7 +58,7 @@ def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]], span: int
     if recipe.weight_bits < FLOAT_BITS:
         arguments = linear.weight, recipe.weight_bits, recipe.group_size
         if recipe.rounding == "gptq":
-            arguments += seen.moment / seen.count, max(DAMPING, width / len(seen.distinct)), recipe.act_order
+            arguments += seen.moment / seen.count, max(recipe.damping, width / len(seen.distinct)), recipe.act_order
         codes, scale = METHODS[recipe.rounding](*arguments)
     fitted = QuantizedLinear(
         recipe, linear.transform, codes, scale, None, linear.weight, linear.absorbed, linear.low_rank

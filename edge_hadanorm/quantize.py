@@ -167,12 +167,12 @@ def _choose_and_fold(
     def choose(name: str, weight: torch.Tensor) -> FeatureTransform:
         producer = producers.get(name)
 
-        def build(own: Recipe) -> FeatureTransform:
-            return build_transform(steadied(own, name in steady), moments and moments[name], weight, producer)
+        def build(own: Recipe, moments: Moments | None) -> FeatureTransform:
+            return build_transform(steadied(own, name in steady), moments, weight, producer)
 
         if name in sample:
             bias = denoiser.get_submodule(name).bias
             recipes[name] = search(recipes[name], build, producer, weight, bias, sample[name], name in steady)
-        return build(recipes[name])
+        return build(recipes[name], moments and moments[name])
 
     return fold_into(denoiser, list(recipes), choose)

@@ -6,6 +6,7 @@ A method is a row of METHODS; bits, groups and static activations come from the 
 
 import dataclasses
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ class Recipe:
     alpha: SmoothQuant's migration strength. exponent: the share of sigma in a balanced scale. block: largest block of a
     block rotation; one that folds into attention's values costs nothing and is as wide as a head.
     rounding: weight scales from the largest magnitude (`nearest`) or searched for the least squared error (`clip`), or
-    `gptq`, on the inputs that the quantized layers before make; with act_order columns of large inputs first.
+    `gptq`, on the inputs that the quantized layers before make; with act_order columns of large inputs first. damping:
+    this part of the inputs' mean square is taken for noise by gptq; the more, the nearer to `nearest`.
     rank: of the part of a weight that stays in float beside the rounded rest, see `low_rank.py`; 0: none.
     search: choose transform and clip of each input by measured error, see `search.py`, instead of those given.
     average_bits: weight bits of each linear chosen by measured sensitivity, see `allocation.py`, so that a weight has
@@ -56,6 +58,7 @@ class Recipe:
     block: int = 32
     rounding: str = "nearest"
     act_order: bool = False
+    damping: float = 0.05
     rank: int = 0
     activation_clip: float = 1.0
     search: bool = False
@@ -77,6 +80,8 @@ class Recipe:
         for field in ("alpha", "exponent", "activation_clip"):
             if not _is_number(getattr(self, field)) or not 0 <= getattr(self, field) <= 1:
                 raise UserError(f"recipe {self.name}: {field} is {getattr(self, field)!r}, not a number from 0 to 1")
+        if not (_is_number(self.damping) and 0 < self.damping < math.inf):
+            raise UserError(f"recipe {self.name}: damping is {self.damping!r}, not a positive number")
         if not self.activation_clip:
             raise UserError(f"recipe {self.name}: activation_clip is 0, which leaves no range")
         if not (_is_int(self.rank) and self.rank >= 0):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional as F
 
+from edge_hadanorm.calibration import Moments
 from edge_hadanorm.cost import online_cost
 from edge_hadanorm.fit import fit, output_noise, some_rows, unrounded
 from edge_hadanorm.fold import Folding, Producer, split
@@ -35,10 +36,11 @@ SCALES = tuple(dict(scale="balanced", exponent=exponent) for exponent in (0.0, 0
 FINER = 0.125  # of an exponent
 ROTATIONS = (dict(rotation="none"), *(dict(rotation="block", block=block) for block in (32, 16, 64, 128)))
 CENTRES = tuple(dict(centre=centre) for centre in ("none", "static", "dynamic"))
+DAMPINGS = (0.5, 5.0)
 CLIPS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
-# own recipe -> the transform of its input
-Build = Callable[[Recipe], FeatureTransform]
+# own recipe, moments of its input -> the transform of that
+Build = Callable[[Recipe, Moments], FeatureTransform]
 
 
 def search(
@@ -56,24 +58,30 @@ def search(
     and to compare on. steady: its mean does not move, so that a dynamic one need not be tried.
     """
     rows = torch.arange(0, len(weight), max(1, len(weight) // ROWS))[:ROWS]
-    outputs, some, others = len(weight), *sample
-    exact = weight[rows].float(), None if bias is None else bias[rows]
-    signal = tokens(F.linear(others[0], exact[0]), others[1]).double()
-    signal = (signal - signal.mean(0)).square().sum().clamp(min=torch.finfo(torch.float64).tiny)
+    outputs, exact = len(weight), (weight[rows].float(), None if bias is None else bias[rows])
+    # A range for all calls hangs on single tokens: it takes more of them to tell a good one.
+    folds = [sample, sample[::-1]] if recipe.activations == "tensor" else [sample]
+    # Of the rounded part only: moments of the rest would give away what comes.
+    moments = [_moments(*some) for some, _ in folds]
+    signal = sum(_variation(tokens(F.linear(others[0], exact[0]), others[1])) for _, others in folds)
+    signal = max(signal, torch.finfo(torch.float64).tiny)
     scores: dict[Recipe, float] = {}
+
+    def noise(own: Recipe, transform: FeatureTransform, fold: tuple[Seen, Seen]) -> float:
+        some, others = fold
+        folding = Folding(FeatureTransform(), transform)
+        if own.rank:  # a branch is of the whole weight
+            candidate = some_rows(unrounded(own, folding, weight, bias), rows)
+        else:
+            candidate = unrounded(own, folding, *exact)
+        return output_noise(fit(candidate, lambda: [some], SPAN), *exact, others).sum().item()
 
     def score(own: Recipe) -> float:
         if own not in scores:
-            transform = build(own)
-            folding = Folding(FeatureTransform(), transform)
-            if own.rank:  # a branch is of the whole weight
-                candidate = some_rows(unrounded(own, folding, weight, bias), rows)
-            else:
-                candidate = unrounded(own, folding, *exact)
-            fitted = fit(candidate, lambda: [some], SPAN)
-            noise = output_noise(fitted, *exact, others).sum()
-            quality = 10 * math.log10(signal / noise) if noise else math.inf
-            online = transform if producer is None else split(transform, producer.head).online
+            transforms = [build(own, part) for part in moments]
+            total = sum(noise(own, *pair) for pair in zip(transforms, folds, strict=True))
+            quality = 10 * math.log10(signal / total) if total else math.inf
+            online = transforms[0] if producer is None else split(transforms[0], producer.head).online
             scores[own] = quality - EXCHANGE_DB * online_cost(online, outputs, own.rank)
         return scores[own]
 
@@ -87,6 +95,8 @@ def search(
     if best.scale == "balanced":
         finer = [e for e in (best.exponent - FINER, best.exponent + FINER) if 0 <= e <= 1]
         best = max((best, *(dataclasses.replace(best, exponent=e) for e in finer)), key=score)
+    if recipe.rounding == "gptq":
+        best = max((best, *(dataclasses.replace(best, damping=damping) for damping in DAMPINGS)), key=score)
     # At 8 bits the device takes the whole range of a token.
     if recipe.activations == "tensor" or recipe.activation_bits < DEVICE_BITS:
         for clip in CLIPS:
@@ -95,3 +105,15 @@ def search(
                 break
             best = tighter
     return best
+
+
+def _variation(y: torch.Tensor) -> float:
+    """Sum of squared deviations from the mean of outputs [n, m]."""
+    y = y.double()
+    return (y - y.mean(0)).square().sum().item()
+
+
+def _moments(x: torch.Tensor, weights: torch.Tensor | None) -> Moments:
+    moments = Moments(x.shape[-1])
+    moments.update(x, weights)
+    return moments

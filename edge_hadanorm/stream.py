@@ -5,6 +5,7 @@ not grow at all.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -27,10 +28,10 @@ class Stream:
     """Calls at one stage of a denoiser, see `PixArtDenoiser.stages`. `advance` takes them to the next."""
 
     def __init__(self, denoiser: nn.Module, calls: list[Inputs]):
-        calls = _spread(calls)
         batch, tokens, _ = denoiser.begin(*_arguments(calls[0]))[0].shape
-        states = [denoiser.begin(*_arguments(call)) for call in calls[: -(-TOKENS // (batch * tokens))]]
         size = max(1, CHUNK // (batch * tokens))
+        calls = _spread(calls, size)[: -(-TOKENS // (batch * tokens))]
+        states = [denoiser.begin(*_arguments(call)) for call in calls]
         self.stage = 0
         self.states = [_joined(states[first : first + size]) for first in range(0, len(states), size)]
 
@@ -76,10 +77,19 @@ def _arguments(call: Inputs) -> State:
     return call.latents, call.timestep, call.text, call.mask
 
 
-def _spread(calls: list[Inputs]) -> list[Inputs]:
-    """Calls in an order of which every beginning has all timesteps and prompts in it."""
-    order = torch.randperm(len(calls), generator=torch.Generator().manual_seed(0))
-    return [calls[i] for i in order]
+def _spread(calls: list[Inputs], size: int) -> list[Inputs]:
+    """Calls in an order of which every beginning has all timesteps in it, and chunks of `size` by turns the prompts of
+    one half and of the other.
+    """
+    order = torch.randperm(len(calls), generator=torch.Generator().manual_seed(0)).tolist()
+    prompts = {prompt: i for i, prompt in enumerate(dict.fromkeys(_prompt(calls[i]) for i in order))}
+    halves = [[i for i in order if prompts[_prompt(calls[i])] % 2 == half] for half in range(2)]
+    chunks = [[half[first : first + size] for first in range(0, len(half), size)] for half in halves]
+    return [calls[i] for pair in itertools.zip_longest(*chunks, fillvalue=[]) for chunk in pair for i in chunk]
+
+
+def _prompt(call: Inputs) -> int:
+    return hash(call.text.cpu().numpy().tobytes())
 
 
 def _joined(states: list[State]) -> State:

@@ -2,8 +2,8 @@
 
     python runtime_tests/benchmarks/quality.py --results FILE.json [--model reference|stress] [--forms ...]
 
-Calibrates on 32 prompts and measures on 8 others, with other seeds: SQNR of the denoiser, PSNR of the pictures, SQNR of
-each linear alone. Results are written one by one, and what FILE.json has already is not measured again; a run of
+Calibrates on 32 prompts and measures on others, with other seeds: SQNR of the denoiser and PSNR of the pictures on 8,
+SQNR of each linear alone on 32. Results are written one by one, and what FILE.json has already is not measured again; a run of
 everything takes about an hour and a half on one core, and the two models can run side by side into two files.
 Prints the tables as Markdown, of several files when they are all given.
 """
@@ -36,8 +36,8 @@ METHODS = (
     *("svdquant-r16", "svdquant-r32", "hadanorm-auto-r32"),
 )
 FORMS = ("w4a4", "w4a6", "w4a8", "w4a8-g32", "w8a8", "w8a8-static")
-# Calls that layers are compared on, one of so many.
-LAYER_CALLS = 5
+# Linears are compared on calls of more prompts, one of so many: by single tokens, ranges of all calls differ by luck.
+LAYER_PROMPTS, LAYER_CALLS = 32, 13
 # Ranges of static activations: trajectories of so many prompts.
 RANGES = 8
 KINDS = {
@@ -76,6 +76,7 @@ class Bench:
         self.moments = calibration.calibrate(self.denoiser, self.samples, console.progress("calibrating"))
         self.held_out = workflow.evaluation_trajectories(self.model)
         self.inputs = self.held_out.record(self.denoiser)
+        self.layer_inputs = workflow.evaluation_trajectories(self.model, LAYER_PROMPTS).record(self.denoiser)
         self.original = pictures(self.denoiser, self.held_out)
 
     def measure(self, name: str) -> dict:
@@ -87,7 +88,7 @@ class Bench:
         return {
             "denoiser_sqnr_db": denoiser_sqnr_db(self.denoiser, quantized, self.inputs),
             "image_psnr_db": mean_psnr_db(self.original, pictures(quantized, self.held_out)),
-            "layers": layer_sqnr_db(self.denoiser, quantized, self.inputs[::LAYER_CALLS]),
+            "layers": layer_sqnr_db(self.denoiser, quantized, self.layer_inputs[::LAYER_CALLS]),
             "stored_bits": 8 * bits["bytes_per_quantized_parameter"],
             "quantize_seconds": seconds,
         }
