@@ -1,5 +1,6 @@
 """fit.py: a linear is rounded for the inputs that it is given, and on their mean it is exact."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -219,8 +220,9 @@ def test_a_small_sample_is_trusted_less(monkeypatch):
         fit(plain(make_recipe(("tensor", 8))), lambda x=x: [(x, None)])
     assert given == [WIDTH / (BATCH * TOKENS), 2, 2, WIDTH / (BATCH * TOKENS)]
     many = torch.cat([make_inputs(seed) for seed in range(0, 30, 5)])
-    fit(plain(make_recipe()), lambda: [(many, None)])
-    assert given[-1] == fitting.DAMPING
+    for damping in (0.05, 0.5):
+        fit(plain(dataclasses.replace(make_recipe(), damping=damping)), lambda: [(many, None)])
+        assert given[-1] == damping
 
 
 def test_a_span_is_a_moment_of_blocks():

@@ -31,10 +31,8 @@ METHOD_VALUES = {name: own for name, own in METHODS.items() if not own.get("sear
 
 def searched(recipe: Recipe, x: torch.Tensor, others: torch.Tensor, weight: torch.Tensor, producer=None, steady=True):
     """What is found for tokens x [B, S, d] to round on and others to compare on."""
-    moments = Moments(x.shape[-1])
-    moments.update(torch.cat([x, others]))
 
-    def build(own: Recipe) -> FeatureTransform:
+    def build(own: Recipe, moments: Moments) -> FeatureTransform:
         return build_transform(own, moments, weight, producer)
 
     sample = ((x.float(), None), (others.float(), None))
@@ -116,7 +114,7 @@ def test_all_else_is_the_recipes_own(name):
     recipe = named(name)
     found = searched(recipe, offset_and_outliers(), offset_and_outliers(4), WEIGHT)
     assert not found.search
-    chosen = ("search", "centre", "scale", "exponent", "rotation", "block", "activation_clip")
+    chosen = ("search", "centre", "scale", "exponent", "rotation", "block", "activation_clip", "damping")
     kept = {field: value for field, value in recipe.to_json().items() if field not in chosen}
     assert kept.items() <= found.to_json().items()
     assert searched(recipe, offset_and_outliers(), offset_and_outliers(4), WEIGHT) == found
@@ -138,19 +136,25 @@ def trajectories(model):
 
 
 def quality(own: Recipe, build, producer, linear, sample: tuple[Seen, Seen]) -> float:
-    """SQNR in dB of all outputs around their mean, less the price of what stays online."""
-    weight, transform, (some, others) = linear.weight.double(), build(own), sample
-    fitted = fit(unrounded(own, Folding(FeatureTransform(), transform), weight, linear.bias), lambda: [some])
-    outputs = tokens(F.linear(others[0], linear.weight), others[1]).double()
-    noise = output_noise(fitted, linear.weight, linear.bias, others).sum()
+    """SQNR in dB of all outputs around their mean, less the price of what stays online; both ways where static."""
+    weight, noise, signal = linear.weight.double(), 0, 0
+    for some, others in [sample, sample[::-1]] if own.activations == "tensor" else [sample]:
+        moments = Moments(weight.shape[1])
+        moments.update(*some)
+        transform = build(own, moments)
+        fitted = fit(
+            unrounded(own, Folding(FeatureTransform(), transform), weight, linear.bias), lambda some=some: [some]
+        )
+        outputs = tokens(F.linear(others[0], linear.weight), others[1]).double()
+        noise += output_noise(fitted, linear.weight, linear.bias, others).sum()
+        signal += (outputs - outputs.mean(0)).square().sum()
     online = transform if producer is None else split(transform, producer.head).online
-    price = searching.EXCHANGE_DB * online_cost(online, len(weight), own.rank)
-    return 10 * math.log10((outputs - outputs.mean(0)).square().sum() / noise) - price
+    return 10 * math.log10(signal / noise) - searching.EXCHANGE_DB * online_cost(online, len(weight), own.rank)
 
 
 @pytest.mark.parametrize("form", ["w4a4", "w4a8", "w3a8-g32", "w8a8-static"])
 @torch.no_grad()
-def test_the_best_is_no_worse_than_the_start_and_the_methods(model, calls, moments, form, monkeypatch):
+def test_the_best_is_no_worse_than_the_start_and_the_methods(model, calls, form, monkeypatch):
     denoiser, recipe = model.denoiser, named(f"hadanorm-auto-{form}")
     monkeypatch.setattr(searching, "ROWS", 256)
     names = denoiser.stages()[0]
@@ -158,8 +162,8 @@ def test_the_best_is_no_worse_than_the_start_and_the_methods(model, calls, momen
     for name in names:
         linear, producer, steady = denoiser.get_submodule(name), denoiser.producers().get(name), denoiser.steady()
 
-        def build(own, name=name, linear=linear, producer=producer):
-            return build_transform(own, moments[name], linear.weight.double(), producer)
+        def build(own, moments, linear=linear, producer=producer):
+            return build_transform(own, moments, linear.weight.double(), producer)
 
         given = (build, producer, linear.weight.double(), linear.bias, sample[name], name in steady)
         best = quality(search(recipe, *given), build, producer, linear, sample[name])

@@ -1,5 +1,7 @@
 """stream.py: calls that go block by block are those of the whole denoiser, with padding and quantized blocks too."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -43,7 +45,7 @@ def seen_by(denoiser, calls: list[Inputs]) -> dict[str, list[tuple]]:
 
 def spread(calls: list[Inputs]) -> list[Inputs]:
     """In the stream's order."""
-    return [calls[i] for i in torch.randperm(len(calls), generator=torch.Generator().manual_seed(0))]
+    return streaming._spread(calls, max(1, streaming.CHUNK // (len(calls[0].latents) * TOKENS)))
 
 
 def joined(parts) -> torch.Tensor | None:
@@ -128,6 +130,30 @@ def test_recorded_trajectories_are_calls(model):
 
 
 # Some and others.
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 100])
+def test_chunks_by_turns_have_other_prompts(model, size):
+    texts = [call.text for call in make_calls(model.denoiser, 4)]
+    calls = [
+        dataclasses.replace(call, text=texts[i % 4].clone()) for i, call in enumerate(make_calls(model.denoiser, 12))
+    ]
+    order = streaming._spread(calls, size)
+    assert sorted(map(id, order)) == sorted(map(id, calls))
+    size = min(size, len(calls) // 2)
+    chunks = [
+        {tuple(call.text.flatten().tolist()) for call in order[first : first + size]}
+        for first in range(0, 2 * size, size)
+    ]
+    assert not chunks[0] & chunks[1]
+    assert len(chunks[0] | chunks[1]) == min(2 * size, 4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_calls_of_one_prompt_are_all_taken(model, count):
+    calls = make_calls(model.denoiser, count)
+    calls = [dataclasses.replace(call, text=calls[0].text) for call in calls]
+    assert sorted(map(id, streaming._spread(calls, 2))) == sorted(map(id, calls))
 
 
 def test_a_sample_is_of_some_calls_and_of_others(model, calls, monkeypatch):

@@ -3,8 +3,8 @@
     python runtime_tests/benchmarks/quality.py --results FILE.json [--model reference|stress] [--forms ...]
 
 Calibrates on 32 prompts and measures on others, with other seeds: SQNR of the denoiser and PSNR of the pictures on 8,
-SQNR of each linear alone on 32. Results are written one by one, and what FILE.json has already is not measured again; a run of
-everything takes about an hour and a half on one core, and the two models can run side by side into two files.
+SQNR of each linear alone on 32. Results are written one by one, and what FILE.json has already is not measured again;
+a run of everything takes about an hour and a half on one core, and the two models can run side by side into two files.
 Prints the tables as Markdown, of several files when they are all given.
 """
 
