@@ -98,8 +98,9 @@ def _run(
     handles = [denoiser.get_submodule(name).register_forward_hook(hook(name), with_kwargs=True) for name in quantized]
     try:
         # Parameters are frozen: what makes the graph are the inputs.
-        latents, text = (tensor.clone().requires_grad_() for tensor in (call.latents, call.text))
-        conditioning = denoiser.prepare(text, call.mask)
+        prompt = {name: tensor.clone().requires_grad_() for name, tensor in call.prompt.items()}
+        conditioning = denoiser.prepare(**prompt)
+        latents = call.latents.clone().requires_grad_()
         return outputs, differences, denoiser.denoise(latents, call.timestep, conditioning)
     finally:
         for handle in handles:

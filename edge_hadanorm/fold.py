@@ -46,8 +46,8 @@ class Values:
 
     def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
         linear = denoiser.get_submodule(self.linear)
-        weight, bias = linear.weight.double(), linear.bias.double()
-        values = slice(self.first, None)
+        weight, values = linear.weight.double(), slice(self.first, None)
+        bias = weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.double()
         weight = torch.cat([weight[: self.first], transform.linear(weight[values].T).T])
         bias = torch.cat([bias[: self.first], transform(bias[values])[0]])
         replace(linear, weight=weight, bias=bias)
@@ -76,6 +76,33 @@ class Modulation:
             for index in (self.shift, self.scale):
                 gain[..., part(index)] *= transform.inverse_scale
         replace(block, modulation=modulation, gain=gain)
+
+
+@dataclass(frozen=True)
+class LinearModulation:
+    """The same with parts of the output of `linear`, each of so many features; the 1 of a scale is in its bias."""
+
+    linear: str
+    shift: int
+    scale: int
+    name: ClassVar[str] = "modulation"
+    head: ClassVar[None] = None
+
+    def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
+        linear = denoiser.get_submodule(self.linear)
+        weight, bias = (p.detach().double().clone() for p in (linear.weight, linear.bias))
+
+        def part(index: int, width: int) -> slice:
+            return slice(index * width, (index + 1) * width)
+
+        if transform.centre is not None:
+            bias[part(self.shift, len(transform.centre))] -= transform.centre
+        if (inverse := transform.inverse_scale) is not None:
+            for index in (self.shift, self.scale):
+                rows = part(index, len(inverse))
+                weight[rows] *= inverse[:, None]
+                bias[rows] *= inverse
+        replace(linear, weight=weight, bias=bias)
 
 
 @dataclass(frozen=True)

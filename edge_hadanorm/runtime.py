@@ -42,7 +42,7 @@ class TorchRunner:
 
     @torch.no_grad()
     def prepare(self, prompt: str) -> list[torch.Tensor]:
-        return self.denoiser.prepare(self.pipeline.text(prompt).to(device_of(self.denoiser)))
+        return self.denoiser.prepare(text=self.pipeline.text(prompt).to(device_of(self.denoiser)))
 
     @torch.no_grad()
     def denoise(self, latents, timestep, conditioning):

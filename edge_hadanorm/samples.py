@@ -10,6 +10,7 @@ from torch import nn
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_tensors, require_finite
+from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.noise import normal
 from edge_hadanorm.runtime import OnStep, Runner, TorchRunner, device_of, picture
 from edge_hadanorm.source import TextToImage
@@ -17,18 +18,17 @@ from edge_hadanorm.source import TextToImage
 
 @dataclass(frozen=True)
 class Inputs:
-    """One call of a denoiser: latents [B, C, H, W], timestep [1], text [B, L, width], mask [B, L] (1: keep) or None."""
+    """One call of a denoiser: latents [B, C, H, W], timestep [1], and what its `prepare` takes: tensors [B, ...]."""
 
     latents: torch.Tensor
     timestep: torch.Tensor
-    text: torch.Tensor
-    mask: torch.Tensor | None = None
+    prompt: dict[str, torch.Tensor]
 
     @torch.no_grad()
     def run(self, denoiser: nn.Module) -> torch.Tensor:
         """The denoiser's prediction [B, C, H, W], on the CPU as the inputs are, wherever the denoiser is."""
         device = device_of(denoiser)
-        conditioning = denoiser.prepare(self.text.to(device), None if self.mask is None else self.mask.to(device))
+        conditioning = denoiser.prepare(**{name: tensor.to(device) for name, tensor in self.prompt.items()})
         return denoiser.denoise(self.latents.to(device), self.timestep.to(device), conditioning).cpu()
 
 
@@ -68,12 +68,12 @@ class Trajectories:
 
         class Recorder(TorchRunner):
             def prepare(self, prompt: str) -> list[torch.Tensor]:
-                self.text = self.pipeline.text(prompt)
-                return self.denoiser.prepare(self.text.to(device_of(self.denoiser)))
+                self.given = {"text": self.pipeline.text(prompt)}
+                return super().prepare(prompt)
 
             @torch.no_grad()
             def denoise(self, latents, timestep, conditioning):
-                inputs.append(Inputs(latents, timestep, self.text))
+                inputs.append(Inputs(latents, timestep, self.given))
                 return super().denoise(latents, timestep, conditioning)
 
         recorder = Recorder(denoiser, self.pipeline)
@@ -82,44 +82,48 @@ class Trajectories:
         return inputs
 
 
-def captured(file: Path, denoiser: nn.Module) -> list[Inputs]:
+# The transformer's forward argument for each input of `prepare`.
+ARGUMENTS = {
+    "text": "encoder_hidden_states",
+    "mask": "encoder_attention_mask",
+    "pooled": "pooled_projections",
+    "label": "class_labels",
+    "guidance": "guidance",
+}
+TEXT, MASK = ARGUMENTS["text"], ARGUMENTS["mask"]
+
+
+def captured(file: Path, denoiser: Denoiser) -> list[Inputs]:
     """Captured inputs, one call a sample, named as the transformer's forward arguments; first dimension: samples.
 
     Raises UserError for missing or unknown names, wrong shapes, NaN or Inf.
     """
     tensors = read_tensors(file)
-    known = ("hidden_states", "encoder_hidden_states", "timestep", "encoder_attention_mask")
-    if unknown := sorted(set(tensors) - set(known)):
-        raise UserError(f"{file}: unknown tensor {unknown[0]!r}; the names are {', '.join(known)}")
-    if missing := [name for name in known[:3] if name not in tensors]:
-        raise UserError(f"{file}: tensor {missing[0]!r} is missing; the names are {', '.join(known)}")
+    words = tensors[TEXT].shape[1] if TEXT in tensors and tensors[TEXT].ndim == 3 else 0
+    arguments = {ARGUMENTS[name]: shape for name, shape in denoiser.prompt_shapes(words, masked=True).items()}
+    arguments = {"hidden_states": denoiser.latent_shape(), "timestep": ()} | arguments
+    if unknown := sorted(set(tensors) - set(arguments)):
+        raise UserError(f"{file}: unknown tensor {unknown[0]!r}; the names are {', '.join(arguments)}")
+    if missing := [name for name in arguments if name not in tensors and name != MASK]:
+        raise UserError(f"{file}: tensor {missing[0]!r} is missing; the names are {', '.join(arguments)}")
     require_finite(tensors, str(file))
-    latents, text = tensors["hidden_states"], tensors["encoder_hidden_states"]
+    latents = tensors["hidden_states"]
     samples = len(latents) if latents.ndim else 0
     if not samples:
         raise UserError(f"{file}: hidden_states of shape {list(latents.shape)} holds no samples: they come first")
-    words = text.shape[1] if text.ndim == 3 else 0
-    shapes = {
-        "hidden_states": (samples, *denoiser.latent_shape()),
-        "encoder_hidden_states": (samples, words, denoiser.text_width),
-        "timestep": (samples,),
-        "encoder_attention_mask": (samples, words),
-    }
     for name, tensor in tensors.items():
-        if tuple(tensor.shape) != shapes[name] or 0 in shapes[name]:
-            raise UserError(
-                f"{file}: {name} has shape {list(tensor.shape)}, this transformer takes {list(shapes[name])}"
-            )
+        shape = (samples, *arguments[name])
+        if tuple(tensor.shape) != shape or 0 in shape:
+            raise UserError(f"{file}: {name} has shape {list(tensor.shape)}, this transformer takes {list(shape)}")
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
-    mask = tensors.get("encoder_attention_mask")
+    mask = tensors.get(MASK)
     if mask is not None and not (((mask == 0) | (mask == 1)).all() and mask.any(1).all()):
-        raise UserError(f"{file}: encoder_attention_mask is not 1 for tokens, at least one a sample, and 0 for padding")
+        raise UserError(f"{file}: {MASK} is not 1 for tokens, at least one a sample, and 0 for padding")
     return [
         Inputs(
-            tensors["hidden_states"][i : i + 1],
+            latents[i : i + 1].float(),
             tensors["timestep"][i : i + 1],
-            tensors["encoder_hidden_states"][i : i + 1],
-            None if mask is None else mask[i : i + 1],
+            {name: tensors[key][i : i + 1] for name, key in ARGUMENTS.items() if key in tensors},
         )
         for i in range(samples)
     ]

@@ -105,11 +105,13 @@ def load(name: str) -> Source:
     except UserError as error:
         raise UserError(f"{transformer}: {error}") from None
     pipeline = _pipeline(folder, read_json(index, "pipeline index")) if index.exists() else None
-    if pipeline is not None and pipeline.text_encoder.width != denoiser.text_width:
-        raise UserError(
-            f"{folder}: the text encoder gives {pipeline.text_encoder.width} features a token, the transformer takes "
-            f"{denoiser.text_width}; copy both from one model"
-        )
+    if pipeline is not None:
+        (width,) = denoiser.prompt_shapes(1)["text"][1:]
+        if pipeline.text_encoder.width != width:
+            raise UserError(
+                f"{folder}: the text encoder gives {pipeline.text_encoder.width} features a token, the transformer "
+                f"takes {width}; copy both from one model"
+            )
     return Source(name, form.source_class, config, denoiser, pipeline)
 
 

@@ -9,9 +9,9 @@ import itertools
 from collections.abc import Iterator
 
 import torch
-from torch import nn
 
 from edge_hadanorm.calibration import observed
+from edge_hadanorm.models.denoiser import Denoiser, State
 from edge_hadanorm.samples import Inputs
 
 # What a second moment of a thousand features needs to be worth inverting.
@@ -21,37 +21,36 @@ CHUNK = 4096
 
 # What a linear is given: tokens [B, S, d], and their weights [B, S] (0: padding) or None.
 Seen = tuple[torch.Tensor, torch.Tensor | None]
-State = tuple[torch.Tensor | None, ...]
 
 
 class Stream:
     """Calls at one stage of a denoiser, see `PixArtDenoiser.stages`. `advance` takes them to the next."""
 
-    def __init__(self, denoiser: nn.Module, calls: list[Inputs]):
-        batch, tokens, _ = denoiser.begin(*_arguments(calls[0]))[0].shape
+    def __init__(self, denoiser: Denoiser, calls: list[Inputs]):
+        batch, tokens, _ = denoiser.begin(calls[0].latents, calls[0].timestep, **calls[0].prompt)[0].shape
         size = max(1, CHUNK // (batch * tokens))
         calls = _spread(calls, size)[: -(-TOKENS // (batch * tokens))]
-        states = [denoiser.begin(*_arguments(call)) for call in calls]
+        states = [denoiser.begin(call.latents, call.timestep, **call.prompt) for call in calls]
         self.stage = 0
         self.states = [_joined(states[first : first + size]) for first in range(0, len(states), size)]
 
-    def inputs(self, denoiser: nn.Module, name: str) -> Iterator[Seen]:
+    def inputs(self, denoiser: Denoiser, name: str) -> Iterator[Seen]:
         """What the linear `name` of this stage is given, chunk by chunk."""
         for state in self.states:
             yield from self._seen(denoiser, [name], state).values()
 
-    def sample(self, denoiser: nn.Module, names: list[str]) -> dict[str, tuple[Seen, Seen]]:
+    def sample(self, denoiser: Denoiser, names: list[str]) -> dict[str, tuple[Seen, Seen]]:
         """What each linear of this stage is given by some calls, and by some others."""
         states = self.states if len(self.states) > 1 else _halved(self.states[0])
         some, others = (self._seen(denoiser, names, state) for state in states[:2])
         return {name: (some[name], others[name]) for name in names}
 
-    def advance(self, denoiser: nn.Module) -> None:
+    def advance(self, denoiser: Denoiser) -> None:
         """Run this stage and go on to the next."""
         self.states = [denoiser.advance(self.stage, state) for state in self.states]
         self.stage += 1
 
-    def _seen(self, denoiser: nn.Module, names: list[str], state: State) -> dict[str, Seen]:
+    def _seen(self, denoiser: Denoiser, names: list[str], state: State) -> dict[str, Seen]:
         seen: dict[str, Seen] = {}
 
         def observe(name: str, x: torch.Tensor, weights: torch.Tensor | None = None) -> None:
@@ -73,10 +72,6 @@ def tokens(y: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
     return y.flatten(0, 1) if weights is None else y[weights > 0]
 
 
-def _arguments(call: Inputs) -> State:
-    return call.latents, call.timestep, call.text, call.mask
-
-
 def _spread(calls: list[Inputs], size: int) -> list[Inputs]:
     """Calls in an order of which every beginning has all timesteps in it, and chunks of `size` by turns the prompts of
     one half and of the other.
@@ -89,7 +84,7 @@ def _spread(calls: list[Inputs], size: int) -> list[Inputs]:
 
 
 def _prompt(call: Inputs) -> int:
-    return hash(call.text.cpu().numpy().tobytes())
+    return hash(tuple(tensor.cpu().numpy().tobytes() for tensor in call.prompt.values()))
 
 
 def _joined(states: list[State]) -> State:

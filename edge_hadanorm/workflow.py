@@ -139,7 +139,7 @@ def _text(model: Source, inputs: list[Inputs] | None) -> Text:
     if model.pipeline is not None:
         return Text(model.pipeline.tokenizer.length)
     if inputs is not None:
-        return Text(inputs[0].text.shape[1], inputs[0].mask is not None)
+        return Text(inputs[0].prompt["text"].shape[1] if "text" in inputs[0].prompt else 0, "mask" in inputs[0].prompt)
     return Text(DEFAULT_TEXT_TOKENS)
 
 
@@ -248,7 +248,7 @@ def _fingerprint(model: Source, settings: list, inputs: list[Inputs] | None) -> 
     digest = hashlib.blake2b(json.dumps([model.config, settings, own]).encode())
     tensors = [*model.denoiser.state_dict().values()]
     for call in inputs or []:
-        tensors += [call.latents, call.timestep, call.text] + ([] if call.mask is None else [call.mask])
+        tensors += [call.latents, call.timestep, *call.prompt.values()]
     for tensor in tensors:
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

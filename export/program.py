@@ -1,10 +1,10 @@
 """A denoiser's methods as exported programs that carry the checkpoint's codes.
 
-`prepare(text) -> conditioning` runs once a prompt, `denoise(latents, timestep, conditioning) -> prediction` every step.
+`prepare(...) -> conditioning` runs once a prompt, `denoise(latents, timestep, conditioning) -> prediction` every step.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -18,14 +18,14 @@ from edge_hadanorm.linear import QuantizedLinear
 
 
 class Prepare(nn.Module):
-    """The denoiser's `prepare` as a module's forward."""
+    """The denoiser's `prepare` as a module's forward, of the inputs named in this order."""
 
-    def __init__(self, denoiser: nn.Module):
+    def __init__(self, denoiser: nn.Module, names: Iterable[str]):
         super().__init__()
-        self.denoiser = denoiser
+        self.denoiser, self.names = denoiser, tuple(names)
 
-    def forward(self, text: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
-        return self.denoiser.prepare(text, mask)
+    def forward(self, *prompt: torch.Tensor) -> list[torch.Tensor]:
+        return self.denoiser.prepare(**dict(zip(self.names, prompt, strict=True)))
 
 
 class Denoise(nn.Module):

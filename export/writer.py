@@ -78,13 +78,12 @@ def _denoiser_program(folder: Path, saved: Checkpoint) -> dict:
     """denoiser.pte for the guidance batch; returns its entry in the manifest."""
     denoiser = saved.denoiser
     batch = 2  # with and without the prompt
-    given = {"text": torch.zeros(batch, saved.text.tokens, denoiser.text_width)}
-    if saved.text.masked:
-        given["mask"] = torch.ones(batch, saved.text.tokens)
+    shapes = denoiser.prompt_shapes(saved.text.tokens, saved.text.masked)
+    given = {name: torch.ones(batch, *shape) for name, shape in shapes.items()}
     latents, timestep = torch.zeros(batch, *denoiser.latent_shape()), torch.zeros(1)
-    conditioning = denoiser.prepare(*given.values())
+    conditioning = denoiser.prepare(**given)
     methods = {
-        "prepare": export(Prepare(denoiser), tuple(given.values())),
+        "prepare": export(Prepare(denoiser, given), tuple(given.values())),
         "denoise": export(Denoise(denoiser), (latents, timestep, conditioning)),
     }
     named = {f"conditioning.{i}": tensor for i, tensor in enumerate(conditioning)}

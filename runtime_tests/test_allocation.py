@@ -21,7 +21,7 @@ from edge_hadanorm.recipe import budgeted, named
 from edge_hadanorm.runtime import ExecuTorchRunner, picture
 from edge_hadanorm.samples import Inputs, Trajectories
 from edge_hadanorm.transform import FeatureTransform
-from helpers import randn
+from helpers import prompt_of, randn
 
 PROMPTS = ["red a", "green b", "blue c"]
 NAMES = "abcdef"
@@ -137,8 +137,7 @@ def masked(model) -> list[Inputs]:
         Inputs(
             randn(2, *shape, seed=i, dtype=torch.float32),
             torch.tensor([900.0 - 200 * i]),
-            randn(2, 6, width, seed=i + 9, dtype=torch.float32),
-            kept,
+            prompt_of(randn(2, 6, width, seed=i + 9, dtype=torch.float32), kept),
         )
         for i in range(4)
     ]
@@ -192,7 +191,7 @@ def test_measuring_is_deterministic_and_leaves_the_denoiser_as_it_was(model, cal
     assert torch.equal(calls[0].run(denoiser), before)
     assert not any(module._forward_hooks for module in denoiser.modules())
     assert not any(p.requires_grad or p.grad is not None for p in denoiser.parameters())
-    assert not any(call.latents.requires_grad or call.text.requires_grad for call in calls)
+    assert not any(call.latents.requires_grad or call.prompt["text"].requires_grad for call in calls)
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 12])

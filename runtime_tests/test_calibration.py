@@ -18,7 +18,7 @@ from edge_hadanorm.quantize import quantize
 from edge_hadanorm.recipe import named
 from edge_hadanorm.runtime import TorchRunner
 from edge_hadanorm.samples import Inputs, Trajectories
-from helpers import randn
+from helpers import prompt_of, randn
 
 WIDTH = 24
 PROMPTS, STEPS = ["red a", "green b", "blue c", "pale d"], 3
@@ -208,7 +208,9 @@ def test_a_denoiser_on_an_accelerator_is_given_its_inputs_there(model):
     with FakeTensorMode(allow_non_fake_inputs=True):
         denoiser, moments = Sum("cuda"), Moments(WIDTH)
         for mask in (None, torch.ones(2, WORDS)):
-            assert Inputs(latents, timestep, torch.randn(2, WORDS, 32), mask).run(denoiser).device.type == "cpu"
+            assert (
+                Inputs(latents, timestep, prompt_of(torch.randn(2, WORDS, 32), mask)).run(denoiser).device.type == "cpu"
+            )
         runner = TorchRunner(denoiser, model.pipeline)
         assert runner.denoise(latents, timestep, runner.prepare(PROMPTS[0])).device.type == "cpu"
         moments.update(torch.empty(2, TOKENS, WIDTH, device="cuda"))

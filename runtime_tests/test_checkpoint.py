@@ -22,6 +22,7 @@ from edge_hadanorm.recipe import Recipe, from_json, named
 from edge_hadanorm.reference.model import TRANSFORMER, make_transformer
 from edge_hadanorm.runtime import TorchRunner, picture
 from edge_hadanorm.samples import Inputs, Trajectories
+from helpers import prompt_of
 
 PROMPTS = ["red a", "green b"]
 RECIPES = [
@@ -73,7 +74,9 @@ def wide():
     config = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
     denoiser = PixArtDenoiser.from_diffusers(config, transformer.state_dict()).requires_grad_(False)
     shape, width = denoiser.latent_shape(), denoiser.text_width
-    return denoiser, [Inputs(torch.randn(1, *shape), torch.tensor([500.0]), torch.randn(1, 8, width)) for _ in "ab"]
+    return denoiser, [
+        Inputs(torch.randn(1, *shape), torch.tensor([500.0]), prompt_of(torch.randn(1, 8, width))) for _ in "ab"
+    ]
 
 
 def header(file) -> dict[str, dict]:

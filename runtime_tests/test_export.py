@@ -273,7 +273,7 @@ def test_the_converted_graphs_hold_the_checkpoints_codes_and_no_weight_in_float(
     saved = checkpoint.load(tiny_checkpoint(recipe))
     denoiser, linears = saved.denoiser, quantized(saved.denoiser)
     text, latents = torch.zeros(2, saved.text.tokens, denoiser.text_width), torch.zeros(2, *denoiser.latent_shape())
-    prepare = export(Prepare(denoiser), (text,))
+    prepare = export(Prepare(denoiser, ["text"]), (text,))
     denoise = export(Denoise(denoiser), (latents, torch.zeros(1), denoiser.prepare(text)))
     for program, once_a_prompt in ((prepare, True), (denoise, False)):
         own = [linear for name, linear in linears.items() if name.endswith("attn2.kv") == once_a_prompt]

@@ -18,7 +18,7 @@ from edge_hadanorm.quantize import build_transform, quantize
 from edge_hadanorm.recipe import CHOICES, METHODS, named
 from edge_hadanorm.samples import Inputs, Trajectories
 from edge_hadanorm.transform import FeatureTransform, rotation_factors
-from helpers import randn
+from helpers import prompt_of, randn
 
 HEADS, HEAD, WORDS = 2, 8, 6
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]).double()
@@ -47,7 +47,7 @@ def denoiser():
 def make_call(denoiser: PixArtDenoiser, mask: torch.Tensor | None = MASK, seed: int = 0, time: float = 412.5) -> Inputs:
     latents = randn(2, *denoiser.latent_shape(), seed=seed)
     text = randn(2, WORDS, denoiser.text_width, seed=seed + 1)
-    return Inputs(latents, torch.tensor([time], dtype=torch.float64), text, mask)
+    return Inputs(latents, torch.tensor([time], dtype=torch.float64), prompt_of(text, mask))
 
 
 def linear_inputs(denoiser: PixArtDenoiser, call: Inputs) -> dict[str, torch.Tensor]:
@@ -136,9 +136,9 @@ def test_a_mask_hides_words_from_the_transformed_attention(denoiser):
     """So that the rule on text was put to the test: the rows of its probabilities sum to one over other words."""
     folded, _ = fold(denoiser, only("blocks.1.attn2.out", make_transform(denoiser.width)))
     call = make_call(denoiser)
-    text = call.text.clone()
+    text = call.prompt["text"].clone()
     text[1, 3:] += 1
-    assert torch.equal(dataclasses.replace(call, text=text).run(folded), call.run(folded))
+    assert torch.equal(dataclasses.replace(call, prompt=prompt_of(text, MASK)).run(folded), call.run(folded))
     assert relative_error(make_call(denoiser, mask=None).run(folded), call.run(folded)) > 1e-6
 
 
@@ -178,7 +178,10 @@ def measured(request, model):
     if request.param is None:
         denoiser = copy.deepcopy(model.denoiser).double()
         recorded = Trajectories(model.pipeline, ["red a", "blue c"], 3, 1.5, seed=0).record(model.denoiser)
-        calls = [Inputs(call.latents.double(), call.timestep.double(), call.text.double()) for call in recorded]
+        calls = [
+            Inputs(call.latents.double(), call.timestep.double(), prompt_of(call.prompt["text"].double()))
+            for call in recorded
+        ]
     else:
         denoiser = make_denoiser(*request.param)
         calls = [make_call(denoiser, mask, seed) for seed, mask in enumerate((None, MASK, MASK))]

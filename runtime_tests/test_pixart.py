@@ -7,8 +7,9 @@ from torch.nn import functional as F
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.linear import QuantizedLinear, equal_parts
-from edge_hadanorm.models import pixart
-from edge_hadanorm.models.pixart import PixArtDenoiser, attention, layer_norm
+from edge_hadanorm.models import parts
+from edge_hadanorm.models.parts import attention, layer_norm
+from edge_hadanorm.models.pixart import PixArtDenoiser
 from edge_hadanorm.recipe import named
 from edge_hadanorm.rounding import nearest
 from edge_hadanorm.transform import FeatureTransform, rotation_factors
@@ -131,7 +132,7 @@ def test_float32_weights_make_a_float32_denoiser(pair):
 @pytest.mark.parametrize("scores_bytes", [1 << 20, 2 * 7 * 8 * 2, 1])
 def test_attention_is_scaled_dot_product_attention_in_any_number_of_parts(monkeypatch, scores_bytes):
     """All queries at once, two at a time with one left over, and one at a time."""
-    monkeypatch.setattr(pixart, "SCORES_BYTES", scores_bytes)
+    monkeypatch.setattr(parts, "SCORES_BYTES", scores_bytes)
     q, k, v = randn(2, 5, 24), randn(2, 7, 24, seed=1), randn(2, 7, 24, seed=2)
     for bias in (None, randn(2, 1, 7, seed=3)):
         actual = attention(*(equal_parts(t, 3) for t in (q * 8**-0.5, k, v)), bias)

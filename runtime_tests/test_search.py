@@ -23,7 +23,7 @@ from edge_hadanorm.samples import Inputs, Trajectories
 from edge_hadanorm.search import CLIPS, START, search
 from edge_hadanorm.stream import Seen, Stream, tokens
 from edge_hadanorm.transform import FeatureTransform
-from helpers import randn
+from helpers import prompt_of, randn
 
 WIDTH, OUTPUTS = 64, 48
 METHOD_VALUES = {name: own for name, own in METHODS.items() if not own.get("search") and not own.get("rank")}
@@ -208,7 +208,7 @@ def test_a_text_of_one_word_is_enough(model, form):
     """One call whose mask keeps one token, whose keys and values have no variance to be judged by."""
     shape, width = model.denoiser.latent_shape(), model.denoiser.text_width
     latents, text = (randn(1, *size, dtype=torch.float32) for size in (shape, (6, width)))
-    call = Inputs(latents, torch.tensor([500.0]), text, torch.tensor([[1.0, 0, 0, 0, 0, 0]]))
+    call = Inputs(latents, torch.tensor([500.0]), prompt_of(text, torch.tensor([[1.0, 0, 0, 0, 0, 0]])))
     moments = calibrate(model.denoiser, [lambda: call.run(model.denoiser)])
     quantized = quantize(model.denoiser, named(f"hadanorm-auto-{form}"), moments, calls=[call])
     exact, actual = call.run(model.denoiser), call.run(quantized)

@@ -206,7 +206,7 @@ def test_recorded_inputs_are_those_of_every_step(model):
         latent_shape = model.denoiser.latent_shape()
 
         def prepare(self, prompt):
-            assert torch.equal(calls[0].text, pipeline.text(prompt))
+            assert torch.equal(calls[0].prompt["text"], pipeline.text(prompt))
             return []
 
         def denoise(self, latents, timestep, conditioning):
@@ -244,7 +244,7 @@ def test_captured_inputs_give_the_output_of_diffusers_transformer(model, tiny_pi
     tensors = {name: tensor.to(dtype) for name, tensor in capture(mask=mask).items()}
     calls = captured(tmp_path, model.denoiser, tensors)
     assert len(calls) == 3
-    assert all((call.mask is not None) == mask for call in calls)
+    assert all(("mask" in call.prompt) == mask for call in calls)
     with torch.no_grad():
         expected = transformer(**{name: t.float() for name, t in tensors.items()}, return_dict=False)[0]
     actual = torch.cat([call.run(model.denoiser) for call in calls])

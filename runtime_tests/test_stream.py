@@ -12,7 +12,7 @@ from edge_hadanorm.quantize import quantize
 from edge_hadanorm.recipe import named
 from edge_hadanorm.samples import Inputs, Trajectories
 from edge_hadanorm.stream import Stream, tokens
-from helpers import randn
+from helpers import prompt_of, randn
 
 WORDS, TOKENS = 6, 16  # of a text and of the tiny model's latents
 
@@ -25,13 +25,17 @@ def make_calls(denoiser, count: int, batch: int = 2, masked: bool = False) -> li
         text = randn(batch, WORDS, denoiser.text_width, seed=seed + 100, dtype=torch.float32)
         kept = (torch.arange(batch)[:, None] + seed) % WORDS
         mask = (torch.arange(WORDS) <= kept).float() if masked else None
-        calls.append(Inputs(latents, torch.tensor([990.0 - 90 * seed]), text, mask))
+        calls.append(Inputs(latents, torch.tensor([990.0 - 90 * seed]), prompt_of(text, mask)))
     return calls
 
 
 @pytest.fixture(params=[False, True], ids=["no mask", "mask"])
 def calls(model, request):
     return make_calls(model.denoiser, 10, masked=request.param)
+
+
+def begun(denoiser, call: Inputs):
+    return denoiser.begin(call.latents, call.timestep, **call.prompt)
 
 
 def seen_by(denoiser, calls: list[Inputs]) -> dict[str, list[tuple]]:
@@ -65,7 +69,9 @@ def assert_seen(stream: Stream, denoiser, calls: list[Inputs]) -> None:
         assert_close(joined(x for x, _ in found), joined(x for x, _ in seen[name]))
         weights = joined(weights for _, weights in found)
         expected = joined(weights for _, weights in seen[name])
-        assert (weights is None) == (expected is None) == (not name.endswith("attn2.kv") or calls[0].mask is None)
+        assert (
+            (weights is None) == (expected is None) == (not name.endswith("attn2.kv") or "mask" not in calls[0].prompt)
+        )
         assert weights is None or torch.equal(weights, expected)
 
 
@@ -75,18 +81,18 @@ def test_begin_and_advance_are_the_blocks_of_the_denoiser(model, calls):
     handle = denoiser.blocks[-1].register_forward_hook(lambda module, arguments, output: last.append(output))
     for call in calls:
         expected = (call.run(denoiser), last[-1])[1]
-        state = denoiser.begin(call.latents, call.timestep, call.text, call.mask)
+        state = denoiser.begin(call.latents, call.timestep, **call.prompt)
         for stage in range(len(denoiser.stages())):
             state = denoiser.advance(stage, state)
         assert_close(state[0], expected)
-        assert state[3] is call.mask
+        assert state[3] is call.prompt.get("mask")
     handle.remove()
 
 
 def test_stages_are_the_linears_of_a_block_in_order_of_execution(model):
     denoiser, order = model.denoiser, []
     assert [name for stage in denoiser.stages() for name in stage] == denoiser.quantizable()
-    state = denoiser.begin(*(getattr(make_calls(denoiser, 1)[0], part) for part in ("latents", "timestep", "text")))
+    state = begun(denoiser, make_calls(denoiser, 1)[0])
     with torch.no_grad(), observed(denoiser, denoiser.quantizable(), lambda name, *_: order.append(name)):
         for stage in range(len(denoiser.stages())):
             state = denoiser.advance(stage, state)
@@ -134,15 +140,16 @@ def test_recorded_trajectories_are_calls(model):
 
 @pytest.mark.parametrize("size", [1, 3, 4, 100])
 def test_chunks_by_turns_have_other_prompts(model, size):
-    texts = [call.text for call in make_calls(model.denoiser, 4)]
+    texts = [call.prompt["text"] for call in make_calls(model.denoiser, 4)]
     calls = [
-        dataclasses.replace(call, text=texts[i % 4].clone()) for i, call in enumerate(make_calls(model.denoiser, 12))
+        dataclasses.replace(call, prompt=prompt_of(texts[i % 4].clone()))
+        for i, call in enumerate(make_calls(model.denoiser, 12))
     ]
     order = streaming._spread(calls, size)
     assert sorted(map(id, order)) == sorted(map(id, calls))
     size = min(size, len(calls) // 2)
     chunks = [
-        {tuple(call.text.flatten().tolist()) for call in order[first : first + size]}
+        {tuple(call.prompt["text"].flatten().tolist()) for call in order[first : first + size]}
         for first in range(0, 2 * size, size)
     ]
     assert not chunks[0] & chunks[1]
@@ -152,7 +159,7 @@ def test_chunks_by_turns_have_other_prompts(model, size):
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_calls_of_one_prompt_are_all_taken(model, count):
     calls = make_calls(model.denoiser, count)
-    calls = [dataclasses.replace(call, text=calls[0].text) for call in calls]
+    calls = [dataclasses.replace(call, prompt=calls[0].prompt) for call in calls]
     assert sorted(map(id, streaming._spread(calls, 2))) == sorted(map(id, calls))
 
 
@@ -203,7 +210,7 @@ def test_the_order_is_a_fixed_one_of_all_calls(model, calls):
     first, second = (Stream(model.denoiser, calls) for _ in "ab")
     for a, b in zip(first.states, second.states, strict=True):
         assert all((s is None and t is None) or torch.equal(s, t) for s, t in zip(a, b, strict=True))
-    started = [model.denoiser.begin(call.latents, call.timestep, call.text)[0] for call in spread(calls)]
+    started = [begun(model.denoiser, call)[0] for call in spread(calls)]
     assert_close(torch.cat([state[0] for state in first.states]), torch.cat(started))
     assert [call.timestep.item() for call in spread(calls)] != [call.timestep.item() for call in calls]
 

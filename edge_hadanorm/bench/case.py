@@ -62,10 +62,10 @@ class Case:
         return Inputs(
             torch.randn(1, LATENT_CHANNELS, self.side, self.side, generator=generator),
             torch.tensor([500.0]),
-            torch.randn(1, TEXT_TOKENS, TEXT_WIDTH, generator=generator),
+            {"text": torch.randn(1, TEXT_TOKENS, TEXT_WIDTH, generator=generator)},
         )
 
     @property
     def arguments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Those inputs as the transformer's arguments."""
-        return self.inputs.latents, self.inputs.timestep, self.inputs.text
+        return self.inputs.latents, self.inputs.timestep, self.inputs.prompt["text"]

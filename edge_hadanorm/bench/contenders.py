@@ -157,7 +157,7 @@ def edge_program(case: Case, cache_folder: Path, name: str) -> tuple[Path, list[
     file = cache_folder / f"edge-{name}-{case.blocks}x{case.tokens}.pte"
     denoiser, moments = _denoiser(case)
     quantized = quantize.quantize(denoiser, recipe.named(name), moments)
-    conditioning = [tensor.contiguous() for tensor in quantized.prepare(case.inputs.text)]
+    conditioning = [tensor.contiguous() for tensor in quantized.prepare(**case.inputs.prompt)]
     inputs = (case.inputs.latents, case.inputs.timestep, conditioning)
     if not file.exists():
         program, _ = lower({"denoise": export(Denoise(quantized), inputs)})

@@ -13,55 +13,21 @@ from torch.nn import functional as F
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.fold import Modulation, Producer, Values
 from edge_hadanorm.linear import equal_parts
-
-LAYER_NORM_EPS = 1e-6
-TIME_CHANNELS = 256
-# What attention's scores may take; one head of 2048 tokens fits.
-SCORES_BYTES = 16 << 20
-Heads = list[torch.Tensor]
-
-
-def attention(q: Heads, k: Heads, v: Heads, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """softmax(q k^T + bias) v [B, S, d] from a q [B, S, h] (already scaled), k and v [B, L, h] a head, bias [B, 1, L].
-
-    Head by head, and for long sequences a part of the queries at a time: exact, with SCORES_BYTES of scores in memory
-    at most, and faster than all heads at once, whose scores leave the caches.
-    """
-    batch, tokens, _ = q[0].shape
-    chunk = max(1, min(tokens, SCORES_BYTES // (batch * k[0].shape[1] * q[0].element_size())))
-    outputs = []
-    for queries, keys, values in zip(q, k, v, strict=True):
-        keys, rows = keys.transpose(1, 2), []
-        for start in range(0, tokens, chunk):
-            scores = torch.bmm(queries if chunk == tokens else queries[:, start : start + chunk], keys)
-            rows.append(torch.bmm(torch.softmax(scores if bias is None else scores + bias, dim=-1), values))
-        outputs.append(torch.cat(rows, dim=1) if len(rows) > 1 else rows[0])
-    return torch.cat(outputs, dim=-1)
-
-
-def layer_norm(x: torch.Tensor) -> torch.Tensor:
-    """Layer norm over the features of x [..., d], without weight: in products, which mobile backends take whole.
-
-    As an operator of its own it would split a program into two delegates, and run on one thread.
-    """
-    mean = x.new_full((1, x.shape[-1]), 1 / x.shape[-1])
-    x = x - F.linear(x, mean)
-    return x * torch.rsqrt(F.linear(x * x, mean) + LAYER_NORM_EPS)
-
-
-class StackedLinear(nn.Linear):
-    """Linears that read one tensor, as one: the float form of a `QuantizedLinear`, with its arguments."""
-
-    def forward(
-        self,
-        x: torch.Tensor,
-        weights: torch.Tensor | None = None,
-        *,
-        shift: torch.Tensor | None = None,
-        parts: int | None = None,
-    ) -> torch.Tensor | list[torch.Tensor]:
-        y = super().forward(x if shift is None else x + shift)
-        return y if parts is None else equal_parts(y, parts)
+from edge_hadanorm.models.denoiser import Denoiser, State
+from edge_hadanorm.models.parts import (
+    LAYER_NORM_EPS,
+    TIME_CHANNELS,
+    StackedLinear,
+    Weights,
+    attention,
+    check_fixed,
+    check_sizes,
+    layer_norm,
+    mask_bias,
+    sinusoid,
+    stacked,
+    time_frequencies,
+)
 
 
 class Attention(nn.Module):
@@ -131,18 +97,14 @@ class Block(nn.Module):
         return x + gate_f * self.ff(layer_norm(x) * scale_f, shift_f)
 
 
-class PixArtDenoiser(nn.Module):
-    """The denoiser of a PixArtTransformer2DModel config.
-
-    Latents are [B, C, H, W] with H = W = config["sample_size"], timesteps [1], text [B, L, caption_channels].
-    """
+class PixArtDenoiser(Denoiser):
+    """The denoiser of a PixArtTransformer2DModel config; H = W = config["sample_size"]."""
 
     source_class = "PixArtTransformer2DModel"
 
     def __init__(self, config: dict):
-        super().__init__()
+        super().__init__(config)
         check_config(config)
-        self.config = config
         self.heads = config["num_attention_heads"]
         self.width = width = self.heads * config["attention_head_dim"]
         self.channels, self.patch, self.side = config["in_channels"], config["patch_size"], config["sample_size"]
@@ -160,42 +122,31 @@ class PixArtDenoiser(nn.Module):
         self.final = nn.Linear(width, self.patch * self.patch * self.channels)
         self.register_buffer("frequencies", torch.empty(TIME_CHANNELS // 2))
 
-    @classmethod
-    def from_diffusers(cls, config: dict, weights: dict[str, torch.Tensor]) -> "PixArtDenoiser":
-        """From a transformer's config and its state dict, in the state dict's dtype.
-
-        Raises UserError for a missing or mis-shaped tensor.
-        """
-        with torch.device("meta"):
-            denoiser = cls(config)
-        denoiser.load_state_dict(convert(config, weights), assign=True)
-        return denoiser
+    @staticmethod
+    def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Stacked, scaled, cut."""
+        return convert(config, Weights(weights))
 
     def latent_shape(self) -> tuple[int, int, int]:
-        """C, H, W."""
         return self.channels, self.side, self.side
 
-    def quantizable(self) -> list[str]:
-        """Names of the linears that a recipe quantizes, in order of execution."""
-        return [name for stage in self.stages() for name in stage]
+    def prompt_shapes(self, tokens: int, masked: bool = False) -> dict[str, tuple[int, ...]]:
+        return {"text": (tokens, self.text_width)} | ({"mask": (tokens,)} if masked else {})
 
     def stages(self) -> list[list[str]]:
-        """The same, block by block: what `advance` runs, and no transform folds from one into another."""
         names = ("attn1.qkv", "attn1.out", "attn2.q", "attn2.kv", "attn2.out", "ff.up", "ff.down")
         return [[f"blocks.{i}.{name}" for name in names] for i in range(len(self.blocks))]
 
     def steady(self) -> list[str]:
-        """Linears whose inputs keep their mean from call to call: a recipe's dynamic centre is a static one there.
+        """A mean moves where the timestep shifts it, behind an adaptive layer norm, and with the prompt.
 
-        A mean moves where the timestep shifts it, behind an adaptive layer norm, and with the prompt. On the reference
-        model dynamic means of the other inputs gain 0.08 dB at W4A4, within 0.1 dB of nothing at W4A8 and W8A8, and
-        cost a twentieth of a step.
+        On the reference model dynamic means of the other inputs gain 0.08 dB at W4A4, within 0.1 dB of nothing at W4A8
+        and W8A8, and cost a twentieth of a step.
         """
         moving = ("attn1.qkv", "attn2.kv", "ff.up")
         return [name for name in self.quantizable() if not name.endswith(moving)]
 
     def producers(self) -> dict[str, Producer]:
-        """What makes the input of a quantizable linear, where a transform can fold into it."""
         head, made = self.width // self.heads, {}
         for block in (f"blocks.{i}" for i in range(len(self.blocks))):
             made |= {
@@ -207,7 +158,7 @@ class PixArtDenoiser(nn.Module):
         return made
 
     def prepare(self, text: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """The conditioning of a prompt: keys and values of every block, and with a mask [B, L] the scores' bias."""
+        """Keys and values of every block for a text [B, L, C], and with a mask [B, L] the scores' bias."""
         text = self._text(text)
         conditioning = [t for block in self.blocks for t in block.attn2.prepare(text, mask)]
         if mask is not None:
@@ -216,20 +167,17 @@ class PixArtDenoiser(nn.Module):
 
     def begin(
         self, latents: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor, mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor | None, ...]:
-        """A call of the denoiser, up to its first block, for `advance`: tensors of B sequences each."""
+    ) -> State:
         modulation = self.time_modulation(F.silu(self._time(timestep)))
         return self._tokens(latents), modulation.expand(len(latents), -1, -1), self._text(text), mask
 
-    def advance(self, stage: int, state: tuple[torch.Tensor | None, ...]) -> tuple[torch.Tensor | None, ...]:
-        """Such calls, one block on: prepare and denoise of that block."""
+    def advance(self, stage: int, state: State) -> State:
         x, modulation, text, mask = state
         block = self.blocks[stage]
         bias = None if mask is None else mask_bias(mask)
         return block(x, modulation, *block.attn2.prepare(text, mask), bias), modulation, text, mask
 
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
-        """The prediction [B, C, H, W] at one timestep [1], the same for the whole batch."""
         time = self._time(timestep)
         modulation = self.time_modulation(F.silu(time))
         x = self._tokens(latents)
@@ -252,21 +200,13 @@ class PixArtDenoiser(nn.Module):
 
     def _time(self, timestep: torch.Tensor) -> torch.Tensor:
         """Sinusoidal embedding and its two linears: [1] -> [1, 1, d]."""
-        angles = timestep.reshape(1, 1, 1) * self.frequencies
-        return self.time_down(F.silu(self.time_up(torch.cat([angles.cos(), angles.sin()], dim=-1))))
-
-
-def mask_bias(mask: torch.Tensor) -> torch.Tensor:
-    """What a mask [B, L] (1: keep) adds to attention's scores [B, S, L]: [B, 1, L]."""
-    return ((1 - mask) * -10000.0).unsqueeze(1)
+        return self.time_down(F.silu(self.time_up(sinusoid(timestep, self.frequencies))))
 
 
 def check_config(config: dict) -> None:
     """Raises UserError where the config is of a PixArt this form does not cover."""
-    required = ("num_attention_heads", "attention_head_dim", "in_channels", "patch_size", "sample_size", "num_layers")
-    for key in (*required, "caption_channels"):
-        if type(config.get(key)) is not int or config[key] < 1:
-            raise UserError(f"transformer config: {key!r} is {config.get(key)!r}, not a positive whole number")
+    check_sizes(config, "num_attention_heads", "attention_head_dim", "in_channels", "patch_size", "sample_size")
+    check_sizes(config, "num_layers", "caption_channels")
     side, patch, channels, out = (config.get(k) for k in ("sample_size", "patch_size", "in_channels", "out_channels"))
     if side % patch:
         raise UserError(f"transformer config: patch_size {patch} does not divide sample_size {side}")
@@ -283,9 +223,7 @@ def check_config(config: dict) -> None:
         "norm_eps": LAYER_NORM_EPS,
         "attention_bias": True,
     }
-    for key, value in fixed.items():
-        if config.get(key, value) != value:
-            raise UserError(f"transformer config: {key} is {config[key]!r}; only {value!r} is supported")
+    check_fixed(config, fixed)
 
 
 def modulation(table: torch.Tensor, scales: tuple[int, ...]) -> torch.Tensor:
@@ -295,29 +233,15 @@ def modulation(table: torch.Tensor, scales: tuple[int, ...]) -> torch.Tensor:
     return table.reshape(1, 1, -1)
 
 
-def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A PixArtTransformer2DModel state dict as a PixArtDenoiser's: stacked, scaled, cut."""
+def convert(config: dict, weights: Weights) -> dict[str, torch.Tensor]:
+    """A PixArtTransformer2DModel state dict as a PixArtDenoiser's."""
     patch, side, channels = config["patch_size"], config["sample_size"], config["in_channels"]
     head = config["attention_head_dim"]
     width = head * config["num_attention_heads"]
-    taken = set()
+    take, linear, state = weights.take, weights.linear, {}
 
-    def take(name: str, *shape: int) -> torch.Tensor:
-        if name not in weights:
-            raise UserError(f"transformer weights: tensor {name!r} is missing; the file is not of this config")
-        if (found := tuple(weights[name].shape)) != shape:
-            raise UserError(f"transformer weights: {name!r} has shape {list(found)}, the config asks for {list(shape)}")
-        taken.add(name)
-        return weights[name]
-
-    def linear(source: str, rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return take(f"{source}.weight", rows, columns), take(f"{source}.bias", rows)
-
-    state: dict[str, torch.Tensor] = {}
-
-    def put(target: str, *parts: tuple[torch.Tensor, torch.Tensor]) -> None:
-        state[f"{target}.weight"] = torch.cat([weight for weight, _ in parts])
-        state[f"{target}.bias"] = torch.cat([bias for _, bias in parts])
+    def put(target: str, *pairs: tuple[torch.Tensor, torch.Tensor]) -> None:
+        state.update(stacked(target, *pairs))
 
     put(
         "patch_embed",
@@ -351,12 +275,10 @@ def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.T
     keep = torch.arange(patch * patch * out).reshape(-1, out)[:, :channels].flatten()
     put("final", (weight[keep], bias[keep]))
     dtype = bias.dtype
-    half = TIME_CHANNELS // 2
-    state["frequencies"] = (10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)).to(dtype)
+    state["frequencies"] = time_frequencies().to(dtype)
     grid = side // patch
     scale = config.get("interpolation_scale") or max(side // 64, 1)
     positions = get_2d_sincos_pos_embed(width, grid, base_size=grid, interpolation_scale=scale, output_type="pt")
     state["positions"] = positions.unsqueeze(0).to(dtype)
-    if foreign := sorted(set(weights) - taken - {"pos_embed.pos_embed"}):
-        raise UserError(f"transformer weights: unknown tensor {foreign[0]!r}; the file is not of this config")
-    return {name: tensor.contiguous() for name, tensor in state.items()}
+    weights.check_all_taken("pos_embed.pos_embed")
+    return state

@@ -32,7 +32,7 @@ def random_calls(denoiser: PixArtDenoiser, count: int) -> list[Inputs]:
         Inputs(
             torch.randn(1, *denoiser.latent_shape(), generator=generator),
             torch.tensor([1000 * (i + 0.5) / count]),
-            torch.randn(1, TEXT_TOKENS, TEXT_WIDTH, generator=generator),
+            {"text": torch.randn(1, TEXT_TOKENS, TEXT_WIDTH, generator=generator)},
         )
         for i in range(count)
     ]

@@ -1,0 +1,84 @@
+"""What every family's denoiser is: the one form that is calibrated, quantized, simulated and exported."""
+
+from typing import ClassVar, Self
+
+import torch
+from torch import nn
+
+from edge_hadanorm.fold import Producer
+
+# A call on its way through the stages: tensors of B sequences each, the tokens [B, S, d] first.
+State = tuple[torch.Tensor | None, ...]
+
+
+class Denoiser(nn.Module):
+    """A diffusion transformer as `prepare`, once a prompt, and `denoise`, every step.
+
+    Latents are [B, C, H, W], timesteps [1], and what a prompt gives are tensors by name, as in `prompt_shapes`.
+    A subclass covers one transformer class of diffusers, `source_class`, with that class's `config`.
+    """
+
+    source_class: ClassVar[str]
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.config = config
+
+    @classmethod
+    def from_diffusers(cls, config: dict, weights: dict[str, torch.Tensor]) -> Self:
+        """From a transformer's config and its state dict, in the state dict's dtype.
+
+        Raises UserError for a missing or mis-shaped tensor.
+        """
+        with torch.device("meta"):
+            denoiser = cls(config)
+        denoiser.load_state_dict(cls.convert(config, weights), assign=True)
+        return denoiser
+
+    @staticmethod
+    def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The transformer's state dict as this class's. Raises UserError for a missing or mis-shaped tensor."""
+        raise NotImplementedError
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W."""
+        raise NotImplementedError
+
+    def prompt_shapes(self, tokens: int, masked: bool = False) -> dict[str, tuple[int, ...]]:
+        """What `prepare` takes of one prompt of so many text tokens, in its order; masked: with a `mask` of them."""
+        raise NotImplementedError
+
+    def prepare(self, **prompt: torch.Tensor) -> list[torch.Tensor]:
+        """The conditioning: all that depends on the prompt alone, of tensors [B, ...]."""
+        raise NotImplementedError
+
+    def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
+        """The prediction [B, C, H, W] at one timestep [1], the same for the whole batch."""
+        raise NotImplementedError
+
+    def stages(self) -> list[list[str]]:
+        """Names of the linears that a recipe quantizes, in order of execution, block by block.
+
+        A block is what `advance` runs, and no transform folds from one into another.
+        """
+        raise NotImplementedError
+
+    def begin(self, latents: torch.Tensor, timestep: torch.Tensor, **prompt: torch.Tensor) -> State:
+        """A call of the denoiser, up to its first block, for `advance`."""
+        raise NotImplementedError
+
+    def advance(self, stage: int, state: State) -> State:
+        """Such calls, one block on: prepare and denoise of that block."""
+        raise NotImplementedError
+
+    def quantizable(self) -> list[str]:
+        """Names of the linears that a recipe quantizes, in order of execution."""
+        return [name for stage in self.stages() for name in stage]
+
+    def steady(self) -> list[str]:
+        """Linears whose inputs keep their mean from call to call: a recipe's dynamic centre is a static one there."""
+        return []
+
+    def producers(self) -> dict[str, Producer]:
+        """What makes the input of a quantizable linear, where a transform can fold into it."""
+        return {}

@@ -1,0 +1,122 @@
+"""What the families' denoisers are made of, in the operators that mobile backends take whole."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.linear import equal_parts
+
+LAYER_NORM_EPS = 1e-6
+TIME_CHANNELS = 256
+# What attention's scores may take; one head of 2048 tokens fits.
+SCORES_BYTES = 16 << 20
+Heads = list[torch.Tensor]
+# Weight and bias of a linear.
+Pair = tuple[torch.Tensor, torch.Tensor | None]
+
+
+def attention(q: Heads, k: Heads, v: Heads, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """softmax(q k^T + bias) v [B, S, d] from a q [B, S, h] (already scaled), k and v [B, L, h] a head, bias [B, 1, L].
+
+    Head by head, and for long sequences a part of the queries at a time: exact, with SCORES_BYTES of scores in memory
+    at most, and faster than all heads at once, whose scores leave the caches.
+    """
+    batch, tokens, _ = q[0].shape
+    chunk = max(1, min(tokens, SCORES_BYTES // (batch * k[0].shape[1] * q[0].element_size())))
+    outputs = []
+    for queries, keys, values in zip(q, k, v, strict=True):
+        keys, rows = keys.transpose(1, 2), []
+        for start in range(0, tokens, chunk):
+            scores = torch.bmm(queries if chunk == tokens else queries[:, start : start + chunk], keys)
+            rows.append(torch.bmm(torch.softmax(scores if bias is None else scores + bias, dim=-1), values))
+        outputs.append(torch.cat(rows, dim=1) if len(rows) > 1 else rows[0])
+    return torch.cat(outputs, dim=-1)
+
+
+def layer_norm(x: torch.Tensor) -> torch.Tensor:
+    """Layer norm over the features of x [..., d], without weight: in products, which mobile backends take whole.
+
+    As an operator of its own it would split a program into two delegates, and run on one thread.
+    """
+    mean = x.new_full((1, x.shape[-1]), 1 / x.shape[-1])
+    x = x - F.linear(x, mean)
+    return x * torch.rsqrt(F.linear(x * x, mean) + LAYER_NORM_EPS)
+
+
+class StackedLinear(nn.Linear):
+    """Linears that read one tensor, as one: the float form of a `QuantizedLinear`, with its arguments."""
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        *,
+        shift: torch.Tensor | None = None,
+        parts: int | None = None,
+    ) -> torch.Tensor | list[torch.Tensor]:
+        y = super().forward(x if shift is None else x + shift)
+        return y if parts is None else equal_parts(y, parts)
+
+
+def sinusoid(timestep: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
+    """The embedding [1, 1, 2 n] of a timestep [1] at frequencies [n], cosines first."""
+    angles = timestep.reshape(1, 1, 1) * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def time_frequencies(channels: int = TIME_CHANNELS) -> torch.Tensor:
+    """Frequencies [channels / 2], float64, of diffusers' timestep embedding."""
+    half = channels // 2
+    return 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+
+
+def mask_bias(mask: torch.Tensor) -> torch.Tensor:
+    """What a mask [B, L] (1: keep) adds to attention's scores [B, S, L]: [B, 1, L]."""
+    return ((1 - mask) * -10000.0).unsqueeze(1)
+
+
+class Weights:
+    """A transformer's state dict on its way into a denoiser's; every tensor of it has to be taken, with its shape."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]):
+        self.tensors, self.taken = tensors, set()
+
+    def take(self, name: str, *shape: int) -> torch.Tensor:
+        """Raises UserError where a tensor is missing or has another shape."""
+        if name not in self.tensors:
+            raise UserError(f"transformer weights: tensor {name!r} is missing; the file is not of this config")
+        if (found := tuple(self.tensors[name].shape)) != shape:
+            raise UserError(f"transformer weights: {name!r} has shape {list(found)}, the config asks for {list(shape)}")
+        self.taken.add(name)
+        return self.tensors[name]
+
+    def linear(self, name: str, rows: int, columns: int, bias: bool = True) -> Pair:
+        """Weight and bias of a linear, a bias of None where it has none."""
+        return self.take(f"{name}.weight", rows, columns), self.take(f"{name}.bias", rows) if bias else None
+
+    def check_all_taken(self, *but: str) -> None:
+        """Raises UserError where a tensor is left, except for those named."""
+        if foreign := sorted(set(self.tensors) - self.taken - set(but)):
+            raise UserError(f"transformer weights: unknown tensor {foreign[0]!r}; the file is not of this config")
+
+
+def stacked(name: str, *pairs: Pair) -> dict[str, torch.Tensor]:
+    """State of the linear `name` that computes all of these on one input."""
+    weights, biases = zip(*pairs, strict=True)
+    state = {f"{name}.weight": torch.cat(weights).contiguous()}
+    return state if biases[0] is None else state | {f"{name}.bias": torch.cat(biases).contiguous()}
+
+
+def check_sizes(config: dict, *keys: str) -> None:
+    """Raises UserError where one of these config values is no positive whole number."""
+    for key in keys:
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise UserError(f"transformer config: {key!r} is {config.get(key)!r}, not a positive whole number")
+
+
+def check_fixed(config: dict, fixed: dict) -> None:
+    """Raises UserError where a config value is another than the one that a form covers."""
+    for key, value in fixed.items():
+        if config.get(key, value) != value:
+            raise UserError(f"transformer config: {key} is {config[key]!r}; only {value!r} is supported")
