@@ -31,6 +31,7 @@ from edge_hadanorm.rounding import nearest
 from edge_hadanorm.runtime import ExecuTorchRunner, picture
 from edge_hadanorm.text import TextEncoder
 from edge_hadanorm.transform import FeatureTransform
+from helpers import relative_error
 
 WIDTH, OUTPUTS, BLOCK = 64, 24, 32
 PER_CHANNEL, GROUPS = 2e-6, 1e-3  # of the largest output: the device sums in another order
@@ -74,10 +75,6 @@ def stored(codes: torch.Tensor, bits: int) -> bytes:
         return codes.numpy().tobytes()
     nibbles = (codes + 8).to(torch.uint8).flatten()
     return (nibbles[0::2] | nibbles[1::2] << 4).numpy().tobytes()
-
-
-def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((actual - expected).norm() / expected.norm()).item()
 
 
 def assert_device_equals(actual: torch.Tensor, simulated: torch.Tensor, error: float) -> None:

@@ -18,7 +18,7 @@ from edge_hadanorm.quantize import build_transform, quantize
 from edge_hadanorm.recipe import CHOICES, METHODS, named
 from edge_hadanorm.samples import Inputs, Trajectories
 from edge_hadanorm.transform import FeatureTransform, rotation_factors
-from helpers import prompt_of, randn
+from helpers import prompt_of, randn, relative_error
 
 HEADS, HEAD, WORDS = 2, 8, 6
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]]).double()
@@ -98,10 +98,6 @@ def changed(folded: PixArtDenoiser, denoiser: PixArtDenoiser) -> set[str]:
     found = folded.state_dict()
     assert list(found) == list(denoiser.state_dict())
     return {name for name, tensor in denoiser.state_dict().items() if found[name].data_ptr() != tensor.data_ptr()}
-
-
-def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((actual - expected).norm() / expected.norm()).item()
 
 
 # One rule.

@@ -13,7 +13,7 @@ from edge_hadanorm.quantizer import fake_quantize_per_token
 from edge_hadanorm.recipe import METHODS, named
 from edge_hadanorm.rounding import nearest
 from edge_hadanorm.transform import FeatureTransform, rotation_factors
-from helpers import randn
+from helpers import randn, relative_error
 
 WIDTH, OUTPUTS, TOKENS, BLOCK = 96, 40, 11, 32
 R = torch.block_diag(*[hadamard_matrix(BLOCK)] * (WIDTH // BLOCK))
@@ -52,10 +52,6 @@ def make_linear(recipe, weight=None, bias=None) -> QuantizedLinear:
     rest = folded if branch is None else folded - branch.weight()
     codes, scale = nearest(rest, recipe.weight_bits, recipe.group_size)
     return QuantizedLinear(recipe, transform, codes, scale, share, low_rank=branch)
-
-
-def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((actual - expected).norm() / expected.norm()).item()
 
 
 def assert_equal(actual: torch.Tensor, expected: torch.Tensor, error: float = 1e-12) -> None:

@@ -13,7 +13,7 @@ from edge_hadanorm.models.pixart import PixArtDenoiser
 from edge_hadanorm.recipe import named
 from edge_hadanorm.rounding import nearest
 from edge_hadanorm.transform import FeatureTransform, rotation_factors
-from helpers import randn
+from helpers import randn, relative_error
 
 
 def small(**fields) -> dict:
@@ -61,10 +61,6 @@ def transformer():
 
 def inputs(denoiser: PixArtDenoiser) -> tuple[torch.Tensor, torch.Tensor]:
     return randn(BATCH, *denoiser.latent_shape(), seed=1), randn(BATCH, TEXT, denoiser.text_width, seed=2)
-
-
-def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((actual - expected).norm() / expected.norm()).item()
 
 
 # The same function.

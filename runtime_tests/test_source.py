@@ -17,6 +17,7 @@ from edge_hadanorm.reference.pipeline import ReferencePipeline
 from edge_hadanorm.runtime import TorchRunner, picture
 from edge_hadanorm.samples import Inputs, Trajectories
 from edge_hadanorm.text import PromptTokenizer
+from helpers import relative_error
 
 WORDS, TEXT_WIDTH = 8, 32  # of the tiny pipeline
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -30,10 +31,6 @@ def reference(tiny_pipeline):
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((actual - expected).norm() / expected.norm()).item()
 
 
 # The folder.

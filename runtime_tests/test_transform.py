@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edge_hadanorm.hadamard import hadamard_matrix, is_hadamard_order
 from edge_hadanorm.transform import FeatureTransform, rotate_strided, rotation_factors, token_mean
-from helpers import randn
+from helpers import randn, relative_error
 
 WIDTHS = [48, 64, 96, 144, 1152]
 DIT_WIDTHS = [1536, 2240, 2432, 3072, 4608]
@@ -48,10 +48,6 @@ def folded_linear(transform, x, weight, bias, weights=None):
     y = z @ folded.T
     y = y if rest is None else y + rest @ folded.T
     return y if share is None else y + share
-
-
-def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    return ((actual - expected).norm() / expected.norm()).item()
 
 
 # The identity.

@@ -1,0 +1,162 @@
+"""Every family: diffusers' own prediction, exact folding, and the way from its folder to a program that runs."""
+
+import dataclasses
+
+import pytest
+import torch
+from executorch.runtime import Runtime
+from families import FAMILIES
+from safetensors.torch import save_file
+
+from edge_hadanorm import bundle, checkpoint, files, source, workflow
+from edge_hadanorm.calibration import calibrate, observed
+from edge_hadanorm.export import writer
+from edge_hadanorm.fold import fold
+from edge_hadanorm.models import FAMILIES as FORMS
+from edge_hadanorm.quantize import build_transform
+from edge_hadanorm.recipe import named, steadied
+from edge_hadanorm.samples import ARGUMENTS, Inputs
+from helpers import relative_error
+
+METHODS = ("smoothquant", "quarot", "hadanorm", "hadanorm-balanced", "hadanorm-folded")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
+
+
+@pytest.fixture(scope="module")
+def folder(family, tmp_path_factory):
+    return family.save(tmp_path_factory.mktemp("family") / "transformer")
+
+
+@pytest.fixture(scope="module")
+def denoiser(folder):
+    """In float64."""
+    return source.load(str(folder)).denoiser.double()
+
+
+@pytest.fixture(scope="module")
+def moments(family, denoiser):
+    calls = [family.call(denoiser, seed, timestep=t) for seed, t in ((0, 900.0), (20, 500.0), (40, 100.0))]
+    return calibrate(denoiser, [lambda call=call: call.run(denoiser) for call in calls])
+
+
+def test_every_form_has_a_member():
+    assert set(FORMS) == {family.source_class for family in FAMILIES.values()}
+
+
+@pytest.mark.parametrize("timestep", [1.0, 412.5, 999.0])
+@torch.no_grad()
+def test_the_denoiser_is_diffusers_transformer(family, denoiser, timestep):
+    call = family.call(denoiser, timestep=timestep)
+    expected = family.exact(family.make().double(), call)
+    actual = call.run(denoiser)
+    assert actual.shape == call.latents.shape
+    assert relative_error(actual, expected) < family.error
+
+
+@torch.no_grad()
+def test_stages_are_the_denoiser_block_by_block(family, denoiser):
+    """Every linear is given the same, in the order in which the stages name them."""
+    call, names = family.call(denoiser), denoiser.quantizable()
+    whole, staged = {}, {}
+    with observed(denoiser, names, lambda name, x, *_: whole.__setitem__(name, x)):
+        call.run(denoiser)
+    state = denoiser.begin(call.latents, call.timestep, **call.prompt)
+    assert all(part is None or len(part) == len(call.latents) for part in state)
+    with observed(denoiser, names, lambda name, x, *_: staged.__setitem__(name, x)):
+        for stage, own in enumerate(denoiser.stages()):
+            before = set(staged)
+            state = denoiser.advance(stage, state)
+            assert set(staged) - before == set(own)
+    assert set(whole) == set(names)
+    for name in names:
+        assert relative_error(staged[name], whole[name]) < 1e-12, name
+
+
+@torch.no_grad()
+def test_pictures_of_a_batch_do_not_depend_on_each_other(family, denoiser):
+    call = family.call(denoiser)
+    for i, whole in enumerate(call.run(denoiser)):
+        prompt = {name: tensor[i : i + 1] for name, tensor in call.prompt.items()}
+        alone = dataclasses.replace(call, latents=call.latents[i : i + 1], prompt=prompt)
+        assert relative_error(alone.run(denoiser)[0], whole) < 1e-12
+
+
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_folding_is_exact(family, denoiser, moments, method):
+    """And what is absorbed and what stays online make the transform that was asked for."""
+    recipe, producers = named(f"{method}-w8a8"), denoiser.producers()
+
+    def choose(name, weight):
+        own = steadied(recipe, name in denoiser.steady())
+        return build_transform(own, moments[name], weight, producers.get(name))
+
+    folded, foldings = fold(denoiser, choose)
+    call = family.call(denoiser, seed=60)
+    assert relative_error(call.run(folded), call.run(denoiser)) < 1e-10
+    before, after = {}, {}
+    for own, seen in ((denoiser, before), (folded, after)):
+        with observed(own, denoiser.quantizable(), lambda name, x, *_, seen=seen: seen.__setitem__(name, x)):
+            call.run(own)
+    for name, folding in foldings.items():
+        assert relative_error(after[name], folding.absorbed(before[name])[0]) < 1e-9, name
+
+
+# From a folder to a program.
+
+
+def captured(family, denoiser, count: int = 6) -> dict[str, torch.Tensor]:
+    """Inputs as a user would capture them."""
+    calls = [family.call(denoiser, seed=10 * i, batch=1, timestep=950.0 - 150 * i) for i in range(count)]
+    prompt = {name: torch.cat([call.prompt[name] for call in calls]).float() for name in calls[0].prompt}
+    return {
+        "hidden_states": torch.cat([call.latents for call in calls]).float(),
+        "timestep": torch.cat([call.timestep for call in calls]).float(),
+        **{ARGUMENTS[name]: tensor for name, tensor in prompt.items()},
+    }
+
+
+@pytest.fixture(scope="module", params=["hadanorm-balanced-w8a8", "hadanorm-auto-w4a8"])
+def exported(request, family, folder, denoiser, tmp_path_factory):
+    """The bundle of a recipe."""
+    work = tmp_path_factory.mktemp("exported")
+    save_file(captured(family, denoiser), work / "inputs.safetensors")
+    workflow.quantize(str(folder), request.param, work / "checkpoint", inputs_file=work / "inputs.safetensors")
+    with files.new_folder(work / "bundle") as staging:
+        writer.write_bundle(staging, work / "checkpoint", checkpoint.load(work / "checkpoint"), "xnnpack")
+    return bundle.load(work / "bundle")
+
+
+def test_the_quantized_prediction_is_near(family, denoiser, exported):
+    saved = checkpoint.load(exported.file("simulation"))
+    assert set(denoiser.quantizable()) == set(saved.denoiser.quantizable())
+    call = family.call(denoiser, seed=70)
+    error = relative_error(single(call).run(saved.denoiser).double(), call.run(denoiser))
+    assert 1e-4 < error < (0.05 if "w8" in saved.recipe.name else 0.25)
+
+
+def single(call: Inputs) -> Inputs:
+    prompt = {name: tensor.float() for name, tensor in call.prompt.items()}
+    return Inputs(call.latents.float(), call.timestep.float(), prompt)
+
+
+@torch.no_grad()
+def test_the_program_is_the_simulation(family, denoiser, exported):
+    saved = checkpoint.load(exported.file("simulation"))
+    call = single(family.call(denoiser, seed=80))
+    program = Runtime.get().load_program(exported.file("denoiser"))
+    prepare, denoise = program.load_method("prepare"), program.load_method("denoise")
+    conditioning = [tensor.clone() for tensor in prepare.execute(list(call.prompt.values()))]
+    for actual, expected in zip(conditioning, saved.denoiser.prepare(**call.prompt), strict=True):
+        assert relative_error(actual, expected) < 1e-2
+    prediction = denoise.execute([call.latents, call.timestep, *conditioning])[0]
+    assert relative_error(prediction, call.run(saved.denoiser)) < 2e-2
+
+
+def test_a_step_is_one_call_of_a_delegate(exported):
+    account = exported.programs["denoiser"]["methods"]["denoise"]["delegation"]
+    assert (account["delegates"], account["outside"]) == (1, {})
