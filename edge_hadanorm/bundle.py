@@ -2,7 +2,7 @@
 
 The manifest is one JSON object in UTF-8. A reader ignores keys that it does not know and refuses a newer schema.
 
-    schema       1
+    schema       2
     generator    name and version of what wrote the bundle
     target       what the programs are for: xnnpack (ExecuTorch .pte), coreml, coreml-pte
     family       the transformer's class in diffusers
@@ -11,13 +11,24 @@ The manifest is one JSON object in UTF-8. A reader ignores keys that it does not
     latents      {shape}: [C, H, W] of one sample
     programs     {role: {file, methods: {method: {inputs: [tensor], outputs: [tensor]}}}}, tensor {name, dtype, shape}.
                  Arguments and results are in the order listed, their shapes fixed. Roles:
-                     text_encoder   encode(token ids) -> text; absent where a transformer was exported alone
-                     denoiser       prepare(text, and a mask where listed) -> conditioning, one tensor or more
+                     text_encoder, text_encoder_2, text_encoder_3, as far as the model has them
+                                    encode(ids, and a mask where listed: 1 for tokens, 0 for padding) -> states...
+                     denoiser       prepare(inputs...) -> conditioning, one tensor or more. By name, its inputs are
+                                    outputs of the encoders and masks that those were given (mask, mask_2, ...), or
+                                    `label`, the number of a class. Of a transformer alone they are the caller's
                                     denoise(latents, timestep, conditioning...) -> prediction
-                     others, such as an image decoder, where the pipeline has them
-                 Row 0 of ids, text, latents and prediction is for the empty text, row 1 for the prompt
-    tokenizer    {file, length, pad_id, unknown_id} or null. file: a `tokenizers` JSON file. length: of the list of
-                 token ids, which pad_id fills up. unknown_id: of words not in the vocabulary, or null
+                     image_decoder  decode(latents [1, C, h, w]) -> picture [1, 3, H, W], of latents or of a tile
+                                    of them (decoder.py mixes the tiles); absent where latents are pixels
+                 Row 0 of ids, states, latents and prediction is for the empty text, row 1 for the prompt
+    prompt       {encoders, lower, labels, embedded} or null, for a transformer alone. One of these is not empty:
+                     encoders       {role: {tokenizer, length, pad_id, unknown_id, prefix}}. tokenizer: a `tokenizers`
+                                    JSON file. length: of the ids, which pad_id fills up. unknown_id: of words not in
+                                    the vocabulary, or null. prefix: stands before every prompt but the empty one
+                     labels         {name: number} of the classes that can be drawn, or null; the empty prompt has
+                                    the number of classes
+                     embedded       {file, prompts} or null: what encoders gave of these prompts, safetensors [n, ...]
+                                    by name; row 0 is of the empty prompt, row i of the i-th
+                 lower: whether prompts are lower-cased, and stripped of white space at their ends
     sampling     {steps, guidance, tables: {"8": table}} or null: the defaults, and a table for each number of steps
                  that can be asked for (sampling.py defines table and loop). With the predictions of the text and of the
                  empty text, a step takes empty + guidance * (text - empty); at guidance 1 that of the text alone
@@ -44,13 +55,16 @@ from pathlib import Path, PurePosixPath
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, write_json
+from edge_hadanorm.pipelines import tokenizer_of
 from edge_hadanorm.sampling import SamplerTable
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
 NOISE = "philox4x32-10/box-muller"
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-METHODS = {"text_encoder": ("encode",), "denoiser": ("prepare", "denoise")}
+DECODER = "image_decoder"
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+METHODS = {"denoiser": ("prepare", "denoise"), DECODER: ("decode",), **dict.fromkeys(ENCODERS, ("encode",))}
 
 
 def _is_int(value: object, least: int = 0, end: int = 2**31) -> bool:
@@ -85,6 +99,7 @@ SHA256 = (lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", 
 SHAPE = (_is_shape, "a list of positive integers")
 LATENTS = (lambda value: _is_shape(value) and len(value) == 3, "[C, H, W]")
 TENSOR = {"name": TEXT, "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"), "shape": SHAPE}
+ROLE = (lambda value: value in ENCODERS, f"one of {', '.join(ENCODERS)}")
 ANY = (lambda value: True, "")
 FIELDS = {
     "schema": COUNT,
@@ -95,7 +110,14 @@ FIELDS = {
     "image": {"width": COUNT, "height": COUNT, "channels": COUNT},
     "latents": {"shape": LATENTS},
     "programs": {TEXT: {"file": PATH, "methods": {TEXT: {"inputs": [TENSOR], "outputs": [TENSOR]}}}},
-    "tokenizer?": {"file": PATH, "length": COUNT, "pad_id": INDEX, "unknown_id?": INDEX},
+    "prompt?": {
+        "encoders": {
+            ROLE: {"tokenizer": PATH, "length": COUNT, "pad_id": INDEX, "unknown_id?": INDEX, "prefix": TEXT},
+        },
+        "lower": (lambda value: isinstance(value, bool), "true or false"),
+        "labels?": {TEXT: INDEX},
+        "embedded?": {"file": PATH, "prompts": [TEXT]},
+    },
     "sampling?": {"steps": COUNT, "guidance": NUMBER, "tables": {STEPS: ANY}},
     "noise": (lambda value: value == NOISE, NOISE),
     "golden?": {"file": PATH, "prompt": TEXT, "seed": INT64, "steps": COUNT, "guidance": NUMBER, "psnr_db": NUMBER},
@@ -127,7 +149,16 @@ class Bundle:
 
     @property
     def token_length(self) -> int | None:
-        return self.manifest["tokenizer"] and self.manifest["tokenizer"]["length"]
+        """Of the first text encoder; None where a prompt is no text."""
+        encoders = (self.manifest["prompt"] or {"encoders": {}})["encoders"]
+        return next((encoder["length"] for encoder in encoders.values()), None)
+
+    @property
+    def decode_side(self) -> int | None:
+        """Side of the latents that are decoded at once; None where latents are the picture."""
+        if DECODER not in self.programs:
+            return None
+        return self.programs[DECODER]["methods"]["decode"]["inputs"][0]["shape"][-1]
 
     @property
     def programs(self) -> dict[str, dict]:
@@ -231,11 +262,18 @@ def _check(value: object, kind: tuple | list | dict, where: str) -> None:
 
 def _check_links(manifest: dict) -> None:
     """Raises UserError where one part of a well-typed manifest does not go with another."""
-    programs, files = manifest["programs"], manifest["files"]
-    for role in {"denoiser", *programs} & set(METHODS):
+    programs, files, prompt = manifest["programs"], manifest["files"], manifest["prompt"]
+    encoders = prompt["encoders"] if prompt else {}
+    for role in {"denoiser", *programs, *encoders} & set(METHODS):
         for method in METHODS[role]:
             if method not in programs.get(role, {"methods": ()})["methods"]:
                 raise UserError(f".programs.{role}.methods.{method} is missing")
+    if DECODER in programs:
+        inputs = programs[DECODER]["methods"]["decode"]["inputs"]
+        if len(inputs) != 1 or len(inputs[0]["shape"]) != 4:
+            raise UserError(f".programs.{DECODER}.methods.decode.inputs are not one tensor [1, C, h, w]")
+    if prompt and not (encoders or prompt["labels"] or prompt["embedded"]):
+        raise UserError(".prompt has neither encoders nor labels nor embedded prompts")
     if MANIFEST in files:
         raise UserError(f".files lists {MANIFEST} itself")
     folders = {parent.as_posix() for path in files for parent in PurePosixPath(path).parents}
@@ -254,7 +292,10 @@ def _check_links(manifest: dict) -> None:
 def _roles(manifest: dict) -> dict[str, str]:
     """The paths that the manifest speaks of: programs, tokenizer, golden picture, simulation."""
     paths = {role: program["file"] for role, program in manifest["programs"].items()}
-    paths |= {part: manifest[part]["file"] for part in ("tokenizer", "golden") if manifest[part]}
+    prompt = manifest["prompt"] or {"encoders": {}, "embedded": None}
+    paths |= {tokenizer_of(role): encoder["tokenizer"] for role, encoder in prompt["encoders"].items()}
+    paths |= {"embedded": prompt["embedded"]["file"]} if prompt["embedded"] else {}
+    paths |= {"golden": manifest["golden"]["file"]} if manifest["golden"] else {}
     return paths | ({"simulation": manifest["simulation"]} if manifest["simulation"] else {})
 
 

@@ -5,7 +5,7 @@ config.json         transformer class and config, sampling defaults, and for eve
 recipe.json         the recipe
 model.safetensors   packed codes, scales, transforms, low-rank branches, float rest
 metrics.json        what was measured when it was quantized
-tokenizer/ text_encoder/ scheduler/ about.json   of the pipeline, where there is one
+scheduler/ and so on   the pipeline's other components, where there is one; about.json, classes.json
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ from torch import nn
 
 from edge_hadanorm import quantizer, recipe
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.files import read_json, read_tensors, require_finite, write_json, write_tensors
+from edge_hadanorm.files import link_or_copy, read_json, read_tensors, require_finite, write_json, write_tensors
 from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
 from edge_hadanorm.low_rank import LowRank
 from edge_hadanorm.models import family
 from edge_hadanorm.recipe import Recipe
-from edge_hadanorm.source import ABOUT, COMPONENTS, TextToImage
+from edge_hadanorm.source import ABOUT, LABELS, TextToImage
 from edge_hadanorm.transform import FeatureTransform
 
-FORMAT = 2
+FORMAT = 3
 # What an input goes through before its linear: in the layers before, and in the linear.
 STAGES = ("absorbed", "transform")
 
@@ -38,6 +38,11 @@ class Text:
 
     tokens: int
     masked: bool = False
+
+    @classmethod
+    def of(cls, prompt: dict[str, torch.Tensor]) -> "Text":
+        """Of what `prepare` is given; a model of classes is given no tokens."""
+        return cls(prompt["text"].shape[1] if "text" in prompt else 0, "mask" in prompt)
 
 
 @dataclass(frozen=True)
@@ -72,15 +77,18 @@ def save(folder: Path, saved: Checkpoint) -> None:
             "transformer_class": denoiser.source_class,
             "transformer": denoiser.config,
             "text": dataclasses.asdict(saved.text),
-            "sampling": pipeline and {"steps": pipeline.steps, "guidance": pipeline.guidance},
+            "sampling": pipeline and pipeline.settings,
             "linears": linears,
         },
     )
     write_json(folder / "recipe.json", saved.recipe.to_json())
     write_tensors(folder / "model.safetensors", state)
     if pipeline is not None:
-        for component in COMPONENTS:
-            shutil.copytree(pipeline.folder / component, folder / component, ignore=_strays)
+        for component in pipeline.kind.components:
+            shutil.copytree(pipeline.folder / component, folder / component, ignore=_strays, copy_function=link_or_copy)
+        if pipeline.labels is not None:
+            names = {str(number): name for name, number in pipeline.labels.items()}
+            write_json(folder / LABELS, {"id2label": names})
         write_json(folder / ABOUT, {"licence": pipeline.licence, "prompts": pipeline.prompts})
 
 

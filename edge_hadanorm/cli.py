@@ -66,18 +66,30 @@ def quantize(model, recipe_name, average_bits, out, prompts, inputs, steps, seed
 @click.argument("quantized", type=FOLDER)
 @click.option("--target", required=True, help="xnnpack")
 @out_folder
+@click.option(
+    "--prompts-embedded",
+    "embedded",
+    type=FOLDER,
+    metavar="FILE",
+    help="Encode these prompts here, one a line, and leave the text encoders out.",
+)
+@click.option(
+    "--decode-tile", "tile", type=click.IntRange(1, 4096), help="Side of the latents to decode at once.  [default: 64]"
+)
 @force
-def export(quantized: Path, target: str, out: Path, force: bool) -> None:
+def export(quantized: Path, target: str, out: Path, embedded: Path | None, tile: int | None, force: bool) -> None:
     """Export a QUANTIZED checkpoint to a bundle that a phone runs."""
-    from edge_hadanorm import checkpoint, files
+    from edge_hadanorm import checkpoint, files, workflow
     from edge_hadanorm.export import writer
+
+    options = writer.Options(tuple(workflow.read_prompts(embedded)) if embedded else (), tile)
 
     saved = checkpoint.load(quantized)
     writer.check_target(target, saved)
     if quantized.resolve() in out.resolve().parents:
         raise UserError(f"{out} lies in the checkpoint {quantized}; export to a folder of its own")
     with files.new_folder(out, force) as folder:
-        writer.write_bundle(folder, quantized, saved, target, console.status)
+        writer.write_bundle(folder, quantized, saved, target, console.status, options)
     size = sum(f.stat().st_size for f in out.glob("*.pte"))
     click.echo(f"{out}: {saved.recipe.name} for {target}, programs of {size / 1e6:.1f} MB")
 

@@ -53,7 +53,7 @@ def run(out: Path, force: bool) -> None:
             if name in SHOWN:
                 drawings[f"{name}, simulated"] = drawing
             if name == EXPORTED:
-                text = checkpoint.Text(model.pipeline.tokenizer.length)
+                text = checkpoint.Text.of(model.pipeline.prompt(""))
                 saved = Checkpoint(model.name, recipe.named(name), quantized, text, model.pipeline)
         for part in ("checkpoint", "bundle", "pictures"):
             (folder / part).mkdir()

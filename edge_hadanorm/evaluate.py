@@ -10,6 +10,7 @@ from edge_hadanorm.cost import denoiser_cost
 from edge_hadanorm.fold import refold
 from edge_hadanorm.metrics import Sqnr, bits_summary, psnr_db, ssim, to_pixels
 from edge_hadanorm.reference import data
+from edge_hadanorm.runtime import TorchRunner
 from edge_hadanorm.samples import Inputs, Trajectories
 
 
@@ -53,7 +54,9 @@ def layer_sqnr_db(exact: nn.Module, quantized: nn.Module, inputs: list[Inputs]) 
 
 def pictures(denoiser: nn.Module, trajectories: Trajectories) -> torch.Tensor:
     """Pictures uint8 [N, C, H, W], one a prompt."""
-    return to_pixels(torch.stack([draw() for draw in trajectories.samples(denoiser)]))
+    return to_pixels(
+        torch.stack([draw() for draw in trajectories.pictures(TorchRunner(denoiser, trajectories.pipeline))])
+    )
 
 
 def mean_psnr_db(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -22,6 +22,8 @@ from edge_hadanorm.errors import UserError
 MARKERS = ("manifest.json", "recipe.json", "results.json")
 # What a disk answers that cannot take a file: full, over quota, file too large for it.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What is not worth writing twice, as text encoders are.
+LARGE_BYTES = 64 << 20
 
 
 def read_json(path: str | Path, what: str) -> object:
@@ -116,6 +118,15 @@ def _read_shards(index: Path) -> dict[str, torch.Tensor]:
         if name not in shards[file]:
             raise UserError(f"{index.parent / file} lacks {name!r}, which {index.name} places there; copy both again")
     return {name: shards[file][name] for name, file in where.items()}
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """For shutil.copytree: a large file becomes a link to the same bytes where the file system can."""
+    if os.path.getsize(source) >= LARGE_BYTES:
+        with suppress(OSError):
+            os.link(os.path.realpath(source), target)
+            return
+    shutil.copy2(source, target)
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:

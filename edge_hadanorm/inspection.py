@@ -18,6 +18,8 @@ from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.source import Source
 
 Row = tuple[object, ...]
+# A vocabulary that can be listed.
+WORDS = 2000
 LINEAR_HEADER = ("linear", "shape", "grids", "scale", "folded offline", "online", "online cost %", "SQNR dB")
 
 
@@ -176,5 +178,10 @@ def _shortened(tensors: list[dict]) -> list[dict]:
 def _words(pipeline) -> list[str]:
     if pipeline is None:
         return []
-    words = [word for word in pipeline.tokenizer.words() if word.isalnum()]
-    return ["", f"prompts: at most {pipeline.tokenizer.length} of {len(words)} words: {', '.join(words)}"]
+    if pipeline.labels is not None:
+        return ["", f"prompts: one of {len(pipeline.labels)} classes: {', '.join(pipeline.labels)}"]
+    tokenizer = next(iter(pipeline.tokenizers.values()))
+    if tokenizer.unknown_id is None or tokenizer.size > WORDS:
+        return ["", f"prompts: at most {tokenizer.length} tokens"]
+    words = [word for word in tokenizer.words() if word.isalnum()]
+    return ["", f"prompts: at most {tokenizer.length} of {len(words)} words: {', '.join(words)}"]

@@ -11,12 +11,13 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from edge_hadanorm.bundle import Bundle
+from edge_hadanorm.bundle import DECODER, Bundle
+from edge_hadanorm.decoder import tiled
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.noise import normal
+from edge_hadanorm.prompts import BundlePrompts
 from edge_hadanorm.sampling import SamplerTable, sample
 from edge_hadanorm.source import TextToImage
-from edge_hadanorm.text import PromptTokenizer
 
 OnStep = Callable[[int, torch.Tensor], None]
 
@@ -32,22 +33,35 @@ class Runner(Protocol):
         self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]
     ) -> torch.Tensor: ...
 
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents [C, H, W] to a picture [3, H, W]."""
+
 
 class TorchRunner:
-    """A denoiser, float or quantized, in eager PyTorch; all else, the loop included, is on the CPU."""
+    """A denoiser, float or quantized, in eager PyTorch; all else, the loop included, is on the CPU.
 
-    def __init__(self, denoiser: nn.Module, pipeline: TextToImage):
-        self.denoiser, self.pipeline = denoiser, pipeline
+    tile: side of the latents that are decoded at once.  None: all.
+    """
+
+    def __init__(self, denoiser: nn.Module, pipeline: TextToImage, tile: int | None = None):
+        self.denoiser, self.pipeline, self.tile = denoiser, pipeline, tile
         self.latent_shape = denoiser.latent_shape()
 
     @torch.no_grad()
     def prepare(self, prompt: str) -> list[torch.Tensor]:
-        return self.denoiser.prepare(text=self.pipeline.text(prompt).to(device_of(self.denoiser)))
+        device = device_of(self.denoiser)
+        return self.denoiser.prepare(**{name: t.to(device) for name, t in self.pipeline.prompt(prompt).items()})
 
     @torch.no_grad()
     def denoise(self, latents, timestep, conditioning):
         device = device_of(self.denoiser)
         return self.denoiser.denoise(latents.to(device), timestep.to(device), conditioning).cpu()
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        if self.pipeline.decoder is None:
+            return latents
+        return tiled(self.pipeline.decoder, latents[None], self.tile or max(latents.shape[1:]))[0]
 
 
 class ExecuTorchRunner:
@@ -58,23 +72,28 @@ class ExecuTorchRunner:
             raise UserError("no ExecuTorch runtime here: pip install executorch, or take the simulation")
         from executorch.runtime import Runtime  # a bundle can be read, and simulated, where there is no runtime
 
-        tokenizer = bundle.manifest["tokenizer"]
-        self.latent_shape = tuple(bundle.latent_shape)
-        self.tokenizer = PromptTokenizer(bundle.file(tokenizer["file"]), tokenizer["length"])
+        self.bundle, self.latent_shape = bundle, tuple(bundle.latent_shape)
+        self.prompts = BundlePrompts(bundle)
         runtime = Runtime.get()
         self._methods = {}
         self._programs = []  # a method is valid as long as its program
-        for program in bundle.manifest["programs"].values():
+        for role, program in bundle.programs.items():
             loaded = runtime.load_program(bundle.file(program["file"]))
             self._programs.append(loaded)
-            self._methods |= {name: loaded.load_method(name) for name in program["methods"]}
+            self._methods |= {(role, name): loaded.load_method(name) for name in program["methods"]}
 
     def prepare(self, prompt: str) -> list[torch.Tensor]:
-        ids = torch.tensor([self.tokenizer(""), self.tokenizer(prompt)])
-        return self._methods["prepare"].execute(self._methods["encode"].execute([ids]))
+        given = self.prompts(prompt, lambda role, inputs: self._methods[role, "encode"].execute(inputs))
+        return self._methods["denoiser", "prepare"].execute([given[name] for name in self.prompts.wanted])
 
     def denoise(self, latents, timestep, conditioning):
-        return self._methods["denoise"].execute([latents, timestep, *conditioning])[0]
+        return self._methods["denoiser", "denoise"].execute([latents, timestep, *conditioning])[0]
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        if DECODER not in self.bundle.programs:
+            return latents
+        decode = self._methods[DECODER, "decode"]
+        return tiled(lambda tile: decode.execute([tile])[0].clone(), latents[None], self.bundle.decode_side)[0]
 
 
 def device_of(denoiser: nn.Module) -> torch.device:
@@ -120,6 +139,18 @@ def set_threads(count: int) -> None:
 
 
 def picture(
+    runner: Runner,
+    prompt: str,
+    table: SamplerTable,
+    guidance: float,
+    seed: int,
+    on_step: OnStep | None = None,
+) -> torch.Tensor:
+    """A picture float32 [3, H, W] of a prompt, in [-1, 1] but for rounding."""
+    return runner.decode(latents(runner, prompt, table, guidance, seed, on_step))
+
+
+def latents(
     runner: Runner,
     prompt: str,
     table: SamplerTable,

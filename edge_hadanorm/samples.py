@@ -12,7 +12,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_tensors, require_finite
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.noise import normal
-from edge_hadanorm.runtime import OnStep, Runner, TorchRunner, device_of, picture
+from edge_hadanorm.runtime import OnStep, Runner, TorchRunner, device_of, latents, picture
 from edge_hadanorm.source import TextToImage
 
 
@@ -48,17 +48,23 @@ class Trajectories:
     def __post_init__(self):
         normal(self.seed, 1)
         for prompt in self.prompts:
-            self.pipeline.tokenizer(prompt)
+            self.pipeline.check(prompt)
 
     def samples(self, denoiser: nn.Module) -> list[Callable[[], torch.Tensor]]:
-        """Calls that draw one picture each on a denoiser, float32 [C, H, W]."""
-        return self.pictures(TorchRunner(denoiser, self.pipeline))
+        """Calls that make the latents of one picture each on a denoiser, float32 [C, H, W]."""
+        return self.drawn(latents, TorchRunner(denoiser, self.pipeline))
 
     def pictures(self, runner: Runner, on_step: OnStep | None = None) -> list[Callable[[], torch.Tensor]]:
-        """The same on any runner."""
+        """Calls that draw one picture each on a runner, float32 [3, H, W]."""
+        return self.drawn(picture, runner, on_step)
+
+    def drawn(
+        self, draw: Callable[..., torch.Tensor], runner: Runner, on_step: OnStep | None = None
+    ) -> list[Callable[[], torch.Tensor]]:
+        """Calls of `latents` or `picture`, one a prompt."""
         table = self.pipeline.table(self.steps)
         return [
-            partial(picture, runner, prompt, table, self.guidance, self.seed + i, on_step)
+            partial(draw, runner, prompt, table, self.guidance, self.seed + i, on_step)
             for i, prompt in enumerate(self.prompts)
         ]
 
@@ -68,7 +74,7 @@ class Trajectories:
 
         class Recorder(TorchRunner):
             def prepare(self, prompt: str) -> list[torch.Tensor]:
-                self.given = {"text": self.pipeline.text(prompt)}
+                self.given = self.pipeline.prompt(prompt)
                 return super().prepare(prompt)
 
             @torch.no_grad()
@@ -77,7 +83,7 @@ class Trajectories:
                 return super().denoise(latents, timestep, conditioning)
 
         recorder = Recorder(denoiser, self.pipeline)
-        for draw in progress(self.pictures(recorder)):
+        for draw in progress(self.drawn(latents, recorder)):
             draw()
         return inputs
 

@@ -3,21 +3,24 @@
 import inspect
 import os
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
-from torch import nn
 
+from edge_hadanorm.decoder import ImageDecoder
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, read_weights, require_finite
 from edge_hadanorm.models import family
+from edge_hadanorm.models.denoiser import Denoiser
+from edge_hadanorm.pipelines import KINDS, Encoder, Tensors, suffixed, tokenizer_of
 from edge_hadanorm.sampling import SamplerTable, probe
 from edge_hadanorm.text import PromptTokenizer, TextEncoder
 
 REFERENCE = Path(__file__).parent / "reference" / "weights"
-COMPONENTS = ("tokenizer", "text_encoder", "scheduler")
-ABOUT = "about.json"
+ABOUT, LABELS = "about.json", "classes.json"
 # More than the noise levels that diffusion models are trained on, and a prompt beyond any text encoder's.
 MAX_STEPS = 1000
 MAX_TOKENS = 4096
@@ -25,31 +28,103 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class TextToImage:
-    """What a pipeline has besides its transformer: tokenizer, text encoder, scheduler, and how they are used.
+    """What a pipeline has besides its transformer, and how it is used.
 
-    folder: of the components. steps, guidance: the pipeline's defaults. licence, prompts: from the folder's about.json,
-    where it has one: a sentence, and prompts that the model was made for.
+    folder: of the components. kind: the pipeline's class in diffusers. steps, guidance: its defaults. licence, prompts:
+    from the folder's about.json, where it has one: a sentence, and prompts that the model was made for; the prompts of
+    a model of classes are their names. Text encoders and decoder are loaded when they are first asked.
     """
 
-    def __init__(self, folder: Path, steps: int, guidance: float):
-        self.folder, self.steps, self.guidance = folder, steps, guidance
-        self.tokenizer = PromptTokenizer(folder / "tokenizer/tokenizer.json", _token_length(folder))
-        self.text_encoder = TextEncoder.load(folder / "text_encoder")
-        if self.tokenizer.size > self.text_encoder.vocabulary:
-            raise UserError(
-                f"{folder}: the tokenizer has {self.tokenizer.size} words, the text encoder "
-                f"{self.text_encoder.vocabulary}; copy both from one model"
-            )
+    def __init__(self, folder: Path, kind: str, steps: int, guidance: float, prefix: str = ""):
+        if kind not in KINDS:
+            raise UserError(f"pipelines of class {kind} are not drawn with; those are {', '.join(KINDS)}")
+        self.folder, self.class_name, self.kind = folder, kind, KINDS[kind]
+        self.steps, self.guidance, self.prefix = steps, guidance, prefix
+        self.tokenizers = {name: self._tokenizer(name, encoder) for name, encoder in self.kind.encoders.items()}
+        self.labels = _labels(folder) if self.kind.labels else None
         self.licence, self.prompts = _about(folder)
+        if self.labels and not self.prompts:
+            self.prompts = list(self.labels)
+        self._encoders: dict[str, TextEncoder] = {}
+        self._decoder: ImageDecoder | None = None
+        self._given: dict[str, Tensors] = {}
 
-    def ids(self, prompt: str) -> torch.Tensor:
-        """Ids [2, L] of the empty prompt and of this one, the batch of classifier-free guidance."""
-        return torch.tensor([self.tokenizer(""), self.tokenizer(prompt)])
+    def _tokenizer(self, name: str, encoder: Encoder) -> PromptTokenizer:
+        folder = self.folder / tokenizer_of(name)
+        config = _tokenizer_config(folder)
+        pad = config.get("pad_token")
+        pad = pad.get("content") if isinstance(pad, dict) else pad
+        length = encoder.tokens or _token_length(folder, config)
+        tokenizer = PromptTokenizer(folder / "tokenizer.json", length, pad, self.kind.lower, self.prefix)
+        if self.prefix:  # its end and the prompt's beginning are marked by nothing
+            tokenizer.length += len(tokenizer.tokenizer.encode(self.prefix).ids) - 2
+        vocabulary = read_json(self.folder / name / "config.json", "text encoder config").get("vocab_size")
+        if isinstance(vocabulary, int) and tokenizer.size > vocabulary:
+            raise UserError(
+                f"{self.folder}: the tokenizer has {tokenizer.size} words, the text encoder {vocabulary}; copy both "
+                "from one model"
+            )
+        return tokenizer
+
+    @property
+    def settings(self) -> dict:
+        """What makes it again of its folder."""
+        return {"kind": self.class_name, "steps": self.steps, "guidance": self.guidance, "prefix": self.prefix}
+
+    def check(self, prompt: str) -> None:
+        """Raises UserError for a prompt that it cannot draw."""
+        if self.labels is not None and prompt and prompt not in self.labels:
+            some = textwrap.shorten(", ".join(self.labels), 200, placeholder=" ...")
+            raise UserError(f"prompt {prompt!r} is no class of the model; classes: {some}")
+        for tokenizer in self.tokenizers.values():
+            tokenizer(prompt)
+
+    def encoder(self, name: str) -> TextEncoder:
+        """A text encoder by its folder."""
+        if name not in self._encoders:
+            self._encoders[name] = TextEncoder.load(self.folder / name, self.kind.encoders[name].form)
+        return self._encoders[name]
+
+    @property
+    def decoder(self) -> ImageDecoder | None:
+        """What makes a picture of the last latents; None where those are the picture."""
+        if self.kind.decoder and self._decoder is None:
+            self._decoder = ImageDecoder.load(self.folder / "vae", self.kind.decoder)
+        return self._decoder
 
     @torch.no_grad()
-    def text(self, prompt: str) -> torch.Tensor:
-        """Text states [2, L, C] of the same."""
-        return self.text_encoder(self.ids(prompt))
+    def given(self, prompt: str) -> Tensors:
+        """What the encoders give of the empty prompt and of this one, [2, ...] by name, with the masks they take."""
+        if prompt not in self._given:
+            self.check(prompt)
+            if self.labels is not None:
+                label = self.labels[prompt] if prompt else len(self.labels)
+                self._given[prompt] = {"label": torch.tensor([float(len(self.labels)), float(label)])}
+            else:
+                self._given[prompt] = self._encoded(prompt)
+        return self._given[prompt]
+
+    def _encoded(self, prompt: str) -> Tensors:
+        given = {}
+        for name, tokenizer in self.tokenizers.items():
+            encoder, (ids, mask) = self.encoder(name), tokenizer.rows(prompt)
+            if encoder.form.masked:
+                given[suffixed(name, "mask")] = mask
+                outputs = encoder(ids, mask)
+            else:
+                outputs = encoder(ids)
+            given |= {suffixed(name, output): tensor for output, tensor in zip(encoder.widths, outputs, strict=True)}
+        return given
+
+    def prompt(self, prompt: str) -> Tensors:
+        """What the denoiser's `prepare` takes of it, [2, ...] by name."""
+        return self.kind.gather(self.given(prompt))
+
+    def release(self, prompts: list[str]) -> None:
+        """Encode these prompts, and forget the text encoders, which may be larger than the transformer."""
+        for prompt in prompts:
+            self.given(prompt)
+        self._encoders.clear()
 
     def table(self, steps: int) -> SamplerTable:
         """The scheduler's coefficients for a number of steps. Raises UserError where there are none."""
@@ -78,7 +153,7 @@ class Source:
     name: str
     transformer_class: str
     config: dict
-    denoiser: nn.Module
+    denoiser: Denoiser
     pipeline: TextToImage | None
 
 
@@ -106,25 +181,54 @@ def load(name: str) -> Source:
         raise UserError(f"{transformer}: {error}") from None
     pipeline = _pipeline(folder, read_json(index, "pipeline index")) if index.exists() else None
     if pipeline is not None:
-        (width,) = denoiser.prompt_shapes(1)["text"][1:]
-        if pipeline.text_encoder.width != width:
-            raise UserError(
-                f"{folder}: the text encoder gives {pipeline.text_encoder.width} features a token, the transformer "
-                f"takes {width}; copy both from one model"
-            )
+        _check_pipeline(folder, denoiser, pipeline)
     return Source(name, form.source_class, config, denoiser, pipeline)
+
+
+def _check_pipeline(folder: Path, denoiser: Denoiser, pipeline: TextToImage) -> None:
+    """Raises UserError where what encoders give is not what the denoiser takes; none is loaded for that."""
+    outputs = {}
+    for name, encoder in pipeline.kind.encoders.items():
+        config = SimpleNamespace(**read_json(folder / name / "config.json", "text encoder config"))
+        tokens = pipeline.tokenizers[name].length
+        try:
+            widths = encoder.form.outputs(config)
+        except AttributeError as error:
+            raise UserError(f"text encoder {folder / name} is no {encoder.form.model_class}: {error}") from None
+        for output, width in widths.items():
+            shape = (2, width) if output == "pooled" else (2, tokens, width)
+            outputs[suffixed(name, output)] = torch.empty(shape, device="meta")
+    if pipeline.labels is not None:
+        classes = denoiser.config["num_embeds_ada_norm"]
+        if len(pipeline.labels) != classes:
+            raise UserError(f"{folder}: {len(pipeline.labels)} classes have names, the transformer knows {classes}")
+        return
+    found = pipeline.kind.gather(outputs)
+    for name, shape in denoiser.prompt_shapes(found["text"].shape[1]).items():
+        if name not in found or found[name].shape[-1] != shape[-1]:
+            width = found[name].shape[-1] if name in found else 0
+            raise UserError(
+                f"{folder}: the text encoder gives {width} features of {name}, the transformer takes {shape[-1]}; "
+                "copy both from one model"
+            )
 
 
 def _pipeline(folder: Path, index: object) -> TextToImage:
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise UserError(f"{folder / 'model_index.json'} is no pipeline index: it names no _class_name")
-    present = {key for key, value in index.items() if not key.startswith("_") and _names_class(value)}
-    if present != {"transformer", *COMPONENTS}:
+    kind = index["_class_name"]
+    if kind not in KINDS:
         raise UserError(
-            f"pipeline {folder} has components {', '.join(sorted(present))}; supported are pixel-space pipelines of "
-            f"transformer, {', '.join(COMPONENTS)}: give its transformer folder with --inputs instead"
+            f"pipeline class {kind} is not drawn with, only {', '.join(KINDS)}: give its transformer folder with "
+            "--inputs instead"
         )
-    return TextToImage(folder, **_defaults(index["_class_name"]))
+    present = {key for key, value in index.items() if not key.startswith("_") and _names_class(value)}
+    if missing := [component for component in ("transformer", *KINDS[kind].components) if component not in present]:
+        raise UserError(
+            f"pipeline {folder} has no {missing[0]}, which {kind} needs: copy it whole, or give its transformer folder "
+            "with --inputs"
+        )
+    return TextToImage(folder, kind, **_defaults(kind))
 
 
 def _names_class(component: object) -> bool:
@@ -132,16 +236,34 @@ def _names_class(component: object) -> bool:
     return isinstance(component, list) and len(component) == 2 and None not in component
 
 
-def _token_length(folder: Path) -> int:
-    file = folder / "tokenizer/tokenizer_config.json"
-    config = read_json(file, "tokenizer config")
-    length = config.get("model_max_length") if isinstance(config, dict) else None
+def _tokenizer_config(folder: Path) -> dict:
+    config = read_json(folder / "tokenizer_config.json", "tokenizer config")
+    return config if isinstance(config, dict) else {}
+
+
+def _token_length(folder: Path, config: dict) -> int:
+    length = config.get("model_max_length")
     if type(length) is not int or not 1 <= length <= MAX_TOKENS:
         raise UserError(
-            f"tokenizer config {file}: model_max_length is {length!r}, not a number from 1 to {MAX_TOKENS}; set it to "
-            "the prompt length that the transformer was trained with"
+            f"tokenizer config {folder / 'tokenizer_config.json'}: model_max_length is {length!r}, not a number from 1 "
+            f"to {MAX_TOKENS}; set it to the prompt length that the transformer was trained with"
         )
     return length
+
+
+def _labels(folder: Path) -> dict[str, int]:
+    """Numbers of classes by the first of their names, from the pipeline's index or from the checkpoint's copy of it."""
+    file = folder / LABELS if (folder / LABELS).exists() else folder / "model_index.json"
+    index = read_json(file, "class names")
+    names = index.get("id2label") if isinstance(index, dict) else None
+    numbers = {str(i) for i in range(len(names))} if isinstance(names, dict) else set()
+    if not numbers or set(names) != numbers or not all(isinstance(name, str) and name for name in names.values()):
+        raise UserError(f"{file} has no id2label with a name for every class, counted from 0")
+    labels: dict[str, int] = {}
+    for number in sorted(map(int, names)):
+        name = names[str(number)].split(",")[0].strip()
+        labels[name if name not in labels else f"{name} ({number})"] = number
+    return labels
 
 
 def _about(folder: Path) -> tuple[str, list[str]]:
@@ -156,19 +278,18 @@ def _about(folder: Path) -> tuple[str, list[str]]:
 
 
 def _defaults(class_name: str) -> dict:
-    """Steps and guidance that a pipeline class uses when its caller names none."""
+    """Steps, guidance and the text before a prompt that a pipeline class uses when its caller names none."""
     import diffusers
 
     from edge_hadanorm.reference.pipeline import ReferencePipeline
 
     known = getattr(diffusers, class_name, ReferencePipeline)
-    parameters = inspect.signature(known.__call__).parameters if isinstance(known, type) else {}
-    if not {"num_inference_steps", "guidance_scale"} <= set(parameters):
-        raise UserError(
-            f"pipeline class {class_name} does not draw prompts with guidance: give its transformer folder with "
-            "--inputs instead"
-        )
-    return {"steps": parameters["num_inference_steps"].default, "guidance": parameters["guidance_scale"].default}
+    defaults = {name: p.default for name, p in inspect.signature(known.__call__).parameters.items()}
+    return {
+        "steps": defaults["num_inference_steps"],
+        "guidance": defaults["guidance_scale"],
+        "prefix": "\n".join(defaults.get("complex_human_instruction") or []),
+    }
 
 
 def _download(name: str) -> Path:

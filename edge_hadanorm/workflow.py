@@ -105,6 +105,8 @@ def quantize(
                 state.unlink(missing_ok=True)  # it would fail again; an interrupted calibration goes on from it
                 raise
         calls = record() if recipe.needs_calls else []
+        if model.pipeline is not None:
+            model.pipeline.release([*(prompts or []), *evaluation_prompts(model.pipeline.prompts)])
         quantized = quantization.quantize(denoiser.cpu(), recipe, moments, run, calls, progress("quantizing"))
         saved = Checkpoint(model.name, recipe, quantized, _text(model, inputs), model.pipeline)
         checkpoint.save(folder, saved)
@@ -137,9 +139,9 @@ def _calibration_samples(
 def _text(model: Source, inputs: list[Inputs] | None) -> Text:
     """What the exported programs will be given of a prompt."""
     if model.pipeline is not None:
-        return Text(model.pipeline.tokenizer.length)
+        return Text.of(model.pipeline.prompt(""))
     if inputs is not None:
-        return Text(inputs[0].prompt["text"].shape[1] if "text" in inputs[0].prompt else 0, "mask" in inputs[0].prompt)
+        return Text.of(inputs[0].prompt)
     return Text(DEFAULT_TEXT_TOKENS)
 
 
@@ -225,7 +227,7 @@ def generate(
 def simulation(loaded: bundles.Bundle) -> TorchRunner:
     """A bundle's checkpoint in PyTorch."""
     saved = _carried(loaded)
-    return TorchRunner(saved.denoiser, saved.pipeline)
+    return TorchRunner(saved.denoiser, saved.pipeline, loaded.decode_side)
 
 
 def quantized_model(path: Path) -> Checkpoint:

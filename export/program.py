@@ -4,7 +4,7 @@
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import nn
@@ -15,17 +15,18 @@ from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
 
 from edge_hadanorm.export.quantizer import CheckpointQuantizer
 from edge_hadanorm.linear import QuantizedLinear
+from edge_hadanorm.pipelines import Tensors, as_given
 
 
 class Prepare(nn.Module):
-    """The denoiser's `prepare` as a module's forward, of the inputs named in this order."""
+    """The denoiser's `prepare` as a module's forward, of what is gathered from the inputs named in this order."""
 
-    def __init__(self, denoiser: nn.Module, names: Iterable[str]):
+    def __init__(self, denoiser: nn.Module, names: Iterable[str], gather: Callable[[Tensors], Tensors] = as_given):
         super().__init__()
-        self.denoiser, self.names = denoiser, tuple(names)
+        self.denoiser, self.names, self.gather = denoiser, tuple(names), gather
 
-    def forward(self, *prompt: torch.Tensor) -> list[torch.Tensor]:
-        return self.denoiser.prepare(**dict(zip(self.names, prompt, strict=True)))
+    def forward(self, *given: torch.Tensor) -> list[torch.Tensor]:
+        return self.denoiser.prepare(**self.gather(dict(zip(self.names, given, strict=True))))
 
 
 class Denoise(nn.Module):

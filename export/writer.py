@@ -1,10 +1,15 @@
 """A quantized checkpoint to a bundle: programs, tokenizer, sampler tables, golden picture, manifest."""
 
+import multiprocessing
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch.export import ExportedProgram
 
 import edge_hadanorm
 from edge_hadanorm import bundle
@@ -13,13 +18,21 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.export.program import Denoise, Prepare, export
 from edge_hadanorm.export.quantizer import EightBitQuantizer
 from edge_hadanorm.export.xnnpack import lower
+from edge_hadanorm.files import link_or_copy, write_tensors
 from edge_hadanorm.linear import DEVICE_BITS
 from edge_hadanorm.metrics import save_png
+from edge_hadanorm.pipelines import as_given, suffixed, tokenizer_of
 from edge_hadanorm.runtime import ExecuTorchRunner, picture
+from edge_hadanorm.source import TextToImage
 
 TARGETS = ("xnnpack",)
 STEP_COUNTS = (*range(1, 21), 25, 28, 30, 40, 50)
 GOLDEN_SEED = 0
+EMBEDDED = "prompts.safetensors"
+# Side of the latents that are decoded at once: more would need more memory than the denoiser.
+DECODE_TILE = 64
+# Components of more bytes are lowered one by one, each in a process of its own.
+APART_BYTES = 1 << 30
 # What a device may lose against the golden picture by its own rounding: a value that falls to the other side moves by a
 # step of its grid. The first row whose weight and activation bits the recipe has at least.
 GOLDEN_PSNR_DB = ((8, 8, 40.0), (2, 8, 30.0), (2, 2, 24.0))
@@ -41,71 +54,138 @@ def check_target(target: str, saved: Checkpoint) -> None:
         )
 
 
-def write_bundle(folder: Path, source: Path, saved: Checkpoint, target: str, report: Report = lambda _: None) -> None:
+@dataclass(frozen=True)
+class Options:
+    """prompts: encoded here and carried, in place of text encoders. tile: side of the latents to decode at once."""
+
+    prompts: tuple[str, ...] = ()
+    tile: int | None = None
+
+
+def write_bundle(
+    folder: Path,
+    source: Path,
+    saved: Checkpoint,
+    target: str,
+    report: Report = lambda _: None,
+    options: Options = Options(),
+) -> None:
     """Write the bundle of a checkpoint, which lies in `source`, into an existing empty folder."""
     check_target(target, saved)
+    pipeline = saved.pipeline
+    if pipeline is None and options.prompts:
+        raise UserError(f"{source} has no text encoder to embed prompts with")
     report("lowering the denoiser")
     programs = {"denoiser": _denoiser_program(folder, saved)}
-    if saved.pipeline is not None:
-        report("lowering the text encoder")
-        programs["text_encoder"] = _text_encoder_program(folder, saved)
-        shutil.copy(source / "tokenizer/tokenizer.json", folder / "tokenizer.json")
-    shutil.copytree(source, folder / "simulation")
+    prompt = None
+    if pipeline is not None:
+        encoders = {} if options.prompts else pipeline.tokenizers
+        for role in encoders:
+            report(f"lowering the {role.replace('_', ' ')}")
+            programs[role] = apart(_text_encoder_program, folder, pipeline, role)
+            shutil.copy(source / tokenizer_of(role) / "tokenizer.json", folder / f"{tokenizer_of(role)}.json")
+        prompt = _prompt(folder, saved, options.prompts)
+        if pipeline.kind.decoder:
+            report("lowering the image decoder")
+            programs[bundle.DECODER] = apart(_decoder_program, folder, pipeline, saved.denoiser.latent_shape(), options)
+    shutil.copytree(source, folder / "simulation", copy_function=link_or_copy)
     channels, height, width = saved.denoiser.latent_shape()
+    image = {"width": width, "height": height, "channels": channels}
+    if bundle.DECODER in programs:
+        decode = programs[bundle.DECODER]["methods"]["decode"]
+        scale = decode["outputs"][0]["shape"][-1] // decode["inputs"][0]["shape"][-1]
+        image = {"width": scale * width, "height": scale * height, "channels": 3}
     manifest = {
         "schema": bundle.SCHEMA,
         "generator": f"edge-hadanorm {edge_hadanorm.__version__}",
         "target": target,
         "family": saved.denoiser.source_class,
         "recipe": saved.recipe.name,
-        "image": {"width": width, "height": height, "channels": channels},
+        "image": image,
         "latents": {"shape": [channels, height, width]},
         "programs": programs,
-        "tokenizer": _tokenizer(saved),
+        "prompt": prompt,
         "sampling": _sampling(saved),
         "noise": bundle.NOISE,
         "golden": None,
         "simulation": "simulation",
-        "licence": saved.pipeline.licence if saved.pipeline else "that of the source model",
+        "licence": pipeline.licence if pipeline else "that of the source model",
     }
     written = bundle.write_manifest(folder, manifest)
-    if saved.pipeline is not None:
+    if pipeline is not None:
         report("drawing the golden picture")
-        bundle.write_manifest(folder, manifest | {"golden": _golden(written, saved)})
+        bundle.write_manifest(folder, manifest | {"golden": _golden(written, saved, options)})
+
+
+def apart(make: Callable[..., dict], folder: Path, pipeline: TextToImage, *arguments) -> dict:
+    """make(folder, pipeline, *arguments); of large components in a process of its own, which gives its memory back."""
+    sizes = [file.stat().st_size for file in pipeline.folder.glob("*/*.safetensors")]
+    if sum(sizes) < APART_BYTES:
+        return make(folder, pipeline, *arguments)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        fresh = partial(TextToImage, pipeline.folder, **pipeline.settings)
+        return pool.submit(_made_apart, make, folder, fresh, *arguments).result()
+
+
+def _made_apart(make: Callable[..., dict], folder: Path, fresh: Callable[[], TextToImage], *arguments) -> dict:
+    return make(folder, fresh(), *arguments)
 
 
 def _denoiser_program(folder: Path, saved: Checkpoint) -> dict:
     """denoiser.pte for the guidance batch; returns its entry in the manifest."""
-    denoiser = saved.denoiser
+    denoiser, pipeline = saved.denoiser, saved.pipeline
     batch = 2  # with and without the prompt
-    shapes = denoiser.prompt_shapes(saved.text.tokens, saved.text.masked)
-    given = {name: torch.ones(batch, *shape) for name, shape in shapes.items()}
+    if pipeline is None:
+        shapes = denoiser.prompt_shapes(saved.text.tokens, saved.text.masked)
+        given, gather = {name: torch.ones(batch, *shape) for name, shape in shapes.items()}, as_given
+    else:
+        given, gather = pipeline.given(""), pipeline.kind.gather
     latents, timestep = torch.zeros(batch, *denoiser.latent_shape()), torch.zeros(1)
-    conditioning = denoiser.prepare(**given)
+    conditioning = denoiser.prepare(**gather(given))
     methods = {
-        "prepare": export(Prepare(denoiser, given), tuple(given.values())),
+        "prepare": export(Prepare(denoiser, given, gather), tuple(given.values())),
         "denoise": export(Denoise(denoiser), (latents, timestep, conditioning)),
     }
     named = {f"conditioning.{i}": tensor for i, tensor in enumerate(conditioning)}
+    return _program(
+        folder / "denoiser.pte",
+        methods,
+        {
+            "prepare": _signature(given, named),
+            "denoise": _signature({"latents": latents, "timestep": timestep, **named}, {"prediction": latents}),
+        },
+    )
+
+
+def _text_encoder_program(folder: Path, pipeline: TextToImage, role: str) -> dict:
+    """ROLE.pte, its linears in 8 bits; returns its entry in the manifest."""
+    encoder, (ids, mask) = pipeline.encoder(role), pipeline.tokenizers[role].rows("")
+    given = {"ids": ids} | ({"mask": mask} if encoder.form.masked else {})
+    outputs = {suffixed(role, name): t for name, t in zip(encoder.widths, encoder(*given.values()), strict=True)}
+    methods = {"encode": export(encoder, tuple(given.values()), EightBitQuantizer())}
+    return _program(folder / f"{role}.pte", methods, {"encode": _signature(given, outputs)})
+
+
+def _decoder_program(folder: Path, pipeline: TextToImage, latent_shape: tuple[int, int, int], options: Options) -> dict:
+    """image_decoder.pte, in float; returns its entry in the manifest."""
+    channels, height, width = latent_shape
+    side = min(options.tile or DECODE_TILE, height, width)
+    latents = torch.zeros(1, channels, side, side)
+    with torch.no_grad():
+        signature = _signature({"latents": latents}, {"picture": pipeline.decoder(latents)})
+    methods = {"decode": export(pipeline.decoder, (latents,))}
+    return _program(folder / f"{bundle.DECODER}.pte", methods, {"decode": signature})
+
+
+def _program(file: Path, methods: dict[str, ExportedProgram], signatures: dict[str, dict]) -> dict:
+    """Write a program of these methods; returns its entry in the manifest."""
     program, account = lower(methods)
-    (folder / "denoiser.pte").write_bytes(program.buffer)
-    signatures = {
-        "prepare": _signature(given, named),
-        "denoise": _signature({"latents": latents, "timestep": timestep, **named}, {"prediction": latents}),
-    }
+    file.write_bytes(program.buffer)
     return {
-        "file": "denoiser.pte",
+        "file": file.name,
         "methods": {name: signature | {"delegation": account[name]} for name, signature in signatures.items()},
     }
-
-
-def _text_encoder_program(folder: Path, saved: Checkpoint) -> dict:
-    """text_encoder.pte, its linears in 8 bits; returns its entry in the manifest."""
-    ids = saved.pipeline.ids("")
-    program, account = lower({"encode": export(saved.pipeline.text_encoder, (ids,), EightBitQuantizer())})
-    (folder / "text_encoder.pte").write_bytes(program.buffer)
-    signature = _signature({"ids": ids}, {"text": saved.pipeline.text("")})
-    return {"file": "text_encoder.pte", "methods": {"encode": signature | {"delegation": account["encode"]}}}
 
 
 def _signature(inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> dict:
@@ -118,15 +198,29 @@ def _signature(inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]
     return {"inputs": describe(inputs), "outputs": describe(outputs)}
 
 
-def _tokenizer(saved: Checkpoint) -> dict | None:
-    if saved.pipeline is None:
-        return None
-    tokenizer = saved.pipeline.tokenizer
+def _prompt(folder: Path, saved: Checkpoint, embedded: tuple[str, ...]) -> dict:
+    """The manifest's `prompt`; writes what is carried encoded."""
+    pipeline = saved.pipeline
+    if embedded:
+        rows = [pipeline.given(prompt) for prompt in embedded]
+        states = {name: torch.cat([rows[0][name][:1], *(row[name][1:] for row in rows)]) for name in rows[0]}
+        write_tensors(folder / EMBEDDED, states)
     return {
-        "file": "tokenizer.json",
-        "length": tokenizer.length,
-        "pad_id": tokenizer.pad_id,
-        "unknown_id": tokenizer.unknown_id,
+        "encoders": {}
+        if embedded
+        else {
+            role: {
+                "tokenizer": f"{tokenizer_of(role)}.json",
+                "length": tokenizer.length,
+                "pad_id": tokenizer.pad_id,
+                "unknown_id": tokenizer.unknown_id,
+                "prefix": tokenizer.prefix,
+            }
+            for role, tokenizer in pipeline.tokenizers.items()
+        },
+        "lower": pipeline.kind.lower,
+        "labels": pipeline.labels,
+        "embedded": {"file": EMBEDDED, "prompts": list(embedded)} if embedded else None,
     }
 
 
@@ -137,13 +231,13 @@ def _sampling(saved: Checkpoint) -> dict | None:
     return {"steps": saved.pipeline.steps, "guidance": saved.pipeline.guidance, "tables": tables}
 
 
-def _golden(written: bundle.Bundle, saved: Checkpoint) -> dict:
+def _golden(written: bundle.Bundle, saved: Checkpoint, options: Options) -> dict:
     """Draw one picture with the bundle's own programs, for any device to compare its own with."""
     pipeline = saved.pipeline
-    prompt = pipeline.prompts[0] if pipeline.prompts else ""
-    latents = picture(ExecuTorchRunner(written), prompt, pipeline.table(pipeline.steps), pipeline.guidance, GOLDEN_SEED)
+    prompt = next(iter([*options.prompts, *pipeline.prompts]), "")
+    drawn = picture(ExecuTorchRunner(written), prompt, pipeline.table(pipeline.steps), pipeline.guidance, GOLDEN_SEED)
     (written.folder / "golden").mkdir()
-    save_png(latents, written.folder / "golden/picture.png")
+    save_png(drawn, written.folder / "golden/picture.png")
     return {
         "file": "golden/picture.png",
         "prompt": prompt,

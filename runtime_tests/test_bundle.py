@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from edge_hadanorm import bundle
-from edge_hadanorm.bundle import DTYPES, NOISE, Bundle, load, write_manifest
+from edge_hadanorm.bundle import DTYPES, NOISE, SCHEMA, Bundle, load, write_manifest
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.sampling import SamplerTable
 
@@ -65,7 +66,20 @@ def example() -> dict:
                 },
             },
         },
-        "tokenizer": {"file": "tokenizer.json", "length": 16, "pad_id": 0, "unknown_id": 1},
+        "prompt": {
+            "encoders": {
+                "text_encoder": {
+                    "tokenizer": "tokenizer.json",
+                    "length": 16,
+                    "pad_id": 0,
+                    "unknown_id": 1,
+                    "prefix": "",
+                }
+            },
+            "lower": False,
+            "labels": None,
+            "embedded": None,
+        },
         "sampling": {"steps": 8, "guidance": 4.5, "tables": {"8": table(8), "20": table(20), "4": table(4)}},
         "noise": NOISE,
         "golden": {
@@ -186,7 +200,7 @@ def test_a_missing_table_is_answered_with_those_that_there_are(folder, steps):
 
 def alone() -> dict:
     """The manifest of a transformer alone."""
-    manifest = example() | {"tokenizer": None, "sampling": None, "golden": None, "simulation": None}
+    manifest = example() | {"prompt": None, "sampling": None, "golden": None, "simulation": None}
     del manifest["programs"]["text_encoder"]
     return manifest
 
@@ -216,8 +230,8 @@ def test_a_table_may_have_more_steps_than_were_asked_for(folder):
 
 
 def test_a_tokenizer_may_know_every_word(folder):
-    edit(folder, "tokenizer/unknown_id", None)
-    assert load(folder).manifest["tokenizer"]["unknown_id"] is None
+    edit(folder, "prompt/encoders/text_encoder/unknown_id", None)
+    assert load(folder).manifest["prompt"]["encoders"]["text_encoder"]["unknown_id"] is None
 
 
 def test_unknown_keys_are_ignored(folder):
@@ -325,11 +339,11 @@ def test_a_manifest_of_another_shape_is_refused(folder, value):
     assert "is not a valid manifest" in refusal(folder)
 
 
-@pytest.mark.parametrize("schema", [2, 99])
+@pytest.mark.parametrize("schema", [SCHEMA + 1, 99])
 def test_a_newer_schema_asks_for_an_update(folder, schema):
     write(folder, {"schema": schema, "all": "new"})
     message = refusal(folder)
-    assert f"made by a newer edge-hadanorm (schema {schema}, this one reads up to 1); update" in message
+    assert f"made by a newer edge-hadanorm (schema {schema}, this one reads up to {SCHEMA}); update" in message
 
 
 @pytest.mark.parametrize("schema", [0, -1, "1", 1.0, True, None, [1]])
@@ -372,10 +386,18 @@ WRONG = [
     (f"{INPUT}/0/shape", [1, -1]),
     (f"{INPUT}/0/shape", [1, None]),
     (f"{INPUT}/0/shape", None),
-    ("tokenizer", {}),
-    ("tokenizer/length", 0),
-    ("tokenizer/pad_id", -1),
-    ("tokenizer/unknown_id", "<unk>"),
+    ("prompt", {}),
+    ("prompt/lower", 0),
+    ("prompt/labels", ["cat"]),
+    ("prompt/labels", {"cat": -1}),
+    ("prompt/embedded", {"file": "tokenizer.json"}),
+    ("prompt/embedded", {"file": "../prompts", "prompts": []}),
+    ("prompt/encoders", []),
+    ("prompt/encoders", {"image_decoder": {}}),
+    ("prompt/encoders/text_encoder/length", 0),
+    ("prompt/encoders/text_encoder/pad_id", -1),
+    ("prompt/encoders/text_encoder/unknown_id", "<unk>"),
+    ("prompt/encoders/text_encoder/prefix", None),
     ("sampling", False),
     ("sampling/steps", 0),
     ("sampling/guidance", float("nan")),
@@ -405,7 +427,7 @@ WRONG = [
 def test_a_value_of_the_wrong_type_is_named_by_its_place(folder, place, value):
     edit(folder, place, value)
     message = refusal(folder)
-    assert "is not a valid manifest: ." in message
+    assert re.search(r"is not a valid manifest: (a key of )?\.", message)
     assert place.split("/")[-1] in message
 
 
@@ -445,7 +467,9 @@ UNSAFE = [
 
 
 @pytest.mark.parametrize("path", UNSAFE)
-@pytest.mark.parametrize("place", ["files", "programs/denoiser/file", "tokenizer/file", "golden/file", "simulation"])
+@pytest.mark.parametrize(
+    "place", ["files", "programs/denoiser/file", "prompt/encoders/text_encoder/tokenizer", "golden/file", "simulation"]
+)
 def test_no_path_leaves_the_bundle(folder, place, path):
     if place == "files":
         edit(folder, "files", read(folder)["files"] | {path: {"sha256": "0" * 64, "bytes": 0}})
@@ -454,16 +478,19 @@ def test_no_path_leaves_the_bundle(folder, place, path):
     assert "not a plain relative path" in refusal(folder)
 
 
-@pytest.mark.parametrize("place", ["programs/denoiser/file", "tokenizer/file", "golden/file", "simulation"])
+@pytest.mark.parametrize(
+    "place", ["programs/denoiser/file", "prompt/encoders/text_encoder/tokenizer", "golden/file", "simulation"]
+)
 @pytest.mark.parametrize("path", ["missing", "manifest.json", "LICENSE/x"])
 def test_what_the_manifest_speaks_of_is_listed(folder, place, path):
     edit(folder, place, path)
-    assert f"{path!r}, the {place.split('/')[-2] if '/' in place else place}, is not in .files" in refusal(folder)
+    role = "tokenizer" if "tokenizer" in place else place.split("/")[-2] if "/" in place else place
+    assert f"{path!r}, the {role}, is not in .files" in refusal(folder)
 
 
-@pytest.mark.parametrize("part", ["tokenizer", "golden"])
+@pytest.mark.parametrize("part", ["prompt/encoders/text_encoder/tokenizer", "golden/file"])
 def test_only_programs_and_the_simulation_may_be_folders(folder, part):
-    edit(folder, f"{part}/file", "simulation")
+    edit(folder, part, "simulation")
     assert "is not in .files" in refusal(folder)
 
 
@@ -535,7 +562,7 @@ def test_a_bundle_is_written_again_after_a_change(folder):
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema": 2}, {"noise": "other"}, {"simulation": "../x"}, {"latents": {"shape": [float("nan")] * 3}}]
+    "change", [{"schema": 3}, {"noise": "other"}, {"simulation": "../x"}, {"latents": {"shape": [float("nan")] * 3}}]
 )
 def test_a_wrong_manifest_is_not_written(folder, change):
     (folder / "manifest.json").unlink()

@@ -443,7 +443,7 @@ def test_groups_are_integer_products_with_the_checkpoints_codes(masked):
 
 @pytest.mark.slow
 def test_a_transformer_alone_is_a_bundle_without_words_and_draws_none(masked, tmp_path):
-    assert [masked.manifest[part] for part in ("tokenizer", "sampling", "golden")] == [None, None, None]
+    assert [masked.manifest[part] for part in ("prompt", "sampling", "golden")] == [None, None, None]
     assert list(masked.programs) == ["denoiser"]
     for backend in ("auto", "executorch", "simulation"):
         with pytest.raises(UserError, match="transformer alone"):

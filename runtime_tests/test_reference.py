@@ -48,7 +48,7 @@ def test_weights_are_small():
 def test_every_caption_is_a_prompt(reference):
     _, captions = data.load()
     assert reference.pipeline.prompts == captions
-    ids = [tuple(reference.pipeline.tokenizer(caption)) for caption in captions]
+    ids = [tuple(reference.pipeline.tokenizers["text_encoder"](caption)) for caption in captions]
     assert len(set(ids)) == len(captions)
 
 

@@ -14,7 +14,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import write_json
 from edge_hadanorm.noise import normal
 from edge_hadanorm.reference.pipeline import ReferencePipeline
-from edge_hadanorm.runtime import TorchRunner, picture
+from edge_hadanorm.runtime import TorchRunner, latents, picture
 from edge_hadanorm.samples import Inputs, Trajectories
 from edge_hadanorm.text import PromptTokenizer
 from helpers import relative_error
@@ -96,40 +96,44 @@ def test_sharded_weights_give_the_same_denoiser(model, tiny_pipeline, tmp_path):
 # Prompts.
 
 
+def ids_of(model: source.Source, prompt: str) -> torch.Tensor:
+    return model.pipeline.tokenizers["text_encoder"].rows(prompt)[0]
+
+
 def test_ids_are_the_empty_prompt_and_the_prompt(model, reference):
-    ids = model.pipeline.ids("red a")
+    ids = ids_of(model, "red a")
     assert ids.shape == (2, WORDS)
     assert ids.dtype == torch.int64
     assert ids[0].tolist() == [reference.tokenizer.pad_token_id] * WORDS
-    assert model.pipeline.tokenizer("red a") == ids[1].tolist()
+    assert model.pipeline.tokenizers["text_encoder"]("red a") == ids[1].tolist()
 
 
 @pytest.mark.parametrize("prompt", ["", "red", "red a", "RED, a!", "a b c d e f g h", "  pale\tb\n"])
 def test_ids_are_those_of_transformers(model, tiny_pipeline, prompt):
     tokenizer = AutoTokenizer.from_pretrained(tiny_pipeline / "tokenizer")
     expected = tokenizer(["", prompt], padding="max_length", truncation=True, return_tensors="pt").input_ids
-    assert torch.equal(model.pipeline.ids(prompt), expected)
+    assert torch.equal(ids_of(model, prompt), expected)
 
 
 def test_text_is_that_of_transformers(model, tiny_pipeline):
     encoder = T5EncoderModel.from_pretrained(tiny_pipeline / "text_encoder").eval()
-    text = model.pipeline.text("red a")
+    text = model.pipeline.prompt("red a")["text"]
     assert text.shape == (2, WORDS, TEXT_WIDTH)
     with torch.no_grad():
-        assert torch.equal(text, encoder(model.pipeline.ids("red a")).last_hidden_state)
+        assert torch.equal(text, encoder(ids_of(model, "red a")).last_hidden_state)
 
 
 def test_the_first_row_does_not_depend_on_the_prompt(model):
-    a, b = model.pipeline.text("red a"), model.pipeline.text("blue c")
+    a, b = model.pipeline.prompt("red a")["text"], model.pipeline.prompt("blue c")["text"]
     assert torch.equal(a[0], b[0])
     assert not torch.equal(a[1], b[1])
 
 
 def test_case_punctuation_and_space_do_not_matter(model):
-    expected = model.pipeline.tokenizer("red a")
+    expected = model.pipeline.tokenizers["text_encoder"]("red a")
     for prompt in ("Red A", "RED, a!", " red -- a ", "red\na", "\u201cred\u201d a\u2026"):
-        assert model.pipeline.tokenizer(prompt) == expected
-    assert model.pipeline.tokenizer("?! ...") == model.pipeline.tokenizer("")
+        assert model.pipeline.tokenizers["text_encoder"](prompt) == expected
+    assert model.pipeline.tokenizers["text_encoder"]("?! ...") == model.pipeline.tokenizers["text_encoder"]("")
 
 
 @pytest.mark.parametrize(
@@ -137,13 +141,13 @@ def test_case_punctuation_and_space_do_not_matter(model):
 )
 def test_an_unknown_word_is_named_as_it_was_written(model, prompt, word):
     with pytest.raises(UserError, match=f"does not know the word '{word}'"):
-        model.pipeline.tokenizer(prompt)
+        model.pipeline.tokenizers["text_encoder"](prompt)
 
 
 def test_as_many_words_as_fit_and_no_more(model):
-    assert len(model.pipeline.tokenizer("a b c d e f g h")) == WORDS
+    assert len(model.pipeline.tokenizers["text_encoder"]("a b c d e f g h")) == WORDS
     with pytest.raises(UserError, match="9 tokens, the model takes at most 8"):
-        model.pipeline.tokenizer("a b c d e f g h a")
+        model.pipeline.tokenizers["text_encoder"]("a b c d e f g h a")
 
 
 def test_too_long_a_prompt_is_not_cut_even_where_the_file_says_so(tiny_pipeline, tmp_path):
@@ -156,7 +160,7 @@ def test_too_long_a_prompt_is_not_cut_even_where_the_file_says_so(tiny_pipeline,
 
 
 def test_words_are_the_vocabulary_in_order_of_id(model, reference):
-    words = model.pipeline.tokenizer.words()
+    words = model.pipeline.tokenizers["text_encoder"].words()
     assert words == reference.tokenizer.convert_ids_to_tokens(range(len(reference.tokenizer)))
     assert words[:2] == ["<pad>", "<unk>"]
     assert {"red", "green", "a", "h"} <= set(words)
@@ -203,7 +207,7 @@ def test_recorded_inputs_are_those_of_every_step(model):
         latent_shape = model.denoiser.latent_shape()
 
         def prepare(self, prompt):
-            assert torch.equal(calls[0].prompt["text"], pipeline.text(prompt))
+            assert torch.equal(calls[0].prompt["text"], pipeline.prompt(prompt)["text"])
             return []
 
         def denoise(self, latents, timestep, conditioning):
@@ -211,7 +215,7 @@ def test_recorded_inputs_are_those_of_every_step(model):
             return calls.pop(0).run(model.denoiser)
 
     for i, (prompt, draw) in enumerate(zip(trajectories.prompts, trajectories.samples(model.denoiser), strict=True)):
-        assert torch.equal(picture(Replay(), prompt, table, 1.5, 5 + i), draw())
+        assert torch.equal(latents(Replay(), prompt, table, 1.5, 5 + i), draw())
     assert calls == []
 
 
