@@ -11,7 +11,7 @@ from torch import nn
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, read_weights, require_finite
-from edge_hadanorm.models import family
+from edge_hadanorm.models import class_of, family
 from edge_hadanorm.sampling import SamplerTable, probe
 from edge_hadanorm.text import PromptTokenizer, TextEncoder
 
@@ -96,7 +96,7 @@ def load(name: str) -> Source:
     config = read_json(transformer / "config.json", "transformer config")
     if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
         raise UserError(f"{transformer / 'config.json'} is no diffusers config: it names no _class_name")
-    form = family(config["_class_name"])
+    form = family(class_of(config))
     config = {key: value for key, value in config.items() if not key.startswith("_")}
     weights = {key: tensor.float() for key, tensor in read_weights(transformer).items()}
     require_finite(weights, f"weights of {transformer}")
@@ -106,7 +106,13 @@ def load(name: str) -> Source:
         raise UserError(f"{transformer}: {error}") from None
     pipeline = _pipeline(folder, read_json(index, "pipeline index")) if index.exists() else None
     if pipeline is not None:
-        (width,) = denoiser.prompt_shapes(1)["text"][1:]
+        shapes = denoiser.prompt_shapes(1)
+        if set(shapes) != {"text"}:
+            raise UserError(
+                f"{folder}: a {form.source_class} is given {' and '.join(shapes)}, pipelines are supported of a text "
+                "alone: give its transformer folder with --inputs instead"
+            )
+        (width,) = shapes["text"][1:]
         if pipeline.text_encoder.width != width:
             raise UserError(
                 f"{folder}: the text encoder gives {pipeline.text_encoder.width} features a token, the transformer "

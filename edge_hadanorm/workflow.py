@@ -140,7 +140,7 @@ def _text(model: Source, inputs: list[Inputs] | None) -> Text:
         return Text(model.pipeline.tokenizer.length)
     if inputs is not None:
         return Text(inputs[0].prompt["text"].shape[1] if "text" in inputs[0].prompt else 0, "mask" in inputs[0].prompt)
-    return Text(DEFAULT_TEXT_TOKENS)
+    return Text(DEFAULT_TEXT_TOKENS if "text" in model.denoiser.prompt_shapes(1) else 0)
 
 
 def _measure(model: Source, quantized, recipe_name: str, inputs: list[Inputs] | None) -> dict:
