@@ -96,7 +96,7 @@ ARGUMENTS = {
     "label": "class_labels",
     "guidance": "guidance",
 }
-TEXT, MASK = ARGUMENTS["text"], ARGUMENTS["mask"]
+TEXT, MASK, LABEL = ARGUMENTS["text"], ARGUMENTS["mask"], ARGUMENTS["label"]
 
 
 def captured(file: Path, denoiser: Denoiser) -> list[Inputs]:
@@ -125,6 +125,9 @@ def captured(file: Path, denoiser: Denoiser) -> list[Inputs]:
     mask = tensors.get(MASK)
     if mask is not None and not (((mask == 0) | (mask == 1)).all() and mask.any(1).all()):
         raise UserError(f"{file}: {MASK} is not 1 for tokens, at least one a sample, and 0 for padding")
+    label = tensors.get(LABEL)
+    if label is not None and not ((label >= 0) & (label <= denoiser.classes) & (label % 1 == 0)).all():
+        raise UserError(f"{file}: {LABEL} is not a class from 0 to {denoiser.classes - 1}, or {denoiser.classes}: none")
     return [
         Inputs(
             latents[i : i + 1].float(),

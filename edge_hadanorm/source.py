@@ -13,7 +13,7 @@ import torch
 from edge_hadanorm.decoder import ImageDecoder
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, read_weights, require_finite
-from edge_hadanorm.models import family
+from edge_hadanorm.models import class_of, family
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines import KINDS, Encoder, Tensors, suffixed, tokenizer_of
 from edge_hadanorm.sampling import SamplerTable, probe
@@ -171,7 +171,7 @@ def load(name: str) -> Source:
     config = read_json(transformer / "config.json", "transformer config")
     if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
         raise UserError(f"{transformer / 'config.json'} is no diffusers config: it names no _class_name")
-    form = family(config["_class_name"])
+    form = family(class_of(config))
     config = {key: value for key, value in config.items() if not key.startswith("_")}
     weights = {key: tensor.float() for key, tensor in read_weights(transformer).items()}
     require_finite(weights, f"weights of {transformer}")
@@ -198,18 +198,23 @@ def _check_pipeline(folder: Path, denoiser: Denoiser, pipeline: TextToImage) -> 
         for output, width in widths.items():
             shape = (2, width) if output == "pooled" else (2, tokens, width)
             outputs[suffixed(name, output)] = torch.empty(shape, device="meta")
-    if pipeline.labels is not None:
-        classes = denoiser.config["num_embeds_ada_norm"]
-        if len(pipeline.labels) != classes:
-            raise UserError(f"{folder}: {len(pipeline.labels)} classes have names, the transformer knows {classes}")
-        return
-    found = pipeline.kind.gather(outputs)
-    for name, shape in denoiser.prompt_shapes(found["text"].shape[1]).items():
-        if name not in found or found[name].shape[-1] != shape[-1]:
-            width = found[name].shape[-1] if name in found else 0
+    found = {"label": torch.empty(2)} if pipeline.labels is not None else pipeline.kind.gather(outputs)
+    wanted = denoiser.prompt_shapes(1)
+    if foreign := sorted(set(wanted) ^ (set(found) - {"mask"})):
+        raise UserError(
+            f"{folder}: a {denoiser.source_class} is given {' and '.join(wanted)} and a {pipeline.class_name} has "
+            f"{' and '.join(found)} ({foreign[0]} is not in both): give its transformer folder with --inputs instead"
+        )
+    if pipeline.labels is not None and len(pipeline.labels) != denoiser.classes:
+        raise UserError(
+            f"{folder}: {len(pipeline.labels)} classes have names, the transformer knows {denoiser.classes}; copy both "
+            "from one model"
+        )
+    for name, shape in wanted.items():
+        if shape and found[name].shape[-1] != shape[-1]:
             raise UserError(
-                f"{folder}: the text encoder gives {width} features of {name}, the transformer takes {shape[-1]}; "
-                "copy both from one model"
+                f"{folder}: the text encoder gives {found[name].shape[-1]} features of {name}, the transformer takes "
+                f"{shape[-1]}; copy both from one model"
             )
 
 

@@ -142,7 +142,7 @@ def _text(model: Source, inputs: list[Inputs] | None) -> Text:
         return Text.of(model.pipeline.prompt(""))
     if inputs is not None:
         return Text.of(inputs[0].prompt)
-    return Text(DEFAULT_TEXT_TOKENS)
+    return Text(DEFAULT_TEXT_TOKENS if "text" in model.denoiser.prompt_shapes(1) else 0)
 
 
 def _measure(model: Source, quantized, recipe_name: str, inputs: list[Inputs] | None) -> dict:

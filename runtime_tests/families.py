@@ -54,7 +54,7 @@ class Family:
 
     def exact(self, transformer: nn.Module, call: Inputs) -> torch.Tensor:
         """What diffusers' transformer predicts for a call."""
-        arguments = {ARGUMENTS[name]: tensor for name, tensor in call.prompt.items()}
+        arguments = {ARGUMENTS[name]: t.long() if name == "label" else t for name, t in call.prompt.items()}
         timestep = call.timestep.expand(len(call.latents))
         found = transformer(hidden_states=call.latents, timestep=timestep, **arguments, return_dict=False)[0]
         return found[:, : call.latents.shape[1]]
@@ -77,5 +77,18 @@ FAMILIES = {
             use_additional_conditions=False,
         ),
         masked=True,
+    ),
+    "dit": Family(
+        "DiTTransformer2DModel",
+        dict(
+            num_attention_heads=2,
+            attention_head_dim=32,
+            num_layers=2,
+            patch_size=2,
+            sample_size=8,
+            in_channels=4,
+            out_channels=8,
+            num_embeds_ada_norm=10,
+        ),
     ),
 }

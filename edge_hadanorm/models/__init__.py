@@ -1,9 +1,19 @@
 """Denoisers by diffusers transformer class: the form that is calibrated, quantized, simulated and exported."""
 
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.models.dit import DiTDenoiser
 from edge_hadanorm.models.pixart import PixArtDenoiser
 
-FAMILIES = {form.source_class: form for form in (PixArtDenoiser,)}
+FAMILIES = {form.source_class: form for form in (PixArtDenoiser, DiTDenoiser)}
+# Older checkpoints name one class for all of these, which their norm_type tells apart.
+COMMON_CLASS = "Transformer2DModel"
+BY_NORM_TYPE = {"ada_norm_single": "PixArtTransformer2DModel", "ada_norm_zero": "DiTTransformer2DModel"}
+
+
+def class_of(config: dict) -> str:
+    """The transformer class that a diffusers config is of, by its name of today."""
+    name = config["_class_name"]
+    return BY_NORM_TYPE.get(str(config.get("norm_type")), name) if name == COMMON_CLASS else name
 
 
 def family(class_name: str) -> type:

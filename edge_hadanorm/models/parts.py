@@ -34,14 +34,14 @@ def attention(q: Heads, k: Heads, v: Heads, bias: torch.Tensor | None = None) ->
     return torch.cat(outputs, dim=-1)
 
 
-def layer_norm(x: torch.Tensor) -> torch.Tensor:
+def layer_norm(x: torch.Tensor, eps: float = LAYER_NORM_EPS) -> torch.Tensor:
     """Layer norm over the features of x [..., d], without weight: in products, which mobile backends take whole.
 
     As an operator of its own it would split a program into two delegates, and run on one thread.
     """
     mean = x.new_full((1, x.shape[-1]), 1 / x.shape[-1])
     x = x - F.linear(x, mean)
-    return x * torch.rsqrt(F.linear(x * x, mean) + LAYER_NORM_EPS)
+    return x * torch.rsqrt(F.linear(x * x, mean) + eps)
 
 
 class StackedLinear(nn.Linear):
@@ -65,10 +65,10 @@ def sinusoid(timestep: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def time_frequencies(channels: int = TIME_CHANNELS) -> torch.Tensor:
-    """Frequencies [channels / 2], float64, of diffusers' timestep embedding."""
+def time_frequencies(channels: int = TIME_CHANNELS, shift: int = 0) -> torch.Tensor:
+    """Frequencies [channels / 2], float64, of diffusers' timestep embedding; shift: its downscale_freq_shift."""
     half = channels // 2
-    return 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+    return 10000.0 ** (-torch.arange(half, dtype=torch.float64) / (half - shift))
 
 
 def mask_bias(mask: torch.Tensor) -> torch.Tensor:
