@@ -34,14 +34,14 @@ def attention(q: Heads, k: Heads, v: Heads, bias: torch.Tensor | None = None) ->
     return torch.cat(outputs, dim=-1)
 
 
-def layer_norm(x: torch.Tensor) -> torch.Tensor:
+def layer_norm(x: torch.Tensor, eps: float = LAYER_NORM_EPS) -> torch.Tensor:
     """Layer norm over the features of x [..., d], without weight: in products, which mobile backends take whole.
 
     As an operator of its own it would split a program into two delegates, and run on one thread.
     """
     mean = x.new_full((1, x.shape[-1]), 1 / x.shape[-1])
     x = x - F.linear(x, mean)
-    return x * torch.rsqrt(F.linear(x * x, mean) + LAYER_NORM_EPS)
+    return x * torch.rsqrt(F.linear(x * x, mean) + eps)
 
 
 class StackedLinear(nn.Linear):
