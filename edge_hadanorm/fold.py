@@ -1,12 +1,13 @@
 """Folding: what the layer that makes a linear's input can do of its transform offline.
 
 A transform z = ((x - mu) / D) R splits into an absorbed part, which moves into the weights of the layer that makes x,
-and an online part, which the device computes. Both identities are exact:
+and an online part, which the device computes. These identities are exact:
 
 - Attention makes x = P V, and the rows of P sum to one: ((x - mu) / D) R = P (((V - mu) / D) R) for an R within heads,
   so all of it goes into the linear that makes V.
 - An adaptive layer norm makes x = n (1 + s) + t: (x - mu) / D = n (1 + s) / D + (t - mu) / D, d numbers a step where
   S x d would be divided. A rotation does not commute with n (1 + s) and stays online.
+- A gated linear unit makes x = f(g) u: x / D = f(g) (u / D). Mean and rotation stay online.
 
 Of a dynamic mean the calibrated share is absorbed; online remains the mean over the tokens of what is left.
 """
@@ -25,11 +26,12 @@ from edge_hadanorm.transform import FeatureTransform
 class Producer(Protocol):
     """Makes the input of a quantized linear.
 
-    head: features within which it can take a rotation, None where it takes none.
+    head: features within which it can take a rotation, None where it takes none. mean: whether it can take a mean.
     """
 
     name: ClassVar[str]
     head: int | None
+    mean: bool
 
     def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
         """Let `denoiser` make the transform of what it made; replaces parameters, does not write into them."""
@@ -43,6 +45,7 @@ class Values:
     first: int
     head: int
     name: ClassVar[str] = "values"
+    mean: ClassVar[bool] = True
 
     def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
         linear = denoiser.get_submodule(self.linear)
@@ -62,6 +65,7 @@ class Modulation:
     scale: int
     name: ClassVar[str] = "modulation"
     head: ClassVar[None] = None
+    mean: ClassVar[bool] = True
 
     def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
         block = denoiser.get_submodule(self.block)
@@ -87,6 +91,7 @@ class LinearModulation:
     scale: int
     name: ClassVar[str] = "modulation"
     head: ClassVar[None] = None
+    mean: ClassVar[bool] = True
 
     def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
         linear = denoiser.get_submodule(self.linear)
@@ -106,6 +111,23 @@ class LinearModulation:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """A gated linear unit f(g) u, where u is the output of `linear` from feature `first` on."""
+
+    linear: str
+    first: int
+    name: ClassVar[str] = "gate"
+    head: ClassVar[None] = None
+    mean: ClassVar[bool] = False
+
+    def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
+        linear, inverse = denoiser.get_submodule(self.linear), transform.inverse_scale
+        factor = torch.cat([inverse.new_ones(self.first), inverse])
+        bias = None if linear.bias is None else linear.bias.double() * factor
+        replace(linear, weight=linear.weight.double() * factor[:, None], bias=bias)
+
+
+@dataclass(frozen=True)
 class Folding:
     """The two parts of one input's transform: online(absorbed(x)) is that transform of x."""
 
@@ -113,8 +135,8 @@ class Folding:
     online: FeatureTransform
 
 
-def split(transform: FeatureTransform, head: int | None) -> Folding:
-    """What a producer with this `head` absorbs, and the rest, in float64."""
+def split(transform: FeatureTransform, head: int | None, mean: bool = True) -> Folding:
+    """What a producer with this `head` and `mean` absorbs, and the rest, in float64."""
     within = 0
     for order, stride in transform.rotation:
         if head is None or head % (order * stride):
@@ -122,8 +144,9 @@ def split(transform: FeatureTransform, head: int | None) -> Folding:
         within += 1
     centre = None if transform.centre is None else transform.centre.double()
     scale = None if transform.inverse_scale is None else 1 / transform.inverse_scale.double()
-    absorbed = FeatureTransform(centre, scale=scale, rotation=transform.rotation[:within])
-    return Folding(absorbed, FeatureTransform(dynamic=transform.dynamic, rotation=transform.rotation[within:]))
+    absorbed = FeatureTransform(centre if mean else None, scale=scale, rotation=transform.rotation[:within])
+    left = None if mean or centre is None else absorbed.linear(centre)
+    return Folding(absorbed, FeatureTransform(left, transform.dynamic, rotation=transform.rotation[within:]))
 
 
 Choose = Callable[[str, torch.Tensor], FeatureTransform]
@@ -151,8 +174,9 @@ def fold_into(denoiser: nn.Module, names: list[str], choose: Choose) -> dict[str
     for name in reversed(names):
         linear, producer = denoiser.get_submodule(name), producers.get(name)
         weight, bias = linear.weight.double(), None if linear.bias is None else linear.bias.double()
-        transform = choose(name, weight)
-        foldings[name] = Folding(FeatureTransform(), transform) if producer is None else split(transform, producer.head)
+        foldings[name] = Folding(FeatureTransform(), choose(name, weight))
+        if producer is not None:
+            foldings[name] = split(foldings[name].online, producer.head, producer.mean)
         absorbed = foldings[name].absorbed
         if not absorbed.is_identity:
             producer.absorb(denoiser, absorbed)

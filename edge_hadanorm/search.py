@@ -81,7 +81,9 @@ def search(
             transforms = [build(own, part) for part in moments]
             total = sum(noise(own, *pair) for pair in zip(transforms, folds, strict=True))
             quality = 10 * math.log10(signal / total) if total else math.inf
-            online = transforms[0] if producer is None else split(transforms[0], producer.head).online
+            online = transforms[0]
+            if producer is not None:
+                online = split(online, producer.head, producer.mean).online
             scores[own] = quality - EXCHANGE_DB * online_cost(online, outputs, own.rank)
         return scores[own]
 

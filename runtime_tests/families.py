@@ -15,6 +15,7 @@ from helpers import randn
 class Family:
     """config: of `source_class`. tokens: of a text. masked: whether the transformer takes a mask of them.
 
+    unit: what the tests' timesteps, from 0 to 1000, are multiplied by.
     error: of our denoiser to diffusers' in float64, where diffusers computes a part (positions, time) in float32.
     """
 
@@ -22,6 +23,7 @@ class Family:
     config: dict
     tokens: int = 6
     masked: bool = False
+    unit: float = 1.0
     error: float = 1e-5
 
     def make(self) -> nn.Module:
@@ -50,7 +52,7 @@ class Family:
         if "label" in prompt:
             prompt["label"] = torch.arange(batch).double() + seed % 3
         latents = randn(batch, *denoiser.latent_shape(), seed=seed)
-        return Inputs(latents, torch.tensor([timestep], dtype=torch.float64), prompt)
+        return Inputs(latents, torch.tensor([timestep * self.unit], dtype=torch.float64), prompt)
 
     def exact(self, transformer: nn.Module, call: Inputs) -> torch.Tensor:
         """What diffusers' transformer predicts for a call."""
@@ -90,5 +92,22 @@ FAMILIES = {
             out_channels=8,
             num_embeds_ada_norm=10,
         ),
+    ),
+    "auraflow": Family(
+        "AuraFlowTransformer2DModel",
+        dict(
+            num_attention_heads=2,
+            attention_head_dim=32,
+            num_mmdit_layers=2,
+            num_single_dit_layers=2,
+            patch_size=2,
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            joint_attention_dim=48,
+            caption_projection_dim=64,
+            pos_embed_max_size=37,  # a square of 6, and one that no picture reads
+        ),
+        unit=1e-3,
     ),
 }

@@ -8,10 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
 
 from edge_hadanorm.calibration import calibrate, observed
 from edge_hadanorm.evaluate import layer_sqnr_db
-from edge_hadanorm.fold import fold, refold, split
+from edge_hadanorm.fold import Gate, fold, refold, split
 from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.models.pixart import PixArtDenoiser
 from edge_hadanorm.quantize import build_transform, quantize
@@ -158,6 +160,43 @@ def test_where_nothing_can_fold_all_is_online(denoiser, linear):
     assert foldings[name].online is transform
     assert foldings[name].absorbed.is_identity
     assert changed(folded, denoiser) == set()
+
+
+# A gated linear unit, which no PixArt has.
+
+INNER = 16
+
+
+class Gated(nn.Module):
+    def __init__(self, bias: bool):
+        super().__init__()
+        self.up, self.down = nn.Linear(12, 2 * INNER, bias=bias), nn.Linear(INNER, 12, bias=bias)
+        for seed, tensor in enumerate(self.requires_grad_(False).double().state_dict().values()):
+            tensor.copy_(randn(*tensor.shape, seed=seed))
+
+    def quantizable(self):
+        return ["up", "down"]
+
+    def producers(self):
+        return {"down": Gate("up", INNER)}
+
+    def forward(self, x):
+        gate, value = self.up(x).split(INNER, dim=-1)
+        return self.down(F.silu(gate) * value)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("parts", [(part,) for part in PARTS] + [PARTS], ids="-".join)
+def test_a_gated_unit_takes_the_scale_alone(parts, bias):
+    gated, x, transform = Gated(bias), randn(2, 5, 12), make_transform(INNER, parts, ((4, 1), (4, 4)))
+    folded, foldings = fold(gated, only("down", transform))
+    assert foldings["down"].absorbed.steps() == [part for part in parts if part == "scale"]
+    assert foldings["down"].online.steps() == [step for step in transform.steps() if step != "scale"]
+    assert torch.equal(folded.up.weight[:INNER], gated.up.weight[:INNER])
+    assert folded.up.weight.equal(gated.up.weight) == ("scale" not in parts)
+    assert (folded.up.bias is None) == (not bias)
+    for own in (folded, with_online(folded, foldings)):
+        assert relative_error(own(x), gated(x)) <= 1e-10
 
 
 # All of them.
@@ -385,12 +424,13 @@ def test_the_factors_within_a_head_are_absorbed(rotation, head, within):
     heads=st.integers(1, 4),
     head=st.sampled_from([2, 7, 8, 10, 12, 18, 20, 40]),
     takes=st.booleans(),
+    mean=st.booleans(),
     kind=st.sampled_from(CHOICES["rotation"]),
     block=st.sampled_from([1, 4, 32]),
     parts=st.sets(st.sampled_from(PARTS[:3])),
     seed=st.integers(0, 2**31),
 )
-def test_absorbed_then_online_is_the_transform(heads, head, takes, kind, block, parts, seed):
+def test_absorbed_then_online_is_the_transform(heads, head, takes, mean, kind, block, parts, seed):
     width, head = heads * head, head if takes else None
     try:
         rotation = rotation_factors(width, kind, block, head)
@@ -398,14 +438,16 @@ def test_absorbed_then_online_is_the_transform(heads, head, takes, kind, block, 
     except ValueError:  # no full rotation of this width
         return
     x = randn(2, 5, width, seed=seed) + randn(width, seed=seed + 1)
-    folding = split(transform, head)
+    folding = split(transform, head, mean)
     (expected, rest), (z, online_rest) = transform(x), folding.online(folding.absorbed(x)[0])
     assert (z - expected).norm() <= 1e-12 * transform.linear(x).norm()
     assert (rest is None) == (online_rest is None) == ("dynamic" not in parts)
     if rest is not None:
         assert (online_rest - rest).norm() <= 1e-12 * transform.linear(x).norm()
     assert not folding.absorbed.dynamic
-    assert set(folding.online.steps()) <= {"token mean"} | {f"H{order}" for order, _ in rotation}
+    assert mean or folding.absorbed.centre is None
+    means = {"token mean"} if mean else {"token mean", "mean"}
+    assert set(folding.online.steps()) <= means | {f"H{order}" for order, _ in rotation}
     if head is None:
         assert folding.absorbed.rotation == ()
         return

@@ -1,10 +1,12 @@
 """Denoisers by diffusers transformer class: the form that is calibrated, quantized, simulated and exported."""
 
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.models.auraflow import AuraFlowDenoiser
 from edge_hadanorm.models.dit import DiTDenoiser
 from edge_hadanorm.models.pixart import PixArtDenoiser
 
-FAMILIES = {form.source_class: form for form in (PixArtDenoiser, DiTDenoiser)}
+FORMS = (PixArtDenoiser, DiTDenoiser, AuraFlowDenoiser)
+FAMILIES = {form.source_class: form for form in FORMS}
 # Older checkpoints name one class for all of these, which their norm_type tells apart.
 COMMON_CLASS = "Transformer2DModel"
 BY_NORM_TYPE = {"ada_norm_single": "PixArtTransformer2DModel", "ada_norm_zero": "DiTTransformer2DModel"}
