@@ -2,8 +2,9 @@
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.models.pixart import PixArtDenoiser
+from edge_hadanorm.models.sd3 import SD3Denoiser
 
-FAMILIES = {form.source_class: form for form in (PixArtDenoiser,)}
+FAMILIES = {form.source_class: form for form in (PixArtDenoiser, SD3Denoiser)}
 
 
 def family(class_name: str) -> type:
