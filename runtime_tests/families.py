@@ -27,7 +27,7 @@ class Family:
     error: float = 1e-5
 
     def make(self) -> nn.Module:
-        """The transformer of diffusers, with weights where it starts with zeros and channels far above the others."""
+        """The transformer of diffusers, with weights where it starts with 0 or 1 and channels far above the others."""
         torch.manual_seed(0)
         transformer = getattr(diffusers, self.source_class)(**self.config).eval().requires_grad_(False)
         for name, parameter in transformer.named_parameters():
@@ -35,6 +35,8 @@ class Family:
                 nn.init.normal_(parameter, std=0.2)
             if parameter.ndim == 2:
                 parameter[:, ::13] *= 4
+            if (parameter == 1).all():
+                nn.init.uniform_(parameter, 0.5, 1.5)
         return transformer
 
     def save(self, folder: Path) -> Path:
@@ -109,5 +111,39 @@ FAMILIES = {
             pos_embed_max_size=37,  # a square of 6, and one that no picture reads
         ),
         unit=1e-3,
+    ),
+    "sd3": Family(
+        "SD3Transformer2DModel",
+        dict(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            num_layers=2,
+            attention_head_dim=32,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            caption_projection_dim=64,
+            pooled_projection_dim=40,
+            out_channels=4,
+            pos_embed_max_size=7,
+        ),
+    ),
+    "sd3.5": Family(
+        "SD3Transformer2DModel",
+        dict(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            num_layers=2,
+            attention_head_dim=32,
+            num_attention_heads=2,
+            joint_attention_dim=48,
+            caption_projection_dim=64,
+            pooled_projection_dim=40,
+            out_channels=4,
+            pos_embed_max_size=9,
+            dual_attention_layers=[0],
+            qk_norm="rms_norm",
+        ),
     ),
 }

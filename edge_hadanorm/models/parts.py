@@ -8,6 +8,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.linear import equal_parts
 
 LAYER_NORM_EPS = 1e-6
+RMS_NORM_EPS = 1e-6
 TIME_CHANNELS = 256
 # What attention's scores may take; one head of 2048 tokens fits.
 SCORES_BYTES = 16 << 20
@@ -120,3 +121,15 @@ def check_fixed(config: dict, fixed: dict) -> None:
     for key, value in fixed.items():
         if config.get(key, value) != value:
             raise UserError(f"transformer config: {key} is {config[key]!r}; only {value!r} is supported")
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """RMS norm over the features of x [..., d] with a weight [d], in products as `layer_norm`."""
+    mean = x.new_full((1, x.shape[-1]), 1 / x.shape[-1])
+    return x * torch.rsqrt(F.linear(x * x, mean) + RMS_NORM_EPS) * weight
+
+
+def normed_heads(x: torch.Tensor, weight: torch.Tensor) -> Heads:
+    """Heads [B, S, h] of x [B, S, d], RMS-normed with a weight [h]: all at once, for a program of few operators."""
+    normed = rms_norm(x.reshape(len(x), -1, len(weight)), weight).reshape(x.shape)
+    return equal_parts(normed, x.shape[-1] // len(weight))

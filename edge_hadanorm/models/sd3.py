@@ -1,0 +1,298 @@
+"""Stable Diffusion 3 and 3.5: diffusers' SD3Transformer2DModel as `prepare` (once a prompt) and `denoise` (every step).
+
+An MMDiT (arXiv 2403.03206): image and text are two streams of tokens with weights of their own, which attend jointly.
+Both streams change with the timestep, so that `prepare` is no more than the text's and the pooled text's projections.
+The last block's text only gives keys and values: its queries are cut. Linears that read the same tensor are stacked
+into one, and the attention scale is folded into q, or into the weight of its norm. Quantized are the linears of the
+blocks; embeddings, projections of the prompt, adaptive layer norms and the last linear stay in float.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.fold import LinearModulation, Producer, Values
+from edge_hadanorm.linear import equal_parts
+from edge_hadanorm.models.denoiser import Denoiser, State
+from edge_hadanorm.models.parts import (
+    TIME_CHANNELS,
+    Heads,
+    Pair,
+    StackedLinear,
+    Weights,
+    attention,
+    check_fixed,
+    check_sizes,
+    layer_norm,
+    normed_heads,
+    sinusoid,
+    stacked,
+    time_frequencies,
+)
+from edge_hadanorm.models.pixart import FeedForward
+
+# Linears of a block, those that it has, in order of execution.
+LINEARS = (
+    *("image.attn.qkv", "text.attn.qkv", "image.attn.out", "image.attn2.qkv", "image.attn2.out"),
+    *("image.ff.up", "image.ff.down", "text.attn.out", "text.ff.up", "text.ff.down"),
+)
+# Shift and scale, as parts of their stream's modulation, of the linears that read an adaptive layer norm.
+MODULATED = {"attn.qkv": (0, 1), "ff.up": (3, 4), "attn2.qkv": (6, 7)}
+# Where diffusers has q, k, v, out and the norms of q and k of each stream.
+IMAGE = ("to_q", "to_k", "to_v", "to_out.0", "norm_q", "norm_k")
+TEXT = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "norm_added_q", "norm_added_k")
+
+
+class Attention(nn.Module):
+    """One stream's linears of multi-head attention. normed: q and k have an RMS norm. last: without q and out."""
+
+    def __init__(self, width: int, heads: int, normed: bool, last: bool = False):
+        super().__init__()
+        self.heads, self.count = heads, 2 if last else 3
+        self.qkv = StackedLinear(width, self.count * width)
+        self.norm_q = nn.Parameter(torch.empty(width // heads)) if normed and not last else None
+        self.norm_k = nn.Parameter(torch.empty(width // heads)) if normed else None
+        self.out = None if last else nn.Linear(width, width)
+
+    def project(self, x: torch.Tensor, shift: torch.Tensor) -> tuple[Heads, Heads, Heads]:
+        """q (scaled), k and v of tokens x, to which a shift is still to be added."""
+        heads = self.heads
+        if self.norm_k is None:
+            made = self.qkv(x, shift=shift, parts=self.count * heads)
+            return made[: -2 * heads], made[-2 * heads : -heads], made[-heads:]
+        *q, k, v = self.qkv(x, shift=shift, parts=self.count)
+        q = normed_heads(q[0], self.norm_q) if q else []
+        return q, normed_heads(k, self.norm_k), equal_parts(v, heads)
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        """Of the stream's tokens on themselves."""
+        return self.out(attention(*self.project(x, shift)))
+
+
+class Stream(nn.Module):
+    """One stream's part of a block. dual: with a second attention, of the stream on itself (SD 3.5 medium).
+
+    Its modulation is shift, scale and gate of the joint attention, the feed-forward and a dual attention, with the 1 of
+    a scale in the bias. last: it is shift and scale, as there is nothing past the attention's keys and values.
+    """
+
+    def __init__(self, width: int, heads: int, normed: bool, dual: bool = False, last: bool = False):
+        super().__init__()
+        self.modulation = nn.Linear(width, (2 if last else 9 if dual else 6) * width)
+        self.attn = Attention(width, heads, normed, last)
+        self.attn2 = Attention(width, heads, normed) if dual else None
+        self.ff = None if last else FeedForward(width, 4 * width)
+
+    def parts(self, condition: torch.Tensor) -> list[torch.Tensor]:
+        """Shifts, scales and gates, each [B, 1, d]."""
+        return equal_parts(self.modulation(condition), self.modulation.out_features // self.modulation.in_features)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor, parts: list[torch.Tensor], attended: torch.Tensor):
+        """x [B, S, d] past the block; y: its layer norm, attended [B, S, d]: what the joint attention made of it."""
+        gate_a, shift_f, scale_f, gate_f, *dual = parts[2:]
+        x = x + gate_a * self.attn.out(attended)
+        if dual:
+            shift, scale, gate = dual
+            x = x + gate * self.attn2(y * scale, shift)
+        return x + gate_f * self.ff(layer_norm(x) * scale_f, shift_f)
+
+
+class Block(nn.Module):
+    """MMDiT block (arXiv 2403.03206, section 4). last: after it the text is read no more."""
+
+    def __init__(self, width: int, heads: int, normed: bool, dual: bool, last: bool):
+        super().__init__()
+        self.last = last
+        self.image = Stream(width, heads, normed, dual)
+        self.text = Stream(width, heads, normed, last=last)
+
+    def forward(self, x, text, condition):
+        """x [B, S, d], text [B, L, d], condition [B, 1, d] -> x and text, None after the last block."""
+        image, words = self.image.parts(condition), self.text.parts(condition)
+        y, z, tokens = layer_norm(x), layer_norm(text), x.shape[1]
+        q, k, v = self.image.attn.project(y * image[1], image[0])
+        text_q, text_k, text_v = self.text.attn.project(z * words[1], words[0])
+        attended = attention(joined(q, text_q), joined(k, text_k), joined(v, text_v))
+        if self.last:
+            return self.image(x, y, image, attended), None
+        x = self.image(x, y, image, attended[:, :tokens])
+        return x, self.text(text, z, words, attended[:, tokens:])
+
+
+class SD3Denoiser(Denoiser):
+    """The denoiser of an SD3Transformer2DModel config; H = W = config["sample_size"].
+
+    Of a prompt it takes text [L, joint_attention_dim] and pooled [pooled_projection_dim].
+    """
+
+    source_class = "SD3Transformer2DModel"
+
+    def __init__(self, config: dict):
+        super().__init__(config)
+        check_config(config)
+        self.heads = config["num_attention_heads"]
+        self.width = width = self.heads * config["attention_head_dim"]
+        self.channels, self.patch, self.side = config["in_channels"], config["patch_size"], config["sample_size"]
+        self.text_width, self.pooled_width = config["joint_attention_dim"], config["pooled_projection_dim"]
+        grid, layers = self.side // self.patch, config["num_layers"]
+        self.patch_embed = nn.Conv2d(self.channels, width, self.patch, stride=self.patch)
+        self.register_buffer("positions", torch.empty(1, grid * grid, width))
+        self.time_up = nn.Linear(TIME_CHANNELS, width)
+        self.time_down = nn.Linear(width, width)
+        self.pooled_up = nn.Linear(self.pooled_width, width)
+        self.pooled_down = nn.Linear(width, width)
+        self.text_embed = nn.Linear(self.text_width, width)
+        normed, dual = config.get("qk_norm") is not None, config.get("dual_attention_layers") or ()
+        self.blocks = nn.ModuleList(Block(width, self.heads, normed, i in dual, i == layers - 1) for i in range(layers))
+        self.final_modulation = nn.Linear(width, 2 * width)
+        self.final = nn.Linear(width, self.patch * self.patch * self.channels)
+        self.register_buffer("frequencies", torch.empty(TIME_CHANNELS // 2))
+
+    @staticmethod
+    def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Stacked, scaled, cropped, cut."""
+        return convert(config, Weights(weights))
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.channels, self.side, self.side
+
+    def prompt_shapes(self, tokens: int, masked: bool = False) -> dict[str, tuple[int, ...]]:
+        """There is no mask: the transformer attends to the padding too."""
+        return {"text": (tokens, self.text_width), "pooled": (self.pooled_width,)}
+
+    def stages(self) -> list[list[str]]:
+        present = [set(dict(block.named_modules())) for block in self.blocks]
+        return [[f"blocks.{i}.{name}" for name in LINEARS if name in present[i]] for i in range(len(self.blocks))]
+
+    def steady(self) -> list[str]:
+        """A mean moves behind an adaptive layer norm, and with the prompt, whose are all of the text's tokens."""
+        return [name for name in self.quantizable() if ".image." in name and name.endswith((".out", ".down"))]
+
+    def producers(self) -> dict[str, Producer]:
+        """A joint attention's output has two readers, and two linears make its values: that is left online."""
+        made = {}
+        for name in self.quantizable():
+            stream, *linear = name.rsplit(".", 2)
+            if (linear := ".".join(linear)) in MODULATED:
+                made[name] = LinearModulation(f"{stream}.modulation", *MODULATED[linear])
+            elif linear == "attn2.out":
+                made[name] = Values(f"{stream}.attn2.qkv", 2 * self.width, self.width // self.heads)
+        return made
+
+    def prepare(self, text: torch.Tensor, pooled: torch.Tensor) -> list[torch.Tensor]:
+        """The text's tokens [B, L, d] and its share [B, 1, d] of the condition, of text [B, L, C] and pooled [B, P]."""
+        return [self.text_embed(text), self.pooled_down(F.silu(self.pooled_up(pooled))).unsqueeze(1)]
+
+    def begin(self, latents: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor, pooled: torch.Tensor) -> State:
+        text, pooled = self.prepare(text, pooled)
+        return self._tokens(latents), text, self._condition(timestep, pooled)
+
+    def advance(self, stage: int, state: State) -> State:
+        x, text, condition = state
+        return *self.blocks[stage](x, text, condition), condition
+
+    def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
+        text, pooled = conditioning
+        x, condition = self._tokens(latents), self._condition(timestep, pooled)
+        for block in self.blocks:
+            x, text = block(x, text, condition)
+        shift, scale = equal_parts(self.final_modulation(condition), 2)
+        x = self.final(layer_norm(x) * scale + shift)
+        grid, patch = self.side // self.patch, self.patch
+        x = x.reshape(-1, grid, grid, patch, patch, self.channels).permute(0, 5, 1, 3, 2, 4)
+        return x.reshape(-1, self.channels, self.side, self.side)
+
+    def _tokens(self, latents: torch.Tensor) -> torch.Tensor:
+        """Patches and their positions: [B, C, H, W] -> [B, S, d]."""
+        return self.patch_embed(latents).flatten(2).transpose(1, 2) + self.positions
+
+    def _condition(self, timestep: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
+        """What every adaptive layer norm reads, of a timestep [1] and the pooled text's share: [B, 1, d]."""
+        time = self.time_down(F.silu(self.time_up(sinusoid(timestep, self.frequencies))))
+        return F.silu(time + pooled)
+
+
+def joined(image: Heads, text: Heads) -> Heads:
+    """Heads of both streams' tokens, the image's first; the image's where the text has none."""
+    return [torch.cat(pair, dim=1) for pair in zip(image, text, strict=True)] if text else image
+
+
+def check_config(config: dict) -> None:
+    """Raises UserError where the config is of an SD3Transformer2DModel this form does not cover."""
+    check_sizes(config, "num_attention_heads", "attention_head_dim", "in_channels", "patch_size", "sample_size")
+    check_sizes(config, "num_layers", "joint_attention_dim", "pooled_projection_dim", "pos_embed_max_size")
+    side, patch, most = (config[key] for key in ("sample_size", "patch_size", "pos_embed_max_size"))
+    if side % patch:
+        raise UserError(f"transformer config: patch_size {patch} does not divide sample_size {side}")
+    if side // patch > most:
+        raise UserError(f"transformer config: {side // patch} patches a side are more than pos_embed_max_size {most}")
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    check_fixed(config, {"caption_projection_dim": width, "out_channels": config["in_channels"]})
+    if config.get("qk_norm") not in (None, "rms_norm"):
+        raise UserError(f"transformer config: qk_norm is {config['qk_norm']!r}; only null and 'rms_norm' are supported")
+    dual = config.get("dual_attention_layers") or ()
+    if not isinstance(dual, list | tuple) or any(type(layer) is not int for layer in dual):
+        raise UserError(f"transformer config: dual_attention_layers is {dual!r}, not a list of layers")
+
+
+def convert(config: dict, weights: Weights) -> dict[str, torch.Tensor]:
+    """An SD3Transformer2DModel state dict as an SD3Denoiser's."""
+    head, layers = config["attention_head_dim"], config["num_layers"]
+    width = head * config["num_attention_heads"]
+    normed, duals = config.get("qk_norm") is not None, config.get("dual_attention_layers") or ()
+    take, linear, state = weights.take, weights.linear, {}
+
+    def put(target: str, *pairs: Pair) -> None:
+        state.update(stacked(target, *pairs))
+
+    def put_modulation(target: str, source: str, parts: int) -> None:
+        """Shift, scale, gate and so on, with 1 added to the scales; of two parts diffusers has the scale first."""
+        weight, bias = (t.roll(width if parts == 2 else 0, dims=0) for t in linear(source, parts * width, width))
+        ones = bias.new_tensor([1.0 if i % 3 == 1 else 0.0 for i in range(parts)])
+        put(target, (weight, bias + ones.repeat_interleave(width)))
+
+    def put_attention(target: str, source: str, names: tuple[str, ...], last: bool = False) -> None:
+        q, k, v = (linear(f"{source}.{name}", width, width) for name in names[:3])
+        if normed:
+            norm_q, norm_k = (take(f"{source}.{name}.weight", head) for name in names[4:])
+            state.update({f"{target}.norm_k": norm_k} | ({} if last else {f"{target}.norm_q": norm_q * head**-0.5}))
+        else:
+            q = tuple(t * head**-0.5 for t in q)
+        put(f"{target}.qkv", *(() if last else (q,)), k, v)
+        if not last:
+            put(f"{target}.out", linear(f"{source}.{names[3]}", width, width))
+
+    def put_feed_forward(target: str, source: str) -> None:
+        put(f"{target}.up", linear(f"{source}.net.0.proj", 4 * width, width))
+        put(f"{target}.down", linear(f"{source}.net.2", width, 4 * width))
+
+    patch, channels, most = config["patch_size"], config["in_channels"], config["pos_embed_max_size"]
+    kernel = take("pos_embed.proj.weight", width, channels, patch, patch)
+    put("patch_embed", (kernel, take("pos_embed.proj.bias", width)))
+    time, pooled = "time_text_embed.timestep_embedder", "time_text_embed.text_embedder"
+    put("time_up", linear(f"{time}.linear_1", width, TIME_CHANNELS))
+    put("time_down", linear(f"{time}.linear_2", width, width))
+    put("pooled_up", linear(f"{pooled}.linear_1", width, config["pooled_projection_dim"]))
+    put("pooled_down", linear(f"{pooled}.linear_2", width, width))
+    put("text_embed", linear("context_embedder", width, config["joint_attention_dim"]))
+    for i in range(layers):
+        source, target, last = f"transformer_blocks.{i}", f"blocks.{i}", i == layers - 1
+        put_modulation(f"{target}.image.modulation", f"{source}.norm1.linear", 9 if i in duals else 6)
+        put_modulation(f"{target}.text.modulation", f"{source}.norm1_context.linear", 2 if last else 6)
+        put_attention(f"{target}.image.attn", f"{source}.attn", IMAGE)
+        put_attention(f"{target}.text.attn", f"{source}.attn", TEXT, last)
+        put_feed_forward(f"{target}.image.ff", f"{source}.ff")
+        if i in duals:
+            put_attention(f"{target}.image.attn2", f"{source}.attn2", IMAGE)
+        if not last:
+            put_feed_forward(f"{target}.text.ff", f"{source}.ff_context")
+    put_modulation("final_modulation", "norm_out.linear", 2)
+    put("final", linear("proj_out", patch * patch * channels, width))
+    grid = config["sample_size"] // patch
+    # Positions are those of a larger grid, of which pictures of this size take the middle.
+    table, centre = take("pos_embed.pos_embed", 1, most * most, width), slice((most - grid) // 2, (most + grid) // 2)
+    state["positions"] = table.reshape(most, most, width)[centre, centre].reshape(1, grid * grid, width)
+    state["frequencies"] = time_frequencies().to(state["final.bias"].dtype)
+    weights.check_all_taken()
+    return state
