@@ -1,9 +1,10 @@
 """Denoisers by diffusers transformer class: the form that is calibrated, quantized, simulated and exported."""
 
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.models.flux import FluxDenoiser
 from edge_hadanorm.models.pixart import PixArtDenoiser
 
-FAMILIES = {form.source_class: form for form in (PixArtDenoiser,)}
+FAMILIES = {form.source_class: form for form in (PixArtDenoiser, FluxDenoiser)}
 
 
 def family(class_name: str) -> type:
