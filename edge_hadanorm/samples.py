@@ -105,6 +105,10 @@ def captured(file: Path, denoiser: Denoiser) -> list[Inputs]:
     Raises UserError for missing or unknown names, wrong shapes, NaN or Inf.
     """
     tensors = read_tensors(file)
+    try:
+        tensors = denoiser.unpacked(tensors)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
     words = tensors[TEXT].shape[1] if TEXT in tensors and tensors[TEXT].ndim == 3 else 0
     arguments = {ARGUMENTS[name]: shape for name, shape in denoiser.prompt_shapes(words, masked=True).items()}
     arguments = {"hidden_states": denoiser.latent_shape(), "timestep": ()} | arguments

@@ -1,6 +1,8 @@
 """Tiny random members of every supported family, as diffusers makes them."""
 
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import diffusers
@@ -11,11 +13,30 @@ from edge_hadanorm.samples import ARGUMENTS, Inputs
 from helpers import randn
 
 
+def plain(transformer: nn.Module, hidden_states: torch.Tensor, **arguments: torch.Tensor) -> torch.Tensor:
+    return transformer(hidden_states, **arguments, return_dict=False)[0]
+
+
+def packed(transformer: nn.Module, hidden_states: torch.Tensor, **arguments: torch.Tensor) -> torch.Tensor:
+    """With latents as FLUX's pipeline packs and unpacks them."""
+    batch, channels, height, width = hidden_states.shape
+    pipeline, dtype = diffusers.FluxPipeline, hidden_states.dtype
+    found = transformer(
+        pipeline._pack_latents(hidden_states, batch, channels, height, width),
+        img_ids=pipeline._prepare_latent_image_ids(batch, height // 2, width // 2, "cpu", dtype),
+        txt_ids=torch.zeros(arguments["encoder_hidden_states"].shape[1], 3, dtype=dtype),
+        **arguments,
+        return_dict=False,
+    )[0]
+    return pipeline._unpack_latents(found, height, width, vae_scale_factor=1)
+
+
 @dataclass(frozen=True)
 class Family:
     """config: of `source_class`. tokens: of a text. masked: whether the transformer takes a mask of them.
 
-    unit: what the tests' timesteps, from 0 to 1000, are multiplied by.
+    own: keys of ours in the config. time_scale: timesteps as this transformer takes them, of those from 0 to 1000.
+    forward: the transformer on latents [B, C, H, W].
     error: of our denoiser to diffusers' in float64, where diffusers computes a part (positions, time) in float32.
     """
 
@@ -23,7 +44,9 @@ class Family:
     config: dict
     tokens: int = 6
     masked: bool = False
-    unit: float = 1.0
+    own: dict = field(default_factory=dict)
+    time_scale: float = 1.0
+    forward: Callable[..., torch.Tensor] = plain
     error: float = 1e-5
 
     def make(self) -> nn.Module:
@@ -42,6 +65,8 @@ class Family:
     def save(self, folder: Path) -> Path:
         """The transformer's own folder, as save_pretrained leaves it."""
         self.make().save_pretrained(folder)
+        config = folder / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | self.own))
         return folder
 
     def call(self, denoiser: nn.Module, seed: int = 0, batch: int = 2, timestep: float = 412.5) -> Inputs:
@@ -54,14 +79,13 @@ class Family:
         if "label" in prompt:
             prompt["label"] = torch.arange(batch).double() + seed % 3
         latents = randn(batch, *denoiser.latent_shape(), seed=seed)
-        return Inputs(latents, torch.tensor([timestep * self.unit], dtype=torch.float64), prompt)
+        return Inputs(latents, torch.tensor([timestep * self.time_scale], dtype=torch.float64), prompt)
 
     def exact(self, transformer: nn.Module, call: Inputs) -> torch.Tensor:
         """What diffusers' transformer predicts for a call."""
         arguments = {ARGUMENTS[name]: t.long() if name == "label" else t for name, t in call.prompt.items()}
         timestep = call.timestep.expand(len(call.latents))
-        found = transformer(hidden_states=call.latents, timestep=timestep, **arguments, return_dict=False)[0]
-        return found[:, : call.latents.shape[1]]
+        return self.forward(transformer, call.latents, timestep=timestep, **arguments)[:, : call.latents.shape[1]]
 
 
 FAMILIES = {
@@ -110,7 +134,7 @@ FAMILIES = {
             caption_projection_dim=64,
             pos_embed_max_size=37,  # a square of 6, and one that no picture reads
         ),
-        unit=1e-3,
+        time_scale=1e-3,
     ),
     "sd3": Family(
         "SD3Transformer2DModel",
@@ -145,5 +169,22 @@ FAMILIES = {
             dual_attention_layers=[0],
             qk_norm="rms_norm",
         ),
+    ),
+    "flux": Family(
+        "FluxTransformer2DModel",
+        dict(
+            in_channels=16,
+            num_layers=1,
+            num_single_layers=2,
+            num_attention_heads=2,
+            attention_head_dim=32,
+            joint_attention_dim=48,
+            pooled_projection_dim=40,
+            guidance_embeds=True,
+            axes_dims_rope=(8, 12, 12),
+        ),
+        own=dict(sample_size=8),
+        time_scale=1e-3,
+        forward=packed,
     ),
 }

@@ -48,6 +48,13 @@ class Denoiser(nn.Module):
         """What `prepare` takes of one prompt of so many text tokens, in its order; masked: with a `mask` of them."""
         raise NotImplementedError
 
+    def unpacked(self, arguments: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Captured arguments of diffusers' forward with latents [N, C, H, W], and without what is constant here.
+
+        Raises UserError where a constant is another.
+        """
+        return arguments
+
     def prepare(self, **prompt: torch.Tensor) -> list[torch.Tensor]:
         """The conditioning: all that depends on the prompt alone, of tensors [B, ...]."""
         raise NotImplementedError

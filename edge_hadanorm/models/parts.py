@@ -61,8 +61,8 @@ class StackedLinear(nn.Linear):
 
 
 def sinusoid(timestep: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
-    """The embedding [1, 1, 2 n] of a timestep [1] at frequencies [n], cosines first."""
-    angles = timestep.reshape(1, 1, 1) * frequencies
+    """The embedding [1 or B, 1, 2 n] of a timestep [1], or of one each [B], at frequencies [n], cosines first."""
+    angles = timestep.reshape(-1, 1, 1) * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -133,3 +133,14 @@ def normed_heads(x: torch.Tensor, weight: torch.Tensor) -> Heads:
     """Heads [B, S, h] of x [B, S, d], RMS-normed with a weight [h]: all at once, for a program of few operators."""
     normed = rms_norm(x.reshape(len(x), -1, len(weight)), weight).reshape(x.shape)
     return equal_parts(normed, x.shape[-1] // len(weight))
+
+
+def rotary_tables(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and signed sines [1, S, h] for `rotary`, of angles [S, h / 2]."""
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1).unsqueeze(0), torch.cat([-sin, sin], dim=-1).unsqueeze(0)
+
+
+def rotary(heads: Heads, cos: torch.Tensor, sin: torch.Tensor) -> Heads:
+    """Rotary embedding (RoFormer, arXiv 2104.09864) of heads [B, S, h]: feature i rotates with feature i + h / 2."""
+    return [x * cos + torch.cat(equal_parts(x, 2)[::-1], dim=-1) * sin for x in heads]
