@@ -2,8 +2,9 @@
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.models.pixart import PixArtDenoiser
+from edge_hadanorm.models.sana import SanaDenoiser
 
-FAMILIES = {form.source_class: form for form in (PixArtDenoiser,)}
+FAMILIES = {form.source_class: form for form in (PixArtDenoiser, SanaDenoiser)}
 
 
 def family(class_name: str) -> type:

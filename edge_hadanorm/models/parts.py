@@ -60,8 +60,8 @@ class StackedLinear(nn.Linear):
 
 
 def sinusoid(timestep: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
-    """The embedding [1, 1, 2 n] of a timestep [1] at frequencies [n], cosines first."""
-    angles = timestep.reshape(1, 1, 1) * frequencies
+    """The embedding [1 or B, 1, 2 n] of a timestep [1], or of one each [B], at frequencies [n], cosines first."""
+    angles = timestep.reshape(-1, 1, 1) * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -120,3 +120,9 @@ def check_fixed(config: dict, fixed: dict) -> None:
     for key, value in fixed.items():
         if config.get(key, value) != value:
             raise UserError(f"transformer config: {key} is {config[key]!r}; only {value!r} is supported")
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = LAYER_NORM_EPS) -> torch.Tensor:
+    """RMS norm over the features of x [..., d] with a weight [d], in products as `layer_norm`."""
+    mean = x.new_full((1, x.shape[-1]), 1 / x.shape[-1])
+    return x * torch.rsqrt(F.linear(x * x, mean) + eps) * weight
