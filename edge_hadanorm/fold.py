@@ -4,7 +4,8 @@ A transform z = ((x - mu) / D) R splits into an absorbed part, which moves into 
 and an online part, which the device computes. These identities are exact:
 
 - Attention makes x = P V, and the rows of P sum to one: ((x - mu) / D) R = P (((V - mu) / D) R) for an R within heads,
-  so all of it goes into the linear that makes V.
+  so all of it goes into the linear that makes V. The rows of a linear attention's P miss one by a rest, as if that were
+  the weight of one more value, 0, which is transformed like the others.
 - An adaptive layer norm makes x = n (1 + s) + t: (x - mu) / D = n (1 + s) / D + (t - mu) / D, d numbers a step where
   S x d would be divided. A rotation does not commute with n (1 + s) and stays online.
 - A gated linear unit makes x = f(g) u: x / D = f(g) (u / D). Mean and rotation stay online.
@@ -54,6 +55,18 @@ class Values:
         weight = torch.cat([weight[: self.first], transform.linear(weight[values].T).T])
         bias = torch.cat([bias[: self.first], transform(bias[values])[0]])
         replace(linear, weight=weight, bias=bias)
+
+
+@dataclass(frozen=True)
+class LinearValues(Values):
+    """The same of a linear attention, the module `attention`, whose one more value is its parameter `rest` [d]."""
+
+    attention: str
+
+    def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
+        super().absorb(denoiser, transform)
+        attention = denoiser.get_submodule(self.attention)
+        replace(attention, rest=transform(attention.rest.double())[0])
 
 
 @dataclass(frozen=True)

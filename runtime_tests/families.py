@@ -88,6 +88,18 @@ class Family:
         return self.forward(transformer, call.latents, timestep=timestep, **arguments)[:, : call.latents.shape[1]]
 
 
+SANA = dict(
+    in_channels=4,
+    out_channels=4,
+    num_attention_heads=8,
+    attention_head_dim=8,
+    num_layers=2,
+    num_cross_attention_heads=2,
+    cross_attention_head_dim=32,
+    cross_attention_dim=64,
+    caption_channels=48,
+    sample_size=8,
+)
 FAMILIES = {
     "pixart": Family(
         "PixArtTransformer2DModel",
@@ -186,5 +198,10 @@ FAMILIES = {
         own=dict(sample_size=8),
         time_scale=1e-3,
         forward=packed,
+    ),
+    "sana": Family("SanaTransformer2DModel", SANA, masked=True),
+    "sana_sprint": Family(
+        "SanaTransformer2DModel",
+        SANA | dict(patch_size=2, interpolation_scale=2.0, qk_norm="rms_norm_across_heads", guidance_embeds=True),
     ),
 }

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 import torch
-from families import FAMILIES
 from safetensors.torch import save_file
 
 from edge_hadanorm import checkpoint, samples, source, workflow
 from edge_hadanorm.errors import UserError
+from families import FAMILIES
 from helpers import randn, relative_error
 
 CLASSES = FAMILIES["dit"].config["num_embeds_ada_norm"]

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 from executorch.runtime import Runtime
-from families import FAMILIES
 from safetensors.torch import save_file
 
 from edge_hadanorm import bundle, checkpoint, files, source, workflow
@@ -16,6 +15,7 @@ from edge_hadanorm.models import FAMILIES as FORMS
 from edge_hadanorm.quantize import build_transform
 from edge_hadanorm.recipe import named, steadied
 from edge_hadanorm.samples import ARGUMENTS, Inputs
+from families import FAMILIES
 from helpers import relative_error
 
 METHODS = ("smoothquant", "quarot", "hadanorm", "hadanorm-balanced", "hadanorm-folded")

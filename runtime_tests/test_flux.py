@@ -5,12 +5,12 @@ import dataclasses
 import diffusers
 import pytest
 import torch
-from families import FAMILIES
 from safetensors.torch import save_file
 
 from edge_hadanorm import samples, source
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.models.flux import FluxDenoiser
+from families import FAMILIES
 from helpers import randn, relative_error
 
 FLUX = FAMILIES["flux"]

@@ -3,7 +3,6 @@
 import diffusers
 import pytest
 import torch
-from tiny_pipelines import CLASSES, PIPELINES, save
 
 from edge_hadanorm import bundle, checkpoint, files, metrics, source, workflow
 from edge_hadanorm.decoder import tiled
@@ -12,6 +11,7 @@ from edge_hadanorm.export import writer
 from edge_hadanorm.noise import normal
 from edge_hadanorm.runtime import ExecuTorchRunner, TorchRunner, picture
 from helpers import relative_error
+from tiny_pipelines import CLASSES, PIPELINES, save
 
 STEPS, GUIDANCE, SEED = 3, 2.5, 4
 RECIPE = "hadanorm-balanced-w8a8"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import diffusers
 import torch
-from families import FAMILIES
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPTextConfig,
@@ -16,6 +15,8 @@ from transformers import (
     T5Config,
     T5EncoderModel,
 )
+
+from families import FAMILIES
 
 WORDS = ["a red cat", "a blue house", "two green trees", "Enhanced prompt: a detailed picture of a yellow bird"]
 PAD, BEGIN, END = "<pad>", "<bos>", "<eos>"

@@ -5,9 +5,10 @@ from edge_hadanorm.models.auraflow import AuraFlowDenoiser
 from edge_hadanorm.models.dit import DiTDenoiser
 from edge_hadanorm.models.flux import FluxDenoiser
 from edge_hadanorm.models.pixart import PixArtDenoiser
+from edge_hadanorm.models.sana import SanaDenoiser
 from edge_hadanorm.models.sd3 import SD3Denoiser
 
-FORMS = (PixArtDenoiser, DiTDenoiser, AuraFlowDenoiser, SD3Denoiser, FluxDenoiser)
+FORMS = (PixArtDenoiser, DiTDenoiser, AuraFlowDenoiser, SD3Denoiser, FluxDenoiser, SanaDenoiser)
 FAMILIES = {form.source_class: form for form in FORMS}
 # Older checkpoints name one class for all of these, which their norm_type tells apart.
 COMMON_CLASS = "Transformer2DModel"

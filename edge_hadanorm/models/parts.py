@@ -8,7 +8,6 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.linear import equal_parts
 
 LAYER_NORM_EPS = 1e-6
-RMS_NORM_EPS = 1e-6
 TIME_CHANNELS = 256
 # What attention's scores may take; one head of 2048 tokens fits.
 SCORES_BYTES = 16 << 20
@@ -43,6 +42,29 @@ def layer_norm(x: torch.Tensor, eps: float = LAYER_NORM_EPS) -> torch.Tensor:
     mean = x.new_full((1, x.shape[-1]), 1 / x.shape[-1])
     x = x - F.linear(x, mean)
     return x * torch.rsqrt(F.linear(x * x, mean) + eps)
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = LAYER_NORM_EPS) -> torch.Tensor:
+    """RMS norm over the features of x [..., d] with a weight [d], in products as `layer_norm`."""
+    mean = x.new_full((1, x.shape[-1]), 1 / x.shape[-1])
+    return x * torch.rsqrt(F.linear(x * x, mean) + eps) * weight
+
+
+def normed_heads(x: torch.Tensor, weight: torch.Tensor) -> Heads:
+    """Heads [B, S, h] of x [B, S, d], RMS-normed with a weight [h]: all at once, for a program of few operators."""
+    normed = rms_norm(x.reshape(len(x), -1, len(weight)), weight).reshape(x.shape)
+    return equal_parts(normed, x.shape[-1] // len(weight))
+
+
+def rotary_tables(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and signed sines [1, S, h] for `rotary`, of angles [S, h / 2]."""
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1).unsqueeze(0), torch.cat([-sin, sin], dim=-1).unsqueeze(0)
+
+
+def rotary(heads: Heads, cos: torch.Tensor, sin: torch.Tensor) -> Heads:
+    """Rotary embedding (RoFormer, arXiv 2104.09864) of heads [B, S, h]: feature i rotates with feature i + h / 2."""
+    return [x * cos + torch.cat(equal_parts(x, 2)[::-1], dim=-1) * sin for x in heads]
 
 
 class StackedLinear(nn.Linear):
@@ -121,26 +143,3 @@ def check_fixed(config: dict, fixed: dict) -> None:
     for key, value in fixed.items():
         if config.get(key, value) != value:
             raise UserError(f"transformer config: {key} is {config[key]!r}; only {value!r} is supported")
-
-
-def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """RMS norm over the features of x [..., d] with a weight [d], in products as `layer_norm`."""
-    mean = x.new_full((1, x.shape[-1]), 1 / x.shape[-1])
-    return x * torch.rsqrt(F.linear(x * x, mean) + RMS_NORM_EPS) * weight
-
-
-def normed_heads(x: torch.Tensor, weight: torch.Tensor) -> Heads:
-    """Heads [B, S, h] of x [B, S, d], RMS-normed with a weight [h]: all at once, for a program of few operators."""
-    normed = rms_norm(x.reshape(len(x), -1, len(weight)), weight).reshape(x.shape)
-    return equal_parts(normed, x.shape[-1] // len(weight))
-
-
-def rotary_tables(angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and signed sines [1, S, h] for `rotary`, of angles [S, h / 2]."""
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([cos, cos], dim=-1).unsqueeze(0), torch.cat([-sin, sin], dim=-1).unsqueeze(0)
-
-
-def rotary(heads: Heads, cos: torch.Tensor, sin: torch.Tensor) -> Heads:
-    """Rotary embedding (RoFormer, arXiv 2104.09864) of heads [B, S, h]: feature i rotates with feature i + h / 2."""
-    return [x * cos + torch.cat(equal_parts(x, 2)[::-1], dim=-1) * sin for x in heads]
