@@ -49,7 +49,7 @@ def drawn_by_diffusers(folder, name: str, prompt: str, shape) -> torch.Tensor:
         options |= dict(use_resolution_binning=False, clean_caption=False)
     if name == "sana":
         options |= dict(use_resolution_binning=False)
-    side = shape[-1] * 2 if name != "sd3" else shape[-1] * pipeline.vae_scale_factor
+    side = 32 if name == "sana" else shape[-1] * pipeline.vae_scale_factor
     latents = pipeline(prompt, height=side, width=side, **options)[0]
     latents = latents / pipeline.vae.config.scaling_factor + (pipeline.vae.config.get("shift_factor") or 0)
     with torch.no_grad():
@@ -66,7 +66,7 @@ def _drawn_classes(pipeline, prompt: str, noise: torch.Tensor) -> torch.Tensor:
         found = pipeline([label], guidance_scale=GUIDANCE, num_inference_steps=STEPS, output_type="pt")
     finally:
         pipeline_dit.randn_tensor = made
-    return torch.as_tensor(found.images)[0].permute(2, 0, 1) * 2 - 1
+    return torch.as_tensor(found.images)[0] * 2 - 1
 
 
 @torch.no_grad()

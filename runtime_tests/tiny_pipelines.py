@@ -1,5 +1,7 @@
 """Whole pipelines of diffusers, with tiny random components."""
 
+import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +24,7 @@ WORDS = ["a red cat", "a blue house", "two green trees", "Enhanced prompt: a det
 PAD, BEGIN, END = "<pad>", "<bos>", "<eos>"
 LATENTS, TEXT = 4, 48
 CLASSES = ["tench, Tinca tinca", "goldfish", "shark", "ray", "cock", "hen", "finch", "robin", "jay", "magpie"]
+CLASSES += [f"class {i}" for i in range(len(CLASSES), 1000)]
 
 
 def tokenizer(template: str, length: int, pad: str = PAD) -> PreTrainedTokenizerFast:
@@ -130,11 +133,12 @@ def sana() -> diffusers.DiffusionPipeline:
 
 
 def dit() -> diffusers.DiffusionPipeline:
+    """Of a thousand classes, as the pipeline has it."""
+    known = FAMILIES["dit"]
     return diffusers.DiTPipeline(
-        FAMILIES["dit"].make(),
+        dataclasses.replace(known, config=known.config | {"num_embeds_ada_norm": len(CLASSES)}).make(),
         autoencoder(),
         diffusers.DDIMScheduler(clip_sample=False),
-        id2label=dict(enumerate(CLASSES)),
     )
 
 
@@ -147,7 +151,11 @@ PIPELINES: dict[str, Callable[[], diffusers.DiffusionPipeline]] = {
 
 
 def save(name: str, folder: Path) -> Path:
-    """A pipeline's own folder, as save_pretrained leaves it."""
+    """A pipeline's own folder, as save_pretrained leaves it; class names are added as the hub's folders have them."""
     torch.manual_seed(0)
     PIPELINES[name]().save_pretrained(folder)
+    if name == "dit":
+        index = json.loads((folder / "model_index.json").read_text())
+        index["id2label"] = {str(i): label for i, label in enumerate(CLASSES)}
+        (folder / "model_index.json").write_text(json.dumps(index))
     return folder
