@@ -41,14 +41,16 @@ def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]], span: int
     """A linear with rounded weight and corrected bias, of one with its folded weight in float.
 
     inputs() -> what it will be given; with static activations they are asked for twice, for the range first.
-    span: only so many columns of the weight make up for each other's errors, if that divides them.
+    span: at most so many columns of the weight make up for each other's errors, as many as divide them.
     """
     recipe, width = linear.recipe, linear.weight.shape[1]
     if recipe.activations == "tensor":
         ranges = [_real_rows(linear, x, weights).aminmax() for x, weights in inputs()]
         lows, highs = zip(*ranges, strict=True)
         linear.set_activation_range(torch.stack(lows).amin(), torch.stack(highs).amax())
-    seen = Statistics(width, width // span if span and width % span == 0 else 1)
+    seen = Statistics(
+        width, 1 if span is None else next(n for n in range(1, width + 1) if width <= n * span and not width % n)
+    )
     for x, weights in inputs():
         z, rest = linear.transform(x, weights)
         exact = tokens(z if rest is None else z + rest, weights)

@@ -105,26 +105,27 @@ def _gptq_codes(
     factor [k, s, s]: upper triangular, of the inverse moment in this order of columns. With W - W_q = E U the output
     error tr((W - W_q) H (W - W_q)^T) is ||E||^2.
     """
-    grid, size = Grid(bits, symmetric=True), factor.shape[-1]
+    grid, (spans, size, _) = Grid(bits, symmetric=True), factor.shape
     scale = _by_column(scale, weight.shape[1])
     if order is not None:
         weight, scale = weight[:, order], scale[:, order]
-    # Columns are what the loop reads and writes: as rows they lie together.
-    left, scale = weight.T.clone(memory_format=torch.contiguous_format), scale.T
-    codes, error = torch.empty_like(left), left.new_zeros(left.shape[1])
-    for start, upper in zip(range(0, len(left), size), factor, strict=True):
-        for first in range(0, size, GPTQ_BLOCK):
-            block = slice(first, min(first + GPTQ_BLOCK, size))
-            part, inner = left[start + block.start : start + block.stop], upper[block, block]
-            errors = torch.empty_like(part)
-            for j, column in enumerate(part):
-                step = scale[start + first + j]
-                code = (column / step).round_().clamp_(grid.qmin, grid.qmax)
-                codes[start + first + j] = code
-                torch.div(column - code * step, inner[j, j], out=errors[j])
-                part[j + 1 :].addr_(inner[j, j + 1 :], errors[j], alpha=-1)
-            error += errors.square().sum(0)
-            left[start + block.stop : start + size] -= upper[block, block.stop :].T @ errors
+    # Columns are what the loop reads and writes: as rows they lie together. Spans go side by side.
+    left = weight.T.clone(memory_format=torch.contiguous_format).unflatten(0, (spans, size))
+    steps = scale.T.unflatten(0, (spans, size))
+    codes, error = torch.empty_like(left), left.new_zeros(left.shape[-1])
+    for first in range(0, size, GPTQ_BLOCK):
+        block = slice(first, min(first + GPTQ_BLOCK, size))
+        part, upper = left[:, block], factor[:, block, block]
+        errors = torch.empty_like(part)
+        for j in range(part.shape[1]):
+            column, step = part[:, j], steps[:, first + j]
+            code = (column / step).round_().clamp_(grid.qmin, grid.qmax)
+            codes[:, first + j] = code
+            torch.div(column - code * step, upper[:, j, j, None], out=errors[:, j])
+            part[:, j + 1 :].baddbmm_(upper[:, j, j + 1 :, None], errors[:, j, None], alpha=-1)
+        error += errors.square().sum((0, 1))
+        left[:, block.stop :] -= factor[:, block, block.stop :].mT @ errors
+    codes = codes.flatten(0, 1)
     return (codes if order is None else codes[order.argsort()]).T.contiguous(), error
 
 

@@ -26,7 +26,7 @@ from edge_hadanorm.transform import FeatureTransform
 EXCHANGE_DB = 0.2
 # Output rows that a candidate is judged by; rows are rounded independently of each other.
 ROWS = 128
-# Columns that make up for each other's errors in a candidate, so that wide inputs take no longer for their width.
+# At most so many columns make up for each other's errors in a candidate, so that wide inputs take no longer for it.
 SPAN = 512
 
 START = dict(centre="static", scale="balanced", exponent=0.25, rotation="block", block=32)

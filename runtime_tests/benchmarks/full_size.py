@@ -1,0 +1,177 @@
+"""PixArt-Sigma-XL/2 at 512 pixels, all 28 blocks: time and memory of every command, the program's size and its steps.
+
+    python runtime_tests/benchmarks/full_size.py --work DIR [--blocks 28] [--recipe hadanorm-auto-w4a8] [--stock]
+
+Weights are random, with outliers planted, and so are the captured inputs; a folder that has them is used again. Each
+command runs in a process of its own, whose peak memory is that of its resident pages. --stock also exports diffusers'
+transformer as it is, 8da4w in groups of 32, and times it. Prints Markdown.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from edge_hadanorm import console
+
+if __name__ == "__main__":
+    console.silence_libraries()  # before they are imported
+
+import click
+import torch
+from safetensors.torch import save_file
+
+SIDE, WORDS, TEXT, CALLS, STEPS = 64, 300, 4096, 4, 3
+SHARD = "400MB"
+
+
+def transformer(blocks: int) -> torch.nn.Module:
+    """diffusers' transformer, with outliers in what attention and feed-forward read."""
+    import diffusers
+
+    torch.manual_seed(0)
+    made = diffusers.PixArtTransformer2DModel(
+        sample_size=SIDE, num_layers=blocks, caption_channels=TEXT, use_additional_conditions=False
+    )
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.02)
+            if "scale_shift_table" in name or "to_v.weight" in name or "net.0.proj.weight" in name:
+                parameter[..., ::97] *= 8
+    return made.eval().requires_grad_(False)
+
+
+def make(folder: Path, blocks: int) -> None:
+    """The transformer's folder in shards of half precision, and captured inputs beside it."""
+    transformer(blocks).half().save_pretrained(folder / "transformer", max_shard_size=SHARD)
+    generator = torch.Generator().manual_seed(1)
+    kept = torch.randint(8, WORDS, (CALLS, 1), generator=generator)
+    inputs = {
+        "hidden_states": torch.randn(CALLS, 4, SIDE, SIDE, generator=generator),
+        "encoder_hidden_states": torch.randn(CALLS, WORDS, TEXT, generator=generator),
+        "encoder_attention_mask": (torch.arange(WORDS) < kept).float(),
+        "timestep": torch.linspace(950, 50, CALLS),
+    }
+    save_file(inputs, folder / "inputs.safetensors")
+
+
+def measured(*command: str) -> tuple[float, float, str]:
+    """Seconds, peak resident gigabytes and output of a command. Raises RuntimeError where it fails."""
+    start = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed")
+    return time.monotonic() - start, usage.ru_maxrss / 1e6, output
+
+
+def own(arguments: list[str]) -> tuple[float, float, str]:
+    return measured(sys.executable, "-c", "from edge_hadanorm.cli import main; main()", *arguments)
+
+
+STEP = """
+import json, sys, time
+from executorch.runtime import Runtime
+import torch
+file, shapes = sys.argv[1], json.loads(sys.argv[2])
+program = Runtime.get().load_program(file)
+start = time.perf_counter()
+methods = {name: program.load_method(name) for name in shapes}
+load, given, seconds = time.perf_counter() - start, None, {}
+for name, inputs in shapes.items():
+    tensors = [torch.ones(shape) for shape in inputs]
+    if name == "denoise":
+        tensors += [tensor.clone() for tensor in given]
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        given = methods[name].execute(tensors)
+        seconds.setdefault(name, []).append(time.perf_counter() - start)
+print(json.dumps({"load": load, **{name: min(times) for name, times in seconds.items()}}))
+"""
+
+
+def run(program: Path, shapes: dict[str, list]) -> tuple[dict, float]:
+    """Seconds of loading and of the fastest call of each method, and peak memory, in a process that does only this."""
+    _, peak, output = measured(
+        sys.executable, "-c", STEP.replace("REPEATS", str(STEPS)), str(program), json.dumps(shapes)
+    )
+    return json.loads(output.splitlines()[-1]), peak
+
+
+def stock(file: Path, folder: Path) -> None:
+    """The stock route to a program of the same batch."""
+    import diffusers
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+    from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
+    from torchao.quantization.granularity import PerGroup
+
+    model = diffusers.PixArtTransformer2DModel.from_pretrained(folder, torch_dtype=torch.float32).eval()
+    config = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=PerGroup(32))
+    quantize_(model, config, lambda m, name: isinstance(m, torch.nn.Linear) and "transformer_blocks" in name)
+
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, latents, text, timestep, mask):
+            return self.model(latents, text, timestep, encoder_attention_mask=mask, return_dict=False)[0]
+
+    inputs = [torch.ones(shape) for shape in stock_shapes()]
+    program = torch.export.export(Plain(), tuple(inputs))
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    file.write_bytes(lowered.to_executorch().buffer)
+
+
+def stock_shapes() -> list[list[int]]:
+    return [[2, 4, SIDE, SIDE], [2, WORDS, TEXT], [2], [2, WORDS]]
+
+
+@click.command()
+@click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for everything that is made.")
+@click.option("--blocks", default=28, show_default=True)
+@click.option("--recipe", default="hadanorm-auto-w4a8", show_default=True)
+@click.option("--stock", "with_stock", is_flag=True, help="Also the stock export.")
+@click.option("--export-stock", is_flag=True, hidden=True)
+def main(work: Path, blocks: int, recipe: str, with_stock: bool, export_stock: bool) -> None:
+    """Measure every command on the whole model."""
+    folder = work / f"pixart-{blocks}"
+    if export_stock:
+        stock(folder / "stock.pte", folder / "transformer")
+        return
+    if not (folder / "inputs.safetensors").exists():
+        make(folder, blocks)
+    checkpoint, bundle = folder / recipe, folder / f"{recipe}-bundle"
+    inputs = str(folder / "inputs.safetensors")
+    print("| | seconds | peak memory, GB | |\n|---|---:|---:|---|", flush=True)
+
+    def row(name: str, seconds: float, peak: float, note: str) -> None:
+        print(f"| {name} | {seconds:.1f} | {peak:.1f} | {note} |", flush=True)
+
+    source = str(folder / "transformer")
+    quantize = ["quantize", source, "--recipe", recipe, "--inputs", inputs, "--out", str(checkpoint), "--force"]
+    seconds, peak, output = own(quantize)
+    row("quantize", seconds, peak, output.strip().splitlines()[-1].split(": ", 1)[-1])
+    seconds, peak, _ = own(["export", str(checkpoint), "--target", "xnnpack", "--out", str(bundle), "--force"])
+    program = bundle / "denoiser.pte"
+    row("export", seconds, peak, f".pte of {program.stat().st_size / 1e6:.0f} MB")
+    shapes = {"prepare": [[2, WORDS, TEXT], [2, WORDS]], "denoise": [[2, 4, SIDE, SIDE], [1]]}
+    times, peak = run(program, shapes)
+    row("step, two sequences", times["denoise"], peak, f"load {times['load']:.1f} s, prepare {times['prepare']:.2f} s")
+    if with_stock:
+        seconds, peak, _ = measured(
+            sys.executable, __file__, "--work", str(work), "--blocks", str(blocks), "--export-stock"
+        )
+        file = folder / "stock.pte"
+        row("stock 8da4w export", seconds, peak, f".pte of {file.stat().st_size / 1e6:.0f} MB")
+        times, peak = run(file, {"forward": stock_shapes()})
+        row("stock step, two sequences", times["forward"], peak, f"load {times['load']:.1f} s")
+
+
+if __name__ == "__main__":
+    raise SystemExit(console.run(lambda: main.main(standalone_mode=False)))
