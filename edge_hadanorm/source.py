@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import torch
 
+from edge_hadanorm.console import say
 from edge_hadanorm.decoder import ImageDecoder
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, read_weights, require_finite
-from edge_hadanorm.models import class_of, family
+from edge_hadanorm.models import FAMILIES, class_of, family
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines import KINDS, Encoder, Tensors, suffixed, tokenizer_of
 from edge_hadanorm.sampling import SamplerTable, probe
@@ -172,6 +173,11 @@ def load(name: str) -> Source:
     if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
         raise UserError(f"{transformer / 'config.json'} is no diffusers config: it names no _class_name")
     form = family(class_of(config))
+    if form.source_class not in FAMILIES:
+        say(
+            f"edge-hadanorm: {form.source_class} has no form of its own: its linears are quantized where they are, "
+            "nothing is folded"
+        )
     config = {key: value for key, value in config.items() if not key.startswith("_")}
     weights = {key: tensor.float() for key, tensor in read_weights(transformer).items()}
     require_finite(weights, f"weights of {transformer}")

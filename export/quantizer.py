@@ -65,7 +65,10 @@ class CheckpointQuantizer(Quantizer):
             name = owner(node) if node.target is torch.ops.aten.linear.default else None
             if name in self.linears or name in self.floats:
                 specs = self._specs(node, self.linears[name]) if name in self.linears else {}
-                node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(specs, _annotated=True)
+                # Linears on one tensor share no quantization of it, which would tie their delegates together.
+                node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
+                    specs, allow_implicit_sharing=False, _annotated=True
+                )
         return model
 
     def _specs(self, node: Node, linear: QuantizedLinear) -> dict[Node, QuantizationSpec]:

@@ -21,6 +21,7 @@ from edge_hadanorm.export.xnnpack import lower
 from edge_hadanorm.files import link_or_copy, write_tensors
 from edge_hadanorm.linear import DEVICE_BITS
 from edge_hadanorm.metrics import save_png
+from edge_hadanorm.models.generic import GenericDenoiser
 from edge_hadanorm.pipelines import as_given, suffixed, tokenizer_of
 from edge_hadanorm.runtime import ExecuTorchRunner, picture
 from edge_hadanorm.source import TextToImage
@@ -76,7 +77,13 @@ def write_bundle(
     if pipeline is None and options.prompts:
         raise UserError(f"{source} has no text encoder to embed prompts with")
     report("lowering the denoiser")
-    programs = {"denoiser": _denoiser_program(folder, saved)}
+    try:
+        programs = {"denoiser": _denoiser_program(folder, saved)}
+    except Exception as error:  # what an exporter says of a module that is not ours
+        if not isinstance(saved.denoiser, GenericDenoiser):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{saved.denoiser.source_class} cannot be lowered to {target}: {reason}") from error
     prompt = None
     if pipeline is not None:
         encoders = {} if options.prompts else pipeline.tokenizers
