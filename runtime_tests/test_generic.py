@@ -10,7 +10,6 @@ import diffusers
 import pytest
 import torch
 from executorch.runtime import Runtime
-from families import FAMILIES, Family
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
@@ -23,6 +22,7 @@ from edge_hadanorm.export import writer
 from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.models import generic
 from edge_hadanorm.samples import ARGUMENTS, Inputs
+from families import FAMILIES, Family
 from helpers import randn, relative_error
 
 SIZE = 8

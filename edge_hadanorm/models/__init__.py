@@ -2,9 +2,9 @@
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.models.auraflow import AuraFlowDenoiser
+from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.models.dit import DiTDenoiser
 from edge_hadanorm.models.flux import FluxDenoiser
-from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.models.generic import form
 from edge_hadanorm.models.pixart import PixArtDenoiser
 from edge_hadanorm.models.sana import SanaDenoiser
