@@ -53,6 +53,8 @@ import reprlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import torch
+
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, write_json
 from edge_hadanorm.pipelines import tokenizer_of
@@ -125,6 +127,18 @@ FIELDS = {
     "licence": TEXT,
     "files": {PATH: {"sha256": SHA256, "bytes": INT64}},
 }
+
+
+def signature(inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> dict:
+    """A method's entry in the manifest, of tensors by name."""
+
+    def describe(tensors: dict[str, torch.Tensor]) -> list[dict]:
+        return [
+            {"name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
+            for name, tensor in tensors.items()
+        ]
+
+    return {"inputs": describe(inputs), "outputs": describe(outputs)}
 
 
 @dataclass(frozen=True)

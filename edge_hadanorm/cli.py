@@ -46,18 +46,24 @@ def demo(out: Path, force: bool) -> None:
     help="See `edge-hadanorm recipes`.",
 )
 @click.option("--average-bits", type=float, help="Weight bits on average, more where it matters: 4.5, for example.")
-@out_folder
+@click.option("--out", type=FOLDER, help="Folder to write; appears whole or not at all.")
+@click.option("--dry-run", is_flag=True, help="Show what would be made of which shapes, and write nothing.")
 @click.option("--prompts", type=FOLDER, help="Text file of calibration prompts, one a line.")
 @click.option("--inputs", type=FOLDER, help="Captured transformer inputs (.safetensors) to calibrate on instead.")
 @click.option("--steps", type=int, help="Sampler steps of a calibration picture.  [default: the pipeline's]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Noise seed of the first calibration picture.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps: where calibration runs.")
 @force
-def quantize(model, recipe_name, average_bits, out, prompts, inputs, steps, seed, device, force) -> None:
+def quantize(model, recipe_name, average_bits, out, dry_run, prompts, inputs, steps, seed, device, force) -> None:
     """Quantize MODEL (`reference`, a diffusers folder or a hub id) into a checkpoint."""
     from edge_hadanorm import workflow
 
+    if out is None and not dry_run:
+        raise click.MissingParameter(param_type="option", param_hint="'--out'")
     lines = workflow.read_prompts(prompts) if prompts else None
+    if dry_run:
+        click.echo(workflow.dry_run(model, recipe_name, lines, inputs, steps, seed, average_bits))
+        return
     metrics = workflow.quantize(model, recipe_name, out, lines, inputs, steps, seed, device, force, average_bits)
     click.echo(f"{out}: {summary(metrics)}")
 

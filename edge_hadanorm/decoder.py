@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.files import require_finite
+from edge_hadanorm.files import read_json, require_finite
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
 # Share of a tile's side that it has in common with the next, where both fade into each other.
 OVERLAP = 0.25
+# Side of the latents that are decoded at once: more would need more memory than the denoiser.
+TILE = 64
 
 
 class ImageDecoder(nn.Module):
@@ -38,6 +40,18 @@ class ImageDecoder(nn.Module):
         require_finite(autoencoder.state_dict(), f"weights of image decoder {folder}")
         autoencoder.encoder = None  # nothing is encoded here
         return cls(autoencoder.eval().requires_grad_(False))
+
+    @classmethod
+    def outline(cls, folder: Path, class_name: str) -> "ImageDecoder":
+        """The same of its config alone, with any weights. Raises UserError for a config of another class."""
+        import diffusers
+
+        config = read_json(folder / "config.json", "image decoder config")
+        try:
+            return cls(getattr(diffusers, class_name).from_config(config).eval())
+        except Exception as error:  # diffusers raises whatever the file made it raise
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"image decoder {folder} is no {class_name}: {reason}; copy it again") from None
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         return self.autoencoder.decode(latents / self.scaling + self.shift, return_dict=False)[0]

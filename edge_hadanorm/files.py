@@ -8,18 +8,20 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from edge_hadanorm.errors import UserError
 
 # What this tool writes holds one of these; --force replaces no other folder, so never a home directory by mistake.
 MARKERS = ("manifest.json", "recipe.json", "results.json")
+# The tensors of a file.
+Read = Callable[[str | Path], dict[str, torch.Tensor]]
 # What a disk answers that cannot take a file: full, over quota, file too large for it.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What is not worth writing twice, as text encoders are.
@@ -62,8 +64,22 @@ def _without_infinities(obj: object) -> object:
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of one safetensors file, on the CPU. Raises UserError where it is missing, truncated or no such."""
+    return _opened(path, load_file)
+
+
+def read_shapes(path: str | Path) -> dict[str, torch.Tensor]:
+    """The same of its header alone: float32 tensors on the meta device, without values."""
+
+    def header(path: str | Path) -> dict[str, torch.Tensor]:
+        with safe_open(path, "pt") as file:
+            return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+
+    return _opened(path, header)
+
+
+def _opened(path: str | Path, read: Read) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        return read(path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path or copy the file again") from None
     except OSError as error:
@@ -80,19 +96,22 @@ def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None
         raise UserError(f"cannot write {path}: {error}; make room or give another --out") from None
 
 
-def read_weights(folder: str | Path, stem: str = "diffusion_pytorch_model") -> dict[str, torch.Tensor]:
+def read_weights(
+    folder: str | Path, stem: str = "diffusion_pytorch_model", read: Read = read_tensors
+) -> dict[str, torch.Tensor]:
     """The weights of a model folder: STEM or `model` as one file or as indexed shards, else its only *.safetensors.
 
-    Raises UserError where there are none, or several with no index, or where index and shards disagree.
+    read: what reads a file, `read_tensors` or `read_shapes`. Raises UserError where there are none, or several with no
+    index, or where index and shards disagree.
     """
     folder = Path(folder)
     if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder of weights; check the path")
     for name in dict.fromkeys((stem, "model")):
         if os.path.lexists(file := folder / f"{name}.safetensors"):
-            return read_tensors(file)
+            return read(file)
         if os.path.lexists(file := folder / f"{name}.safetensors.index.json"):
-            return _read_shards(file)
+            return _read_shards(file, read)
     files = sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith("."))
     if not files:
         raise UserError(
@@ -102,10 +121,10 @@ def read_weights(folder: str | Path, stem: str = "diffusion_pytorch_model") -> d
     if len(files) > 1:
         names = ", ".join(file.name for file in files[:3])
         raise UserError(f"{folder} has {len(files)} safetensors files ({names}, ...); name one {stem}.safetensors")
-    return read_tensors(files[0])
+    return read(files[0])
 
 
-def _read_shards(index: Path) -> dict[str, torch.Tensor]:
+def _read_shards(index: Path, read: Read) -> dict[str, torch.Tensor]:
     content = read_json(index, "shard index")
     where = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(where, dict) or not where:
@@ -113,7 +132,7 @@ def _read_shards(index: Path) -> dict[str, torch.Tensor]:
     for name, file in where.items():
         if not isinstance(file, str) or not file.isprintable() or not file.strip(".") or set(file) & set("/\\:"):
             raise UserError(f"shard index {index} gives {file!r} for {name!r}, not a file name in its folder")
-    shards = {file: read_tensors(index.parent / file) for file in sorted(set(where.values()))}
+    shards = {file: read(index.parent / file) for file in sorted(set(where.values()))}
     for name, file in where.items():
         if name not in shards[file]:
             raise UserError(f"{index.parent / file} lacks {name!r}, which {index.name} places there; copy both again")

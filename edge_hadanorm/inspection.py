@@ -103,15 +103,19 @@ def describe_bundle(loaded: Bundle) -> str:
         for program in loaded.programs.values()
         for method, signature in program["methods"].items()
     ]
-    tensors = [
+    return "\n".join([*lines, "", table(header, rows), "", tensor_table(loaded.programs)])
+
+
+def tensor_table(programs: dict[str, dict]) -> str:
+    """What the methods of a manifest's programs are given and give."""
+    rows = [
         (method, way, tensor["name"], tensor["dtype"], "x".join(map(str, tensor["shape"])))
-        for program in loaded.programs.values()
+        for program in programs.values()
         for method, signature in program["methods"].items()
         for way in ("inputs", "outputs")
         for tensor in _shortened(signature[way])
     ]
-    tables = [table(header, rows), "", table(("method", "", "tensor", "dtype", "shape"), tensors)]
-    return "\n".join([*lines, "", *tables])
+    return table(("method", "", "tensor", "dtype", "shape"), rows)
 
 
 def table(header: Row, rows: Iterable[Row]) -> str:

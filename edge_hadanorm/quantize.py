@@ -140,6 +140,36 @@ def quantize(
     return quantized
 
 
+@torch.no_grad()
+def outline(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
+    """What `quantize` makes of a denoiser of fake tensors, which have shapes and no values.
+
+    What is chosen by values is where the choice starts: a search's transforms, the bits of a budget.
+    """
+    check_recipe(recipe, denoiser)
+    outlined, producers, steady = shared_copy(denoiser), denoiser.producers(), denoiser.steady()
+    own = dataclasses.replace(recipe, search=False, **START) if recipe.search else recipe
+
+    def choose(name: str, weight: torch.Tensor) -> FeatureTransform:
+        steadily, vector = steadied(own, name in steady), weight.new_empty(weight.shape[1])
+        return FeatureTransform(
+            centre=None if steadily.centre == "none" else vector,
+            dynamic=steadily.centre == "dynamic",
+            scale=None if steadily.scale == "none" else vector,
+            rotation=_rotation(steadily, len(vector), producers.get(name)),
+        )
+
+    for names in denoiser.stages():
+        foldings = fold_into(outlined, names, choose)
+        for name in names:
+            linear = outlined.get_submodule(name)
+            made = quantize_linear(dataclasses.replace(own, rounding="nearest"), foldings[name], linear)
+            if own.rounding == "gptq" and made.bias is None:  # which corrects it
+                made.bias = linear.weight.new_empty(len(linear.weight))
+            outlined.set_submodule(name, made)
+    return outlined
+
+
 def _allocate(
     denoiser: nn.Module, recipe: Recipe, moments: dict[str, Moments] | None, calls: list[Inputs]
 ) -> dict[str, Recipe]:

@@ -13,7 +13,7 @@ import torch
 from edge_hadanorm.console import say
 from edge_hadanorm.decoder import ImageDecoder
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.files import read_json, read_weights, require_finite
+from edge_hadanorm.files import read_json, read_shapes, read_weights, require_finite
 from edge_hadanorm.models import FAMILIES, class_of, family
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines import KINDS, Encoder, Tensors, suffixed, tokenizer_of
@@ -21,7 +21,7 @@ from edge_hadanorm.sampling import SamplerTable, probe
 from edge_hadanorm.text import PromptTokenizer, TextEncoder
 
 REFERENCE = Path(__file__).parent / "reference" / "weights"
-ABOUT, LABELS = "about.json", "classes.json"
+INDEX, ABOUT, LABELS = "model_index.json", "about.json", "classes.json"
 # More than the noise levels that diffusion models are trained on, and a prompt beyond any text encoder's.
 MAX_STEPS = 1000
 MAX_TOKENS = 4096
@@ -160,15 +160,38 @@ class Source:
 
 def load(name: str) -> Source:
     """The model of a name, in float32. Raises UserError for what is missing, broken, unsupported or not finite."""
+    found = _find(name)
+    weights = {key: tensor.float() for key, tensor in read_weights(found.transformer).items()}
+    require_finite(weights, f"weights of {found.transformer}")
+    return _made(found, weights)
+
+
+def outline(name: str) -> Source:
+    """The same on the meta device, of config and headers alone: no weight is read."""
+    found = _find(name)
+    return _made(found, read_weights(found.transformer, read=read_shapes))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where a model lies: its folder, that of its transformer, and whose config that has."""
+
+    name: str
+    folder: Path
+    transformer: Path
+    form: type[Denoiser]
+    config: dict
+
+
+def _find(name: str) -> _Found:
     folder = REFERENCE if name == "reference" else Path(name)
     if not os.path.exists(folder) and _HUB_ID.fullmatch(name):
         folder = _download(name)
     if not os.path.isdir(folder):
         raise UserError(f"model {name} does not exist: give `reference`, a diffusers folder or a hub id")
-    index = folder / "model_index.json"
-    transformer = folder / "transformer" if index.exists() else folder
+    transformer = folder / "transformer" if (folder / INDEX).exists() else folder
     if not (transformer / "config.json").is_file():
-        raise UserError(f"{folder} is no model: it has neither model_index.json nor config.json")
+        raise UserError(f"{folder} is no model: it has neither {INDEX} nor config.json")
     config = read_json(transformer / "config.json", "transformer config")
     if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
         raise UserError(f"{transformer / 'config.json'} is no diffusers config: it names no _class_name")
@@ -179,32 +202,54 @@ def load(name: str) -> Source:
             "nothing is folded"
         )
     config = {key: value for key, value in config.items() if not key.startswith("_")}
-    weights = {key: tensor.float() for key, tensor in read_weights(transformer).items()}
-    require_finite(weights, f"weights of {transformer}")
+    return _Found(name, folder, transformer, form, config)
+
+
+def _made(found: _Found, weights: dict[str, torch.Tensor]) -> Source:
     try:
-        denoiser = form.from_diffusers(config, weights).eval().requires_grad_(False)
+        denoiser = found.form.from_diffusers(found.config, weights).eval().requires_grad_(False)
     except UserError as error:
-        raise UserError(f"{transformer}: {error}") from None
-    pipeline = _pipeline(folder, read_json(index, "pipeline index")) if index.exists() else None
+        raise UserError(f"{found.transformer}: {error}") from None
+    index = found.folder / INDEX
+    pipeline = _pipeline(found.folder, read_json(index, "pipeline index")) if index.exists() else None
     if pipeline is not None:
-        _check_pipeline(folder, denoiser, pipeline)
-    return Source(name, form.source_class, config, denoiser, pipeline)
+        _check_pipeline(found.folder, denoiser, pipeline)
+    return Source(found.name, found.form.source_class, found.config, denoiser, pipeline)
+
+
+def encoded(pipeline: TextToImage, name: str) -> Tensors:
+    """What `encode` of a text encoder gives, [2, ...] by name, on the meta device; it is not loaded for that."""
+    folder, encoder, tokens = pipeline.folder / name, pipeline.kind.encoders[name], pipeline.tokenizers[name].length
+    config = SimpleNamespace(**read_json(folder / "config.json", "text encoder config"))
+    try:
+        widths = encoder.form.outputs(config)
+    except AttributeError as error:
+        raise UserError(f"text encoder {folder} is no {encoder.form.model_class}: {error}") from None
+    tokens = min(tokens, encoder.form.most or tokens)
+    shapes = {"pooled": lambda width: (2, width), "mask": lambda _: (2, tokens)}
+    return {
+        suffixed(name, output): torch.empty(
+            shapes[output](width) if output in shapes else (2, tokens, width), device="meta"
+        )
+        for output, width in widths.items()
+    }
+
+
+def outputs(pipeline: TextToImage) -> Tensors:
+    """What `given` gives, on the meta device."""
+    if pipeline.labels is not None:
+        return {"label": torch.empty(2, device="meta")}
+    made = {}
+    for name, encoder in pipeline.kind.encoders.items():
+        if encoder.form.masked:
+            made[suffixed(name, "mask")] = torch.empty(2, pipeline.tokenizers[name].length, device="meta")
+        made |= encoded(pipeline, name)
+    return made
 
 
 def _check_pipeline(folder: Path, denoiser: Denoiser, pipeline: TextToImage) -> None:
-    """Raises UserError where what encoders give is not what the denoiser takes; none is loaded for that."""
-    outputs = {}
-    for name, encoder in pipeline.kind.encoders.items():
-        config = SimpleNamespace(**read_json(folder / name / "config.json", "text encoder config"))
-        tokens = pipeline.tokenizers[name].length
-        try:
-            widths = encoder.form.outputs(config)
-        except AttributeError as error:
-            raise UserError(f"text encoder {folder / name} is no {encoder.form.model_class}: {error}") from None
-        for output, width in widths.items():
-            shape = (2, width) if output == "pooled" else (2, tokens, width)
-            outputs[suffixed(name, output)] = torch.empty(shape, device="meta")
-    found = {"label": torch.empty(2)} if pipeline.labels is not None else pipeline.kind.gather(outputs)
+    """Raises UserError where what encoders give is not what the denoiser takes."""
+    found = pipeline.kind.gather(outputs(pipeline))
     wanted = denoiser.prompt_shapes(1)
     if foreign := sorted(set(wanted) ^ (set(found) - {"mask"})):
         raise UserError(
@@ -226,7 +271,7 @@ def _check_pipeline(folder: Path, denoiser: Denoiser, pipeline: TextToImage) -> 
 
 def _pipeline(folder: Path, index: object) -> TextToImage:
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
-        raise UserError(f"{folder / 'model_index.json'} is no pipeline index: it names no _class_name")
+        raise UserError(f"{folder / INDEX} is no pipeline index: it names no _class_name")
     kind = index["_class_name"]
     if kind not in KINDS:
         raise UserError(
@@ -264,7 +309,7 @@ def _token_length(folder: Path, config: dict) -> int:
 
 def _labels(folder: Path) -> dict[str, int]:
     """Numbers of classes by the first of their names, from the pipeline's index or from the checkpoint's copy of it."""
-    file = folder / LABELS if (folder / LABELS).exists() else folder / "model_index.json"
+    file = folder / LABELS if (folder / LABELS).exists() else folder / INDEX
     index = read_json(file, "class names")
     names = index.get("id2label") if isinstance(index, dict) else None
     numbers = {str(i) for i in range(len(names))} if isinstance(names, dict) else set()

@@ -89,12 +89,14 @@ class EncoderForm:
 
     model_class: its class. masked: whether it is given the mask of tokens. outputs(config) -> names of what `encode`
     gives, and the features of a token or prompt. encode(model, ids [B, L], mask [B, L] or None) -> those tensors.
+    most: tokens of them at most; None: as many as there are ids.
     """
 
     model_class: str
     masked: bool
     outputs: Callable[[object], dict[str, int]]
     encode: Callable[..., tuple[torch.Tensor, ...]]
+    most: int | None = None
 
 
 def _states(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor]:
@@ -120,7 +122,7 @@ def _kept(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torc
 
 T5 = EncoderForm("T5EncoderModel", False, lambda config: {"text": config.d_model}, _states)
 MASKED_T5 = EncoderForm("T5EncoderModel", True, lambda config: {"text": config.d_model}, _states)
-GEMMA = EncoderForm("Gemma2Model", True, lambda config: {"text": config.hidden_size, "mask": 0}, _kept)
+GEMMA = EncoderForm("Gemma2Model", True, lambda config: {"text": config.hidden_size, "mask": 0}, _kept, KEPT)
 CLIP = EncoderForm(
     "CLIPTextModelWithProjection",
     False,

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from edge_hadanorm import bundle as bundles
-from edge_hadanorm import calibration, checkpoint, files, samples, source
+from edge_hadanorm import calibration, checkpoint, files, plan, samples, source
 from edge_hadanorm import evaluate as evaluation
 from edge_hadanorm import quantize as quantization
 from edge_hadanorm import recipe as recipes
@@ -18,6 +18,7 @@ from edge_hadanorm.checkpoint import Checkpoint, Text
 from edge_hadanorm.console import progress, say
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.metrics import save_png
+from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.runtime import ExecuTorchRunner, Stopwatch, TorchRunner, has_executorch, picture
 from edge_hadanorm.samples import Inputs, Trajectories
 from edge_hadanorm.source import Source
@@ -85,9 +86,7 @@ def quantize(
     average_bits: float | None = None,
 ) -> dict:
     """Quantize a model into the checkpoint folder `out`; returns its metrics. See `edge-hadanorm quantize --help`."""
-    recipe = recipes.load(recipe_name)
-    if average_bits is not None:
-        recipe = recipes.budgeted(recipe, average_bits)
+    recipe = _recipe(recipe_name, average_bits)
     device = pick_device(device)
     target = Path(os.path.realpath(out))
     state = target.with_name(f".{target.name}.calibration.safetensors")
@@ -114,6 +113,36 @@ def quantize(
         files.write_json(folder / "metrics.json", metrics)
     state.unlink(missing_ok=True)
     return metrics
+
+
+def dry_run(
+    model_name: str,
+    recipe_name: str,
+    prompts: list[str] | None = None,
+    inputs_file: Path | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    average_bits: float | None = None,
+) -> str:
+    """What `quantize` would make of a model, and an export of that; no weight is read and nothing is written."""
+    recipe, model = _recipe(recipe_name, average_bits), source.outline(model_name)
+    quantization.check_recipe(recipe, model.denoiser)
+    count, inputs = 0, None
+    if inputs_file is not None or (model.pipeline is not None and (prompts or model.pipeline.prompts)):
+        run, inputs, _ = _calibration_samples(model, recipe, prompts, inputs_file, steps, seed)
+        count = len(run)
+    if inputs is not None:
+        given = f"{count} captured inputs"
+    elif count:
+        given = f"{count} prompt{'s' * (count > 1)} of {steps or model.pipeline.steps} steps each"
+    else:
+        given = "nothing yet, which this recipe refuses: give --inputs FILE" if recipe.needs_calibration else "nothing"
+    return plan.describe(model, recipe, given, None if model.pipeline else _text(model, inputs))
+
+
+def _recipe(name: str, average_bits: float | None) -> Recipe:
+    recipe = recipes.load(name)
+    return recipe if average_bits is None else recipes.budgeted(recipe, average_bits)
 
 
 def _calibration_samples(

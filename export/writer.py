@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 import edge_hadanorm
 from edge_hadanorm import bundle
 from edge_hadanorm.checkpoint import Checkpoint
+from edge_hadanorm.decoder import TILE
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.export.program import Denoise, Prepare, export
 from edge_hadanorm.export.quantizer import EightBitQuantizer
@@ -30,8 +31,6 @@ TARGETS = ("xnnpack",)
 STEP_COUNTS = (*range(1, 21), 25, 28, 30, 40, 50)
 GOLDEN_SEED = 0
 EMBEDDED = "prompts.safetensors"
-# Side of the latents that are decoded at once: more would need more memory than the denoiser.
-DECODE_TILE = 64
 # Components of more bytes are lowered one by one, each in a process of its own.
 APART_BYTES = 1 << 30
 # What a device may lose against the golden picture by its own rounding: a value that falls to the other side moves by a
@@ -159,8 +158,8 @@ def _denoiser_program(folder: Path, saved: Checkpoint) -> dict:
         folder / "denoiser.pte",
         methods,
         {
-            "prepare": _signature(given, named),
-            "denoise": _signature({"latents": latents, "timestep": timestep, **named}, {"prediction": latents}),
+            "prepare": bundle.signature(given, named),
+            "denoise": bundle.signature({"latents": latents, "timestep": timestep, **named}, {"prediction": latents}),
         },
     )
 
@@ -171,16 +170,16 @@ def _text_encoder_program(folder: Path, pipeline: TextToImage, role: str) -> dic
     given = {"ids": ids} | ({"mask": mask} if encoder.form.masked else {})
     outputs = {suffixed(role, name): t for name, t in zip(encoder.widths, encoder(*given.values()), strict=True)}
     methods = {"encode": export(encoder, tuple(given.values()), EightBitQuantizer())}
-    return _program(folder / f"{role}.pte", methods, {"encode": _signature(given, outputs)})
+    return _program(folder / f"{role}.pte", methods, {"encode": bundle.signature(given, outputs)})
 
 
 def _decoder_program(folder: Path, pipeline: TextToImage, latent_shape: tuple[int, int, int], options: Options) -> dict:
     """image_decoder.pte, in float; returns its entry in the manifest."""
     channels, height, width = latent_shape
-    side = min(options.tile or DECODE_TILE, height, width)
+    side = min(options.tile or TILE, height, width)
     latents = torch.zeros(1, channels, side, side)
     with torch.no_grad():
-        signature = _signature({"latents": latents}, {"picture": pipeline.decoder(latents)})
+        signature = bundle.signature({"latents": latents}, {"picture": pipeline.decoder(latents)})
     methods = {"decode": export(pipeline.decoder, (latents,))}
     return _program(folder / f"{bundle.DECODER}.pte", methods, {"decode": signature})
 
@@ -193,16 +192,6 @@ def _program(file: Path, methods: dict[str, ExportedProgram], signatures: dict[s
         "file": file.name,
         "methods": {name: signature | {"delegation": account[name]} for name, signature in signatures.items()},
     }
-
-
-def _signature(inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> dict:
-    def describe(tensors: dict[str, torch.Tensor]) -> list[dict]:
-        return [
-            {"name": name, "dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape)}
-            for name, tensor in tensors.items()
-        ]
-
-    return {"inputs": describe(inputs), "outputs": describe(outputs)}
 
 
 def _prompt(folder: Path, saved: Checkpoint, embedded: tuple[str, ...]) -> dict:
