@@ -48,10 +48,14 @@ class Kind:
     labels: bool = False
 
     @property
+    def weights(self) -> tuple[str, ...]:
+        """Folders with weights, besides the transformer's."""
+        return (*self.encoders, *(("vae",) if self.decoder else ()))
+
+    @property
     def components(self) -> tuple[str, ...]:
-        """Folders besides the transformer's."""
-        tokenizers = (tokenizer_of(encoder) for encoder in self.encoders)
-        return (*tokenizers, *self.encoders, *(("vae",) if self.decoder else ()), "scheduler")
+        """All folders besides the transformer's."""
+        return (*map(tokenizer_of, self.encoders), *self.weights, "scheduler")
 
 
 def tokenizer_of(encoder: str) -> str:

@@ -43,6 +43,10 @@ class TextToImage:
         self.steps, self.guidance, self.prefix = steps, guidance, prefix
         self.tokenizers = {name: self._tokenizer(name, encoder) for name, encoder in self.kind.encoders.items()}
         self.labels = _labels(folder) if self.kind.labels else None
+        for component in self.kind.weights:
+            if not any((folder / component).glob("*.safetensors")):
+                what = component.replace("_", " ")
+                raise UserError(f"{what} {folder / component} has no file such as model.safetensors; copy it again")
         self.licence, self.prompts = _about(folder)
         if self.labels and not self.prompts:
             self.prompts = list(self.labels)
@@ -279,10 +283,16 @@ def _pipeline(folder: Path, index: object) -> TextToImage:
             "--inputs instead"
         )
     present = {key for key, value in index.items() if not key.startswith("_") and _names_class(value)}
-    if missing := [component for component in ("transformer", *KINDS[kind].components) if component not in present]:
+    needed = {"transformer", *KINDS[kind].components}
+    if missing := sorted(needed - present):
         raise UserError(
             f"pipeline {folder} has no {missing[0]}, which {kind} needs: copy it whole, or give its transformer folder "
             "with --inputs"
+        )
+    if foreign := sorted(present - needed):
+        raise UserError(
+            f"pipeline {folder} has a component {foreign[0]}, of which nothing is known here for {kind}: set it to "
+            "[null, null] in model_index.json, or give its transformer folder with --inputs"
         )
     return TextToImage(folder, kind, **_defaults(kind))
 

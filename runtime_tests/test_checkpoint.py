@@ -279,7 +279,7 @@ def test_config_json_says_how_to_read_the_tensors(saved, model):
     assert config["transformer_class"] == "PixArtTransformer2DModel"
     assert config["transformer"] == model.config
     assert config["text"] == {"tokens": 8, "masked": False}
-    assert config["sampling"] == {"steps": 8, "guidance": 1.5}
+    assert config["sampling"] == {"kind": "ReferencePipeline", "steps": 8, "guidance": 1.5, "prefix": ""}
     assert list(config["linears"]) == model.denoiser.quantizable()
     for name, linear in config["linears"].items():
         producer, absorbed, transform = FOLDING[name.split(".", 2)[2]]
