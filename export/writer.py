@@ -73,7 +73,7 @@ def write_bundle(
     """Write the bundle of a checkpoint, which lies in `source`, into an existing empty folder."""
     check_target(target, saved)
     pipeline = saved.pipeline
-    if pipeline is None and options.prompts:
+    if options.prompts and (pipeline is None or not pipeline.tokenizers):
         raise UserError(f"{source} has no text encoder to embed prompts with")
     report("lowering the denoiser")
     try:

@@ -203,5 +203,6 @@ FAMILIES = {
     "sana_sprint": Family(
         "SanaTransformer2DModel",
         SANA | dict(patch_size=2, interpolation_scale=2.0, qk_norm="rms_norm_across_heads", guidance_embeds=True),
+        error=2e-5,
     ),
 }

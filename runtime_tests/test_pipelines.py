@@ -142,6 +142,7 @@ def test_prompts_can_be_carried_encoded(name, quantized, drawing, tmp_path):
     if name == "dit":
         with pytest.raises(UserError, match="no text encoder"):
             exported(quantized, tmp_path / "bundle", writer.Options(tuple(prompts(name))))
+    if name != "sd3":  # the one whose encoders are gathered
         return
     loaded = exported(quantized, tmp_path / "bundle", writer.Options(tuple(prompts(name)), tile=8))
     assert not any(role.startswith("text_encoder") for role in loaded.programs)
