@@ -48,9 +48,7 @@ def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]], span: int
         ranges = [_real_rows(linear, x, weights).aminmax() for x, weights in inputs()]
         lows, highs = zip(*ranges, strict=True)
         linear.set_activation_range(torch.stack(lows).amin(), torch.stack(highs).amax())
-    seen = Statistics(
-        width, 1 if span is None else next(n for n in range(1, width + 1) if width <= n * span and not width % n)
-    )
+    seen = Statistics(width, _spans(width, span or width))
     for x, weights in inputs():
         z, rest = linear.transform(x, weights)
         exact = tokens(z if rest is None else z + rest, weights)
@@ -69,6 +67,11 @@ def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]], span: int
     fitted.bias = (correction if linear.bias is None else linear.bias + correction).float()
     fitted.activation_scale, fitted.activation_zero_point = linear.activation_scale, linear.activation_zero_point
     return fitted
+
+
+def _spans(width: int, span: int) -> int:
+    """The least number of equal spans of at most so many features."""
+    return next(count for count in range(1, width + 1) if width <= count * span and width % count == 0)
 
 
 class Statistics:

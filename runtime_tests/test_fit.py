@@ -226,11 +226,12 @@ def test_a_small_sample_is_trusted_less(monkeypatch):
 
 
 def test_a_span_is_a_moment_of_blocks():
-    recipe, options = make_recipe(), [None, 8, 16, WIDTH, 2 * WIDTH, 7]
-    whole, eight, sixteen, all_columns, more, odd = (
+    recipe, options = make_recipe(), [None, 8, 16, WIDTH, 2 * WIDTH, 15]
+    whole, eight, sixteen, all_columns, more, fifteen = (
         fit(plain(recipe, "static"), lambda: [(X, None)], span).codes for span in options
     )
-    assert all(torch.equal(codes, whole) for codes in (all_columns, more, odd))  # that do not divide: one
+    assert all(torch.equal(codes, whole) for codes in (all_columns, more))
+    assert torch.equal(fifteen, eight)  # the most that divide
     z = plain(recipe, "static").quantized_input(X).flatten(0, 1)
     covariance = torch.cov(z.double().T, correction=0)
     for codes, span in ((eight, 8), (sixteen, 16)):

@@ -152,7 +152,8 @@ class Garbled:
     """A runner whose predictions without the prompt are not numbers."""
 
     def __init__(self, runner):
-        self.runner, self.latent_shape, self.prepare = runner, runner.latent_shape, runner.prepare
+        self.runner, self.latent_shape = runner, runner.latent_shape
+        self.prepare, self.decode = runner.prepare, runner.decode
 
     def denoise(self, *inputs: torch.Tensor) -> torch.Tensor:
         prediction = self.runner.denoise(*inputs)
