@@ -84,20 +84,18 @@ class Modulation:
         block = denoiser.get_submodule(self.block)
         modulation, gain = (p.detach().double().clone() for p in (block.modulation, block.gain))
 
-        def part(index: int) -> slice:
-            return slice(index * block.width, (index + 1) * block.width)
-
+        shift, scale = (_part(index, block.width) for index in (self.shift, self.scale))
         if transform.centre is not None:
-            modulation[..., part(self.shift)] -= transform.centre / gain[..., part(self.shift)]
+            modulation[..., shift] -= transform.centre / gain[..., shift]
         if transform.inverse_scale is not None:
-            for index in (self.shift, self.scale):
-                gain[..., part(index)] *= transform.inverse_scale
+            for part in (shift, scale):
+                gain[..., part] *= transform.inverse_scale
         replace(block, modulation=modulation, gain=gain)
 
 
 @dataclass(frozen=True)
 class LinearModulation:
-    """The same with parts of the output of `linear`, each of so many features; the 1 of a scale is in its bias."""
+    """The same with numbered parts of the output of `linear`, as wide as its input; a scale's 1 is in the bias."""
 
     linear: str
     shift: int
@@ -110,17 +108,18 @@ class LinearModulation:
         linear = denoiser.get_submodule(self.linear)
         weight, bias = (p.detach().double().clone() for p in (linear.weight, linear.bias))
 
-        def part(index: int, width: int) -> slice:
-            return slice(index * width, (index + 1) * width)
-
+        shift, scale = (_part(index, weight.shape[1]) for index in (self.shift, self.scale))
         if transform.centre is not None:
-            bias[part(self.shift, len(transform.centre))] -= transform.centre
+            bias[shift] -= transform.centre
         if (inverse := transform.inverse_scale) is not None:
-            for index in (self.shift, self.scale):
-                rows = part(index, len(inverse))
-                weight[rows] *= inverse[:, None]
-                bias[rows] *= inverse
+            for part in (shift, scale):
+                weight[part] *= inverse[:, None]
+                bias[part] *= inverse
         replace(linear, weight=weight, bias=bias)
+
+
+def _part(index: int, width: int) -> slice:
+    return slice(index * width, (index + 1) * width)
 
 
 @dataclass(frozen=True)

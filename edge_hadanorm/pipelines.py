@@ -1,11 +1,13 @@
 """The pipelines of diffusers that can be drawn with: what each makes of a prompt, and of the last latents."""
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
+from edge_hadanorm.errors import UserError
 from edge_hadanorm.text import CLIP, GEMMA, MASKED_T5, T5, EncoderForm
 
 Tensors = dict[str, torch.Tensor]
@@ -66,6 +68,14 @@ def tokenizer_of(encoder: str) -> str:
 def suffixed(encoder: str, name: str) -> str:
     """An encoder's input or output among those of all encoders."""
     return name + encoder.removeprefix("text_encoder")
+
+
+def class_rows(labels: dict[str, int], prompt: str) -> Tensors:
+    """The numbers [2] of no class and of the class that a prompt names. Raises UserError where it names none."""
+    if prompt and prompt not in labels:
+        some = textwrap.shorten(", ".join(labels), 200, placeholder=" ...")
+        raise UserError(f"prompt {prompt!r} is no class of the model; classes: {some}")
+    return {"label": torch.tensor([float(len(labels)), float(labels.get(prompt, len(labels)))])}
 
 
 KL, DC = "AutoencoderKL", "AutoencoderDC"

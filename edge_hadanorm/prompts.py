@@ -7,7 +7,7 @@ import torch
 from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_tensors
-from edge_hadanorm.pipelines import Tensors, suffixed
+from edge_hadanorm.pipelines import Tensors, class_rows, suffixed
 from edge_hadanorm.text import PromptTokenizer
 
 # (role of a program, inputs) -> what its `encode` gives
@@ -37,7 +37,7 @@ class BundlePrompts:
     def __call__(self, prompt: str, encode: Encode) -> Tensors:
         """Tensors [2, ...] by name: row 0 of the empty prompt, row 1 of this one. Raises UserError for an unknown."""
         if self.asked["labels"] is not None:
-            return {"label": torch.tensor([float(len(self.asked["labels"])), float(self._number(prompt))])}
+            return class_rows(self.asked["labels"], prompt)
         if self.asked["embedded"]:
             return self._carried(prompt)
         given = {}
@@ -50,12 +50,6 @@ class BundlePrompts:
             outputs = [tensor.clone() for tensor in encode(role, inputs)]
             given |= {spec["name"]: tensor for spec, tensor in zip(method["outputs"], outputs, strict=True)}
         return given
-
-    def _number(self, prompt: str) -> int:
-        labels = self.asked["labels"]
-        if prompt and prompt not in labels:
-            raise UserError(f"prompt {prompt!r} is no class of the model; take {some(labels)}")
-        return labels[prompt] if prompt else len(labels)
 
     def _carried(self, prompt: str) -> Tensors:
         known = self.asked["embedded"]["prompts"]

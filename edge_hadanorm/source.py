@@ -3,7 +3,6 @@
 import inspect
 import os
 import re
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +15,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, read_shapes, read_weights, require_finite
 from edge_hadanorm.models import FAMILIES, class_of, family
 from edge_hadanorm.models.denoiser import Denoiser
-from edge_hadanorm.pipelines import KINDS, Encoder, Tensors, suffixed, tokenizer_of
+from edge_hadanorm.pipelines import KINDS, Encoder, Tensors, class_rows, suffixed, tokenizer_of
 from edge_hadanorm.sampling import SamplerTable, probe
 from edge_hadanorm.text import PromptTokenizer, TextEncoder
 
@@ -78,9 +77,8 @@ class TextToImage:
 
     def check(self, prompt: str) -> None:
         """Raises UserError for a prompt that it cannot draw."""
-        if self.labels is not None and prompt and prompt not in self.labels:
-            some = textwrap.shorten(", ".join(self.labels), 200, placeholder=" ...")
-            raise UserError(f"prompt {prompt!r} is no class of the model; classes: {some}")
+        if self.labels is not None:
+            class_rows(self.labels, prompt)
         for tokenizer in self.tokenizers.values():
             tokenizer(prompt)
 
@@ -101,12 +99,8 @@ class TextToImage:
     def given(self, prompt: str) -> Tensors:
         """What the encoders give of the empty prompt and of this one, [2, ...] by name, with the masks they take."""
         if prompt not in self._given:
-            self.check(prompt)
-            if self.labels is not None:
-                label = self.labels[prompt] if prompt else len(self.labels)
-                self._given[prompt] = {"label": torch.tensor([float(len(self.labels)), float(label)])}
-            else:
-                self._given[prompt] = self._encoded(prompt)
+            classes = self.labels is not None
+            self._given[prompt] = class_rows(self.labels, prompt) if classes else self._encoded(prompt)
         return self._given[prompt]
 
     def _encoded(self, prompt: str) -> Tensors:
