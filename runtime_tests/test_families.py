@@ -79,6 +79,16 @@ def test_stages_are_the_denoiser_block_by_block(family, denoiser):
 
 
 @torch.no_grad()
+def test_a_call_that_goes_block_by_block_ends_in_the_prediction(family, denoiser):
+    call = family.call(denoiser)
+    state = denoiser.begin(call.latents, call.timestep, **call.prompt)
+    for stage in range(len(denoiser.stages())):
+        state = denoiser.advance(stage, state)
+        assert all(part is None or len(part) == len(call.latents) for part in state)
+    assert relative_error(denoiser.finish(state), call.run(denoiser)) < 1e-10
+
+
+@torch.no_grad()
 def test_pictures_of_a_batch_do_not_depend_on_each_other(family, denoiser):
     call = family.call(denoiser)
     for i, whole in enumerate(call.run(denoiser)):

@@ -163,15 +163,17 @@ def test_stages_are_the_module_block_by_block(other, denoiser):
     for name in names:
         assert relative_error(staged[name], whole[name]) < 1e-12, name
     assert denoiser.resumable == set(range(len(denoiser.stages()) - 1))
+    assert denoiser.finishable
+    assert relative_error(denoiser.finish(state), call.run(denoiser)) < 1e-10
 
 
 class Skipping(diffusers.ModelMixin, diffusers.ConfigMixin):
-    """The second block's result skips the third."""
+    """The second block's result skips the third, and with `late` the fourth too."""
 
     config_name = "config.json"
 
     @diffusers.configuration_utils.register_to_config
-    def __init__(self, in_channels: int = 4, sample_size: int = SIZE, width: int = 48):
+    def __init__(self, in_channels: int = 4, sample_size: int = SIZE, width: int = 48, late: bool = False):
         super().__init__()
         self.embed = nn.Linear(in_channels, width)
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.GELU()) for _ in range(4))
@@ -182,13 +184,15 @@ class Skipping(diffusers.ModelMixin, diffusers.ConfigMixin):
         x = self.blocks[0](x + encoder_hidden_states.mean(1, keepdim=True))
         skipped = self.blocks[1](x)
         x = self.blocks[3](self.blocks[2](skipped) + skipped)
+        x = x + skipped if self.config.late else x
         return (self.out(x).transpose(1, 2).reshape(hidden_states.shape),)
 
 
+@pytest.mark.parametrize("late", [False, True])
 @torch.no_grad()
-def test_a_block_that_needs_more_is_run_from_the_beginning(monkeypatch):
+def test_what_needs_more_than_the_block_before_it_is_run_from_the_beginning(monkeypatch, late):
     monkeypatch.setattr(diffusers, "Skipping", Skipping, raising=False)
-    other = Other("Skipping", dict(width=48))
+    other = Other("Skipping", dict(width=48, late=late))
     denoiser = made(other)
     call, names = other.call(denoiser), denoiser.quantizable()
     whole, staged = {}, {}
@@ -198,8 +202,9 @@ def test_a_block_that_needs_more_is_run_from_the_beginning(monkeypatch):
     with observed(denoiser, names, lambda name, x, *_: staged.__setitem__(name, x)):
         for stage in range(4):
             state = denoiser.advance(stage, state)
-    assert denoiser.resumable == {0, 1}
+    assert (denoiser.resumable, denoiser.finishable) == ({0, 1}, not late)
     assert all(torch.equal(staged[name], whole[name]) for name in names)
+    assert torch.equal(denoiser.finish(state), call.run(denoiser))
 
 
 @torch.no_grad()

@@ -82,6 +82,51 @@ class StackedLinear(nn.Linear):
         return y if parts is None else equal_parts(y, parts)
 
 
+class Attention(nn.Module):
+    """Multi-head attention on the tokens themselves, to which a shift is still to be added."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = StackedLinear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        heads, count = self.qkv(x, shift=shift, parts=3 * self.heads), self.heads
+        return self.out(attention(heads[:count], heads[count : 2 * count], heads[2 * count :]))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention on the text, whose keys and values come from `prepare`."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q = StackedLinear(width, width)
+        self.kv = StackedLinear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def prepare(self, text: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [B, L, d] of text [B, L, d]."""
+        return tuple(self.kv(text, weights, parts=2))
+
+    def forward(self, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        q = self.q(x, parts=self.heads)
+        return self.out(attention(q, equal_parts(k, self.heads), equal_parts(v, self.heads), bias))
+
+
+class FeedForward(nn.Module):
+    """Of tokens, to which a shift is still to be added."""
+
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.up = StackedLinear(width, inner)
+        self.down = nn.Linear(inner, width)
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        return self.down(F.gelu(self.up(x, shift=shift), approximate="tanh"))
+
+
 def sinusoid(timestep: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
     """The embedding [1 or B, 1, 2 n] of a timestep [1], or of one each [B], at frequencies [n], cosines first."""
     angles = timestep.reshape(-1, 1, 1) * frequencies
@@ -122,13 +167,6 @@ class Weights:
         """Raises UserError where a tensor is left, except for those named."""
         if foreign := sorted(set(self.tensors) - self.taken - set(but)):
             raise UserError(f"transformer weights: unknown tensor {foreign[0]!r}; the file is not of this config")
-
-
-def stacked(name: str, *pairs: Pair) -> dict[str, torch.Tensor]:
-    """State of the linear `name` that computes all of these on one input."""
-    weights, biases = zip(*pairs, strict=True)
-    state = {f"{name}.weight": torch.cat(weights).contiguous()}
-    return state if biases[0] is None else state | {f"{name}.bias": torch.cat(biases).contiguous()}
 
 
 def check_sizes(config: dict, *keys: str) -> None:
