@@ -14,14 +14,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from edge_hadanorm import bundle, checkpoint, console, files, source, workflow
+from edge_hadanorm import allocation, bundle, checkpoint, console, files, source, workflow
 from edge_hadanorm import models as forms
 from edge_hadanorm.calibration import observed
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.export import writer
+from edge_hadanorm.fold import Folding, shared_copy
 from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.models import generic
+from edge_hadanorm.quantize import quantize_linear
+from edge_hadanorm.recipe import named
 from edge_hadanorm.samples import ARGUMENTS, Inputs
+from edge_hadanorm.transform import FeatureTransform
 from families import FAMILIES, Family
 from helpers import randn, relative_error
 
@@ -188,13 +192,19 @@ class Skipping(diffusers.ModelMixin, diffusers.ConfigMixin):
         return (self.out(x).transpose(1, 2).reshape(hidden_states.shape),)
 
 
-@pytest.mark.parametrize("late", [False, True])
-@torch.no_grad()
-def test_what_needs_more_than_the_block_before_it_is_run_from_the_beginning(monkeypatch, late):
+@pytest.fixture(params=[False, True], ids=["early", "late"])
+def skipping(request, monkeypatch):
+    """A `Skipping` and a call of it."""
     monkeypatch.setattr(diffusers, "Skipping", Skipping, raising=False)
-    other = Other("Skipping", dict(width=48, late=late))
+    other = Other("Skipping", dict(width=48, late=request.param))
     denoiser = made(other)
-    call, names = other.call(denoiser), denoiser.quantizable()
+    return denoiser, other.call(denoiser)
+
+
+@torch.no_grad()
+def test_what_needs_more_than_the_block_before_it_is_run_from_the_beginning(skipping):
+    denoiser, call = skipping
+    names = denoiser.quantizable()
     whole, staged = {}, {}
     with observed(denoiser, names, lambda name, x, *_: whole.__setitem__(name, x)):
         call.run(denoiser)
@@ -202,9 +212,26 @@ def test_what_needs_more_than_the_block_before_it_is_run_from_the_beginning(monk
     with observed(denoiser, names, lambda name, x, *_: staged.__setitem__(name, x)):
         for stage in range(4):
             state = denoiser.advance(stage, state)
+    late = denoiser.transformer.config.late
     assert (denoiser.resumable, denoiser.finishable) == ({0, 1}, not late)
     assert all(torch.equal(staged[name], whole[name]) for name in names)
     assert torch.equal(denoiser.finish(state), call.run(denoiser))
+
+
+def test_bits_are_measured_where_blocks_are_run_from_the_beginning(skipping, monkeypatch):
+    """An estimate is the error of a linear alone."""
+    monkeypatch.setattr(allocation, "PROBES", 256)
+    denoiser, call = skipping
+    recipe, kept = named("rtn-w8a16"), Folding(FeatureTransform(), FeatureTransform())
+    linears = {
+        name: quantize_linear(recipe, kept, denoiser.get_submodule(name)).double() for name in denoiser.quantizable()
+    }
+    found = allocation.sensitivities(denoiser, [recipe], lambda name, _: linears[name], [call])
+    for name, linear in linears.items():
+        one = shared_copy(denoiser)
+        one.set_submodule(name, linear)
+        error = (call.run(one) - call.run(denoiser)).square().sum().item()
+        assert found[name][0] == pytest.approx(error, rel=0.3)
 
 
 @torch.no_grad()
