@@ -27,7 +27,7 @@ from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.source import ABOUT, LABELS, TextToImage
 from edge_hadanorm.transform import FeatureTransform
 
-FORMAT = 3
+FORMAT = 4
 # What an input goes through before its linear: in the layers before, and in the linear.
 STAGES = ("absorbed", "transform")
 
@@ -152,7 +152,7 @@ def _linear(name: str, layout: dict, linear: nn.Linear, tensors: dict[str, torch
         codes,
         tensors.get("weight_scale"),
         tensors.get("bias"),
-        tensors.get("weight"),
+        tensors.get("float_weight"),
         absorbed,
         LowRank(tensors["low_rank.down"], tensors["low_rank.up"]) if "low_rank.down" in tensors else None,
     )
@@ -166,7 +166,7 @@ def _check_shapes(name: str, linear: nn.Linear, own: Recipe, layout: dict, tenso
     """Raises UserError where a tensor of a quantized linear is missing, foreign or not as config.json has it."""
     rows, columns = linear.weight.shape
     if own.weight_bits == FLOAT_BITS:
-        shapes = {"weight": (rows, columns)}
+        shapes = {"float_weight": (rows, columns)}
     else:
         packed = -(-rows * columns * own.weight_bits // 8)
         shapes = {"packed": (packed,), "weight_scale": (rows, columns // (own.group_size or columns))}

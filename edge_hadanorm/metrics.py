@@ -71,7 +71,7 @@ def bits_summary(denoiser: nn.Module) -> dict:
     """
     named = {n: m for n, m in denoiser.named_modules() if isinstance(m, QuantizedLinear)}
     linears = list(named.values())
-    weights = sum(m.weight.numel() for m in linears)
+    weights = sum(math.prod(m.shape) for m in linears)
     code_bits = sum(m.codes.numel() * m.recipe.weight_bits for m in linears if m.codes is not None)
     # What has been absorbed is in other weights already and no device needs it.
     side = sum(
@@ -86,7 +86,7 @@ def bits_summary(denoiser: nn.Module) -> dict:
         if not any(k.startswith(name + ".") for name in named)
     )
     recipe = linears[0].recipe
-    recipe_bits = sum(m.weight.numel() * m.recipe.weight_bits for m in linears)
+    recipe_bits = sum(math.prod(m.shape) * m.recipe.weight_bits for m in linears)
     return {
         "weight": min(m.recipe.weight_bits for m in linears),
         "activation": recipe.activation_bits,

@@ -102,16 +102,16 @@ def float_table(quantized: nn.Module) -> str:
 def memory(exact: Denoiser, quantized: nn.Module, recipe: Recipe, pipeline: TextToImage | None) -> float:
     """Bytes at the peak of: loading, where weights are there twice; encoding prompts; rounding; measuring.
 
-    While rounding there is the float model and the quantized one, each weight as its code and as its value, and what
-    one linear is rounded in. Measuring folds what was absorbed into the float model once more.
+    While rounding there is the float model, the quantized one, and what one linear is rounded in. Measuring folds what
+    was absorbed into the float model once more.
     """
     linears = [module for module in quantized.modules() if isinstance(module, QuantizedLinear)]
     weights = FLOAT * sum(p.numel() for p in exact.parameters())
-    made = sum(m.weight.numel() * (FLOAT + (m.codes is not None)) for m in linears)
-    folded = sum(m.weight.numel() * FLOAT for m in linears if not m.absorbed.is_identity)
-    rounding = ROUNDING * max(m.weight.numel() for m in linears)
+    made = sum(math.prod(m.shape) * (FLOAT if m.codes is None else 1) for m in linears)
+    folded = sum(math.prod(m.shape) * FLOAT for m in linears if not m.absorbed.is_identity)
+    rounding = ROUNDING * max(math.prod(m.shape) for m in linears)
     if recipe.needs_calls:
-        widest = max(m.weight.shape[1] for m in linears)
+        widest = max(m.shape[1] for m in linears)
         rounding += 2 * FLOAT * TOKENS * widest + 6 * 8 * widest**2  # calls on their way; moments and their factors
     if recipe.search:
         inputs = max(sum(exact.get_submodule(n).weight.shape[1] for n in names) for names in exact.stages())

@@ -298,14 +298,14 @@ def test_codes_take_their_bits_in_the_file(saved, name):
     for linear in content.denoiser.quantizable():
         shape = list(content.denoiser.get_submodule(linear).weight.shape)
         if content.recipe.weight_bits == 16:
-            assert tensors[f"{linear}.weight"]["shape"] == shape
+            assert tensors[f"{linear}.float_weight"]["shape"] == shape
             assert f"{linear}.packed" not in tensors
             continue
         packed = tensors[f"{linear}.packed"]
         assert packed["dtype"] == "U8"
         assert packed["shape"] == [math.ceil(math.prod(shape) * content.recipe.weight_bits / 8)]
         assert f"{linear}.codes" not in tensors
-        assert f"{linear}.weight" not in tensors
+        assert f"{linear}.float_weight" not in tensors
 
 
 @pytest.mark.parametrize("method", ["rtn", "hadanorm", "hadanorm-balanced"])
