@@ -13,7 +13,7 @@ from edge_hadanorm.decoder import TILE, ImageDecoder
 from edge_hadanorm.files import read_shapes, read_weights
 from edge_hadanorm.inspection import LINEAR_HEADER, Row, kind, linear_rows, table, tensor_table
 from edge_hadanorm.linear import QuantizedLinear
-from edge_hadanorm.metrics import bits_summary, megabytes
+from edge_hadanorm.metrics import bits_summary, megabytes, stored_bytes
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines import Tensors, as_given
 from edge_hadanorm.quantize import outline
@@ -49,7 +49,7 @@ def describe(model: Source, recipe: Recipe, given: str, text: Text | None) -> st
         "written",
         f"float model: {parameters:,} parameters, {total:.2f} MB in float32",
         f"quantized: {bits['quantized_parameters']:,} parameters in {bits['average']:.3g} bits, "
-        f"{bits['quantized_bytes'] / 1e6:.2f} MB; float rest: {bits['float_bytes'] / 1e6:.2f} MB; "
+        f"{bits['quantized_bytes'] / 1e6:.2f} MB; rest: {bits['rest_bytes'] / 1e6:.2f} MB; "
         f"together {whole:.2f} MB, {total / whole:.1f} times less",
         f"calibrated on: {given}",
         f"memory to quantize: about {needed / 1e9:.1f} GB",
@@ -77,8 +77,7 @@ def by_kind(quantized: nn.Module) -> list[Row]:
     for name, *cells, _ in linear_rows(quantized, {}):
         row = (kind(name)[0], *cells)
         counts[row] += 1
-        alone = nn.ModuleDict({"linear": quantized.get_submodule(name)})
-        bytes_of[row] += bits_summary(alone)["quantized_bytes"]
+        bytes_of[row] += stored_bytes(quantized.get_submodule(name))
     return [(count, *row, f"{bytes_of[row] / 1e6:.2f}") for row, count in counts.items()]
 
 

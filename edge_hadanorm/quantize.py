@@ -23,6 +23,8 @@ from edge_hadanorm.transform import FeatureTransform, Rotation, rotation_factors
 
 # Beyond this spread between channels a scale says more about a dead channel than about its signal.
 SCALE_RANGE = 1e4
+# Linears outside the recipe with as many weights are worth 8 bits: an adaptive norm's can be a third of a transformer.
+LARGE = 1 << 20
 
 
 def feature_scale(recipe: Recipe, moments: Moments, weight: torch.Tensor) -> torch.Tensor | None:
@@ -74,6 +76,19 @@ def quantize_linear(recipe: Recipe, folding: Folding, linear: nn.Linear) -> Quan
         return plain
     codes, scale = ROUNDING[recipe.rounding](plain.weight, recipe.weight_bits, recipe.group_size)
     return QuantizedLinear(recipe, plain.transform, codes, scale, plain.bias, None, plain.absorbed, plain.low_rank)
+
+
+def quantize_rest(denoiser: nn.Module, recipe: Recipe) -> None:
+    """Round the large linears that the recipe has no transforms for: after folding, which writes into some of them."""
+    if FLOAT_BITS in (recipe.rest_bits, recipe.weight_bits):
+        return
+    # A static range would have to be calibrated for inputs that are few and cheap to keep.
+    bits = FLOAT_BITS if recipe.activations == "tensor" else max(recipe.activation_bits, recipe.rest_bits)
+    own = Recipe(f"rest-w{recipe.rest_bits}a{bits}", recipe.rest_bits, bits)
+    folding = Folding(FeatureTransform(), FeatureTransform())
+    for name, module in list(denoiser.named_modules()):
+        if isinstance(module, nn.Linear) and module.weight.numel() >= LARGE:
+            denoiser.set_submodule(name, quantize_linear(own, folding, module))
 
 
 def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
@@ -137,6 +152,7 @@ def quantize(
         ranges = activation_ranges(denoiser, quantized, samples)
         for name in denoiser.quantizable():
             quantized.get_submodule(name).set_activation_range(*ranges[name])
+    quantize_rest(quantized, recipe)
     return quantized
 
 
@@ -167,6 +183,7 @@ def outline(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
             if own.rounding == "gptq" and made.bias is None:  # which corrects it
                 made.bias = linear.weight.new_empty(len(linear.weight))
             outlined.set_submodule(name, made)
+    quantize_rest(outlined, own)
     return outlined
 
 

@@ -364,7 +364,7 @@ def test_bits_are_counted(report, model):
     assert bits["bytes_per_quantized_parameter"] == pytest.approx((parameters // 2 + side) / parameters)
     everything = sum(tensor.numel() for tensor in model.denoiser.state_dict().values())
     biases = sum(linear.bias.numel() for linear in linears)
-    assert bits["float_bytes"] == 4 * (everything - parameters - biases)
+    assert bits["rest_bytes"] == 4 * (everything - parameters - biases)
 
 
 def test_average_bits_are_weighted_by_the_weights_of_linears_of_other_recipes(model, moments):
