@@ -1,5 +1,6 @@
 """What every family's denoiser is: the one form that is calibrated, quantized, simulated and exported."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import torch
@@ -25,7 +26,7 @@ class Denoiser(nn.Module):
         self.config = config
 
     @classmethod
-    def from_diffusers(cls, config: dict, weights: dict[str, torch.Tensor]) -> Self:
+    def from_diffusers(cls, config: dict, weights: Mapping[str, torch.Tensor]) -> Self:
         """From a transformer's config and its state dict, in the state dict's dtype.
 
         Raises UserError for a missing or mis-shaped tensor.
@@ -36,7 +37,7 @@ class Denoiser(nn.Module):
         return denoiser
 
     @staticmethod
-    def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def convert(config: dict, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The transformer's state dict as this class's. Raises UserError for a missing or mis-shaped tensor."""
         raise NotImplementedError
 
