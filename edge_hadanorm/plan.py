@@ -99,15 +99,13 @@ def float_table(quantized: nn.Module) -> str:
 
 
 def memory(exact: Denoiser, quantized: nn.Module, recipe: Recipe, pipeline: TextToImage | None) -> float:
-    """Bytes at the peak of: loading, where weights are there twice; encoding prompts; rounding; measuring.
+    """Bytes at the peak of encoding prompts and of rounding.
 
-    While rounding there is the float model, the quantized one, and what one linear is rounded in. Measuring folds what
-    was absorbed into the float model once more.
+    While rounding there is the float model, of which less is left with every block; the quantized one, of which there
+    is more; and what one linear is rounded in.
     """
     linears = [module for module in quantized.modules() if isinstance(module, QuantizedLinear)]
     weights = FLOAT * sum(p.numel() for p in exact.parameters())
-    made = sum(math.prod(m.shape) * (FLOAT if m.codes is None else 1) for m in linears)
-    folded = sum(math.prod(m.shape) * FLOAT for m in linears if not m.absorbed.is_identity)
     rounding = ROUNDING * max(math.prod(m.shape) for m in linears)
     if recipe.needs_calls:
         widest = max(m.shape[1] for m in linears)
@@ -115,7 +113,7 @@ def memory(exact: Denoiser, quantized: nn.Module, recipe: Recipe, pipeline: Text
     if recipe.search:
         inputs = max(sum(exact.get_submodule(n).weight.shape[1] for n in names) for names in exact.stages())
         rounding += 2 * FLOAT * CHUNK * inputs
-    return PROCESS + max(2 * weights, weights + _encoders(pipeline), weights + made + folded + rounding)
+    return PROCESS + weights + max(_encoders(pipeline), rounding)
 
 
 def _encoders(pipeline: TextToImage | None) -> float:

@@ -123,11 +123,13 @@ def quantize(
     samples: list[Callable[[], object]] = (),
     calls: list[Inputs] = (),
     progress: Callable[[Iterable], Iterable] = iter,
+    done: Callable[[int, nn.Module], None] = lambda *_: None,
 ) -> nn.Module:
     """A quantized copy of a float denoiser.
 
     moments: from `calibrate`, None where the recipe needs none. samples: calls that run `denoiser`, for the ranges of
-    static activations. calls: inputs of the same, for recipes that `needs_calls`.
+    static activations. calls: inputs of the same, for recipes that `needs_calls`. done(stage, quantized) is told when a
+    stage has its codes and that stage of `denoiser` is not read any more.
     """
     check_recipe(recipe, denoiser)
     if recipe.needs_calls and not calls:
@@ -135,7 +137,8 @@ def quantize(
     quantized = shared_copy(denoiser)
     stream = Stream(quantized, calls) if recipe.search or recipe.rounding == "gptq" else None
     budgeted = _allocate(denoiser, recipe, moments, calls) if recipe.average_bits is not None else {}
-    for names in progress(denoiser.stages()):
+    ranges_last = recipe.activations == "tensor" and stream is None
+    for stage, names in enumerate(progress(denoiser.stages())):
         recipes = {name: budgeted.get(name, recipe) for name in names}
         foldings = _choose_and_fold(quantized, recipes, moments, stream)
         for name in names:
@@ -148,10 +151,14 @@ def quantize(
             quantized.set_submodule(name, made)
         if stream is not None:
             stream.advance(quantized)
-    if recipe.activations == "tensor" and stream is None:
+        if not ranges_last:
+            done(stage, quantized)
+    if ranges_last:
         ranges = activation_ranges(denoiser, quantized, samples)
         for name in denoiser.quantizable():
             quantized.get_submodule(name).set_activation_range(*ranges[name])
+        for stage in range(len(denoiser.stages())):
+            done(stage, quantized)
     quantize_rest(quantized, recipe)
     return quantized
 

@@ -47,6 +47,7 @@ def unread(monkeypatch):
         raise AssertionError("weights were read")
 
     monkeypatch.setattr(files, "load_file", refuse)
+    monkeypatch.setattr(files.Weights, "__getitem__", refuse)
 
 
 # What it says.
@@ -257,7 +258,7 @@ def test_billions_of_parameters_take_no_memory(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"_class_name": state.source_class}))
     shown = workflow.dry_run(str(tmp_path), "rtn-w4a8")
     assert int(re.search(r"float model: (\S+) parameters", shown)[1].replace(",", "")) > 3e9
-    assert float(re.search(r"about (\S+) GB", shown)[1]) > 25
+    assert float(re.search(r"about (\S+) GB", shown)[1]) > 12  # in float32
 
 
 # The command.

@@ -79,6 +79,11 @@ class Denoiser(nn.Module):
         """Such calls, one block on: prepare and denoise of that block."""
         raise NotImplementedError
 
+    def release(self, stage: int) -> None:
+        """Forget the weights of a block's quantizable linears, when no stage will be run that needs them."""
+        for name in self.stages()[stage]:
+            self.get_submodule(name).to("meta")
+
     def quantizable(self) -> list[str]:
         """Names of the linears that a recipe quantizes, in order of execution."""
         return [name for stage in self.stages() for name in stage]

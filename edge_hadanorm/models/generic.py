@@ -117,6 +117,11 @@ class GenericDenoiser(Denoiser):
         (made,) = self._run(head, stage, stage + 1, state[len(head) :])
         return head + made if stage in self.resumable else head
 
+    def release(self, stage: int) -> None:
+        """A block stays where a later stage may have to run the blocks before it as well."""
+        if self.resumable is not None and set(range(stage, len(self.blocks) - 1)) <= self.resumable:
+            super().release(stage)
+
     def _run(self, head: State, start: int, stop: int, before: State) -> list[State]:
         """What blocks start to stop make of what the block before them made; where that is (), of the latents."""
         patches, timestep, *prompt = head
