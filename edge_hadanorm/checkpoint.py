@@ -27,7 +27,7 @@ from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.source import ABOUT, LABELS, TextToImage
 from edge_hadanorm.transform import FeatureTransform
 
-FORMAT = 3
+FORMAT = 4
 # What an input goes through before its linear: in the layers before, and in the linear.
 STAGES = ("absorbed", "transform")
 
@@ -60,8 +60,8 @@ def save(folder: Path, saved: Checkpoint) -> None:
     """Write a checkpoint into an existing empty folder."""
     denoiser, pipeline = saved.denoiser, saved.pipeline
     state, linears, producers = denoiser.state_dict(), {}, denoiser.producers()
-    for name in denoiser.quantizable():
-        linear = denoiser.get_submodule(name)
+    quantized = {name: module for name, module in denoiser.named_modules() if isinstance(module, QuantizedLinear)}
+    for name, linear in quantized.items():
         if linear.codes is not None:
             state[f"{name}.packed"] = quantizer.pack(state.pop(f"{name}.codes"), linear.recipe.weight_bits)
         linears[name] = {
@@ -126,8 +126,7 @@ def _strays(folder: str, names: list[str]) -> list[str]:
 def _denoiser(config: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
     with torch.device("meta"):
         denoiser = family(config["transformer_class"])(config["transformer"])
-    for name in denoiser.quantizable():
-        layout = config["linears"][name]
+    for name, layout in config["linears"].items():
         own = {key.removeprefix(name + "."): tensors.pop(key) for key in list(tensors) if key.startswith(name + ".")}
         denoiser.set_submodule(name, _linear(name, layout, denoiser.get_submodule(name), own))
         tensors |= {f"{name}.{key}": tensor for key, tensor in denoiser.get_submodule(name).state_dict().items()}
@@ -152,7 +151,7 @@ def _linear(name: str, layout: dict, linear: nn.Linear, tensors: dict[str, torch
         codes,
         tensors.get("weight_scale"),
         tensors.get("bias"),
-        tensors.get("weight"),
+        tensors.get("float_weight"),
         absorbed,
         LowRank(tensors["low_rank.down"], tensors["low_rank.up"]) if "low_rank.down" in tensors else None,
     )
@@ -166,7 +165,7 @@ def _check_shapes(name: str, linear: nn.Linear, own: Recipe, layout: dict, tenso
     """Raises UserError where a tensor of a quantized linear is missing, foreign or not as config.json has it."""
     rows, columns = linear.weight.shape
     if own.weight_bits == FLOAT_BITS:
-        shapes = {"weight": (rows, columns)}
+        shapes = {"float_weight": (rows, columns)}
     else:
         packed = -(-rows * columns * own.weight_bits // 8)
         shapes = {"packed": (packed,), "weight_scale": (rows, columns // (own.group_size or columns))}

@@ -5,6 +5,8 @@ VNNI) at width 1152 and 256 tokens by runtime_tests/benchmarks/rotation.py and `
 Cortex-A76 takes about the same share for a rotation, in instructions.
 """
 
+import math
+
 from torch import nn
 
 from edge_hadanorm.linear import QuantizedLinear
@@ -35,11 +37,11 @@ def online_cost(online: FeatureTransform, outputs: int, rank: int = 0) -> float:
 def linear_cost(linear: QuantizedLinear) -> float:
     """The same of a quantized linear."""
     rank = 0 if linear.low_rank is None else len(linear.low_rank.down)
-    return online_cost(linear.transform, len(linear.weight), rank)
+    return online_cost(linear.transform, linear.shape[0], rank)
 
 
 def denoiser_cost(denoiser: nn.Module) -> float:
     """The time of all online transforms and branches over the time of all quantized linears."""
-    linears = [module for module in denoiser.modules() if isinstance(module, QuantizedLinear)]
-    products = [linear.weight.numel() for linear in linears]
+    linears = [denoiser.get_submodule(name) for name in denoiser.quantizable()]
+    products = [math.prod(linear.shape) for linear in linears]
     return sum(linear_cost(m) * n for m, n in zip(linears, products, strict=True)) / sum(products)

@@ -39,7 +39,7 @@ def describe_source(model: Source) -> str:
     """Sizes, and what of a float model a recipe would quantize."""
     names = model.denoiser.quantizable()
     total = sum(p.numel() for p in model.denoiser.parameters())
-    rows = [(name, _shape(model.denoiser.get_submodule(name).weight)) for name in names]
+    rows = [(name, _shape(model.denoiser.get_submodule(name).weight.shape)) for name in names]
     quantized = sum(model.denoiser.get_submodule(name).weight.numel() for name in names)
     head = f"float model {model.name}: {model.denoiser.source_class}, {total:,} parameters, {quantized:,} quantizable"
     return "\n".join([head, "", table(("linear", "shape"), rows), *_words(model.pipeline)])
@@ -51,7 +51,7 @@ def describe_checkpoint(saved: Checkpoint, metrics: dict) -> str:
     lines = [
         f"checkpoint {saved.recipe.name} of {saved.source} ({saved.denoiser.source_class})",
         f"quantized: {bits['quantized_parameters']:,} parameters, {bits['quantized_bytes'] / 1e6:.2f} MB, "
-        f"{bits['bytes_per_quantized_parameter']:.3f} bytes each; float rest: {bits['float_bytes'] / 1e6:.2f} MB",
+        f"{bits['bytes_per_quantized_parameter']:.3f} bytes each; rest: {bits['rest_bytes'] / 1e6:.2f} MB",
     ]
     if metrics.get("denoiser_sqnr_db") is not None:
         pictures = _decibel(metrics["image_psnr_db"])
@@ -66,7 +66,7 @@ def linear_rows(denoiser: nn.Module, layers: dict[str, float | None]) -> list[Ro
     return [
         (
             name,
-            _shape(linear.weight),
+            _shape(linear.shape),
             _grids(linear),
             _scale(linear.recipe),
             *_folding(linear, producers.get(name)),
@@ -137,8 +137,8 @@ def is_number(cell: str) -> bool:
     return cell.replace(".", "", 1).replace("-", "", 1).replace("+", "", 1).isdigit() or cell in ("-", "inf")
 
 
-def _shape(tensor) -> str:
-    return "x".join(map(str, tensor.shape))
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _grids(linear: QuantizedLinear) -> str:

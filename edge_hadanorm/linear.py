@@ -1,5 +1,7 @@
 """The quantized linear: what the simulation runs and what export lowers is this one module."""
 
+from typing import Protocol
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -22,16 +24,26 @@ DEVICE_BITS = 8
 FLOAT_BITS = 16
 
 
+class Lowering(Protocol):
+    """How a program computes one linear's product on a device, where the simulation does it in float."""
+
+    def rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """What is multiplied, of the rows [..., d] that the linear makes of its input."""
+
+    def weight(self) -> torch.Tensor:
+        """The weight [m, d], as an expression of its codes that the runtime keeps in integers."""
+
+
 class QuantizedLinear(nn.Module):
     """y = z W'^T + b' with quantized z and W', for one linear or several stacked on one input.
 
     codes int8 [m, d], weight_scale [m, groups] and bias [m] or None are of the folded weight, transform.fold(W, b).
-    Where the recipe leaves weights as they are, codes and weight_scale are None and weight [m, d] is that weight.
+    Where the recipe leaves weights as they are, codes and weight_scale are None and float_weight [m, d] is that weight.
     transform is what is left online of the input's transform; the layer before gives x with the rest, `absorbed`, done
     (see fold.py). With static activations, activation_scale and activation_zero_point are set by
     `set_activation_range`. low_rank is L of W' = L + R, of which codes or weight are R: y = Q(z) R^T + z L^T + b'.
 
-    `on_device`: leave the 8-bit quantization of z to the runtime. Export sets it, simulation does not.
+    `lowering`: how a program computes this. Export sets it, simulation does not.
     """
 
     def __init__(
@@ -41,12 +53,13 @@ class QuantizedLinear(nn.Module):
         codes: torch.Tensor | None,
         weight_scale: torch.Tensor | None,
         bias: torch.Tensor | None,
-        weight: torch.Tensor | None = None,
+        float_weight: torch.Tensor | None = None,
         absorbed: FeatureTransform | None = None,
         low_rank: LowRank | None = None,
     ):
         super().__init__()
-        self.recipe, self.on_device = recipe, False
+        self.recipe = recipe
+        self.lowering: Lowering | None = None
         self.transform, self.absorbed = transform, absorbed or FeatureTransform()
         self.low_rank = low_rank
         static = recipe.activations == "tensor"
@@ -55,14 +68,22 @@ class QuantizedLinear(nn.Module):
         self.register_buffer("bias", bias)
         self.register_buffer("activation_scale", torch.ones(()) if static else None)
         self.register_buffer("activation_zero_point", torch.zeros(()) if static else None)
-        self.register_buffer("weight", weight if codes is None else self.dequantized_weight(), persistent=codes is None)
-        self.register_load_state_dict_post_hook(_follow_codes)
+        self.register_buffer("float_weight", float_weight if codes is None else None)
 
-    def dequantized_weight(self) -> torch.Tensor:
-        """The weight [m, d] that the codes stand for."""
-        return dequantize(
-            grouped(self.codes, self.codes.shape[1] // self.weight_scale.shape[1]), self.weight_scale[..., None]
-        ).flatten(1)
+    @property
+    def shape(self) -> tuple[int, int]:
+        """m, d."""
+        return tuple((self.float_weight if self.codes is None else self.codes).shape)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The weight [m, d]; of codes what they stand for, made anew each time, as it takes four times their memory."""
+        if self.codes is None:
+            return self.float_weight
+        groups = self.weight_scale.shape[1]
+        if groups == 1:
+            return dequantize(self.codes, self.weight_scale)
+        return dequantize(grouped(self.codes, self.shape[1] // groups), self.weight_scale[..., None]).flatten(1)
 
     def forward(
         self,
@@ -79,7 +100,8 @@ class QuantizedLinear(nn.Module):
         """
         z, rest = self.transform(x, weights, shift)
         rows = self._on_narrow_grid(z, rest)
-        y = F.linear(self._as_device(rows), self.weight, None if self.transform.dynamic else self.bias)
+        weight = self.weight if self.lowering is None else self.lowering.weight()
+        y = F.linear(self._as_device(rows), weight, None if self.transform.dynamic else self.bias)
         if self.low_rank is not None:
             y = y + self.low_rank(_stacked(z, rest) if self._narrow else rows)
         outputs = self._with_share(y, x.shape[1], parts or 1) if self.transform.dynamic else equal_parts(y, parts or 1)
@@ -125,7 +147,9 @@ class QuantizedLinear(nn.Module):
 
     def _as_device(self, rows: torch.Tensor) -> torch.Tensor:
         """What the runtime's own quantization makes of its rows."""
-        if self.on_device or self.recipe.activation_bits == FLOAT_BITS:
+        if self.lowering is not None:
+            return self.lowering.rows(rows)
+        if self.recipe.activation_bits == FLOAT_BITS:
             return rows
         if self.recipe.activations == "tensor":
             return fake_quantize(rows, self.activation_scale, self.activation_zero_point, self.recipe.activation_bits)
@@ -143,9 +167,3 @@ def equal_parts(x: torch.Tensor, count: int) -> list[torch.Tensor]:
         return [x]
     size = x.shape[-1] // count
     return [x[..., i * size : (i + 1) * size] for i in range(count)]
-
-
-def _follow_codes(linear: QuantizedLinear, _: object) -> None:
-    """A state dict holds codes and no weight, so loading one replaces the weight too."""
-    if linear.codes is not None:
-        linear.weight = linear.dequantized_weight()

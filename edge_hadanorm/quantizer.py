@@ -56,9 +56,9 @@ def quantize(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | fl
     return ((x / scale).round() + zero_point).clamp(grid.qmin, grid.qmax)
 
 
-def dequantize(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | float = 0) -> torch.Tensor:
+def dequantize(codes: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None) -> torch.Tensor:
     """The values that codes stand for, in scale's dtype."""
-    return (codes.to(scale.dtype) - zero_point) * scale
+    return codes * scale if zero_point is None else (codes.to(scale.dtype) - zero_point) * scale
 
 
 def fake_quantize_per_token(x: torch.Tensor, bits: int, clip: float = 1.0) -> torch.Tensor:

@@ -11,11 +11,13 @@ from torch import nn
 from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import ComposableQuantizer, Quantizer
-from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
 
 from edge_hadanorm.export.quantizer import CheckpointQuantizer
-from edge_hadanorm.linear import QuantizedLinear
+from edge_hadanorm.linear import Lowering, QuantizedLinear
 from edge_hadanorm.pipelines import Tensors, as_given
+
+# Ends of the grids that a program's codes are on.
+BYTE, SYMMETRIC_BYTE, NIBBLE = (-128, 127), (-127, 127), (-8, 7)
 
 
 class Prepare(nn.Module):
@@ -40,34 +42,49 @@ class Denoise(nn.Module):
         return self.denoiser.denoise(latents, timestep, conditioning)
 
 
+class XnnpackLowering(nn.Module):
+    """The codes and scales of the checkpoint, and inputs that the runtime quantizes, each token on its own."""
+
+    def __init__(self, linear: QuantizedLinear):
+        super().__init__()
+        self.group, bits = linear.recipe.group_size, linear.recipe.weight_bits
+        # XNNPACK knows 4-bit and 8-bit weights; the codes of a narrower grid fit the next wider one.
+        self.ends = NIBBLE if bits <= 4 else SYMMETRIC_BYTE
+        scale = linear.weight_scale if self.group else linear.weight_scale[:, 0]
+        self.register_buffer("codes", linear.codes)
+        self.register_buffer("scale", scale.contiguous())
+        self.register_buffer("zeros", torch.zeros_like(self.scale, dtype=torch.int8 if self.group else torch.int64))
+
+    def rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows that the `CheckpointQuantizer` annotates; PT2E has no form for those of a weight with groups."""
+        if not self.group:
+            return rows
+        token, ops = [1] * (rows.ndim - 1) + [rows.shape[-1]], torch.ops.torchao
+        grid = ops.choose_qparams_affine(rows, "ASYMMETRIC", token, torch.int8, *BYTE, None, None, torch.int8)
+        codes = ops.quantize_affine(rows, token, *grid, torch.int8, *BYTE)
+        return ops.dequantize_affine(codes, token, *grid, torch.int8, *BYTE)
+
+    def weight(self) -> torch.Tensor:
+        if self.group:
+            return torch.ops.torchao.dequantize_affine(
+                self.codes, [1, self.group], self.scale, self.zeros, torch.int8, *self.ends
+            )
+        return torch.ops.quantized_decomposed.dequantize_per_channel(
+            self.codes, self.scale, self.zeros, 0, *self.ends, torch.int8
+        )
+
+
 @contextlib.contextmanager
-def on_device(model: nn.Module) -> Iterator[None]:
-    """Leave the 8-bit quantization of activations to the runtime while inside, and weights with groups to torchao."""
+def lowered(model: nn.Module, lowering: Callable[[QuantizedLinear], Lowering]) -> Iterator[None]:
+    """Let the quantized linears of a model compute as programs of a backend do, while inside."""
     linears = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
-    weights = [linear.weight for linear in linears]
     try:
         for linear in linears:
-            linear.on_device = True
-            if linear.recipe.group_size is not None:
-                linear.weight = grouped_weight(linear)
+            linear.lowering = lowering(linear)
         yield
     finally:
-        for linear, weight in zip(linears, weights, strict=True):
-            linear.on_device = False
-            linear.weight = weight
-
-
-def grouped_weight(linear: QuantizedLinear) -> IntxUnpackedToInt8Tensor:
-    """The codes of a weight with groups, which PT2E cannot express for XNNPACK, as the tensor that torchao lowers."""
-    return IntxUnpackedToInt8Tensor(
-        qdata=linear.codes,
-        scale=linear.weight_scale,
-        zero_point=torch.zeros_like(linear.weight_scale, dtype=torch.int8),
-        target_dtype=torch.int4,
-        block_size=(1, linear.recipe.group_size),
-        dtype=torch.float32,
-        activation_quantization="int8_asym_per_token",
-    )
+        for linear in linears:
+            linear.lowering = None
 
 
 @torch.no_grad()
@@ -76,7 +93,7 @@ def export(model: nn.Module, inputs: tuple, *others: Quantizer) -> torch.export.
 
     inputs: example inputs, whose shapes the program keeps. others: PT2E quantizers for what is outside the recipe.
     """
-    with on_device(model):
+    with lowered(model, XnnpackLowering):
         graph = torch.export.export(model, inputs).module()
     graph = prepare_pt2e(graph, ComposableQuantizer([CheckpointQuantizer(model), *others]))
     if others:

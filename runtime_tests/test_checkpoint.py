@@ -298,14 +298,14 @@ def test_codes_take_their_bits_in_the_file(saved, name):
     for linear in content.denoiser.quantizable():
         shape = list(content.denoiser.get_submodule(linear).weight.shape)
         if content.recipe.weight_bits == 16:
-            assert tensors[f"{linear}.weight"]["shape"] == shape
+            assert tensors[f"{linear}.float_weight"]["shape"] == shape
             assert f"{linear}.packed" not in tensors
             continue
         packed = tensors[f"{linear}.packed"]
         assert packed["dtype"] == "U8"
         assert packed["shape"] == [math.ceil(math.prod(shape) * content.recipe.weight_bits / 8)]
         assert f"{linear}.codes" not in tensors
-        assert f"{linear}.weight" not in tensors
+        assert f"{linear}.float_weight" not in tensors
 
 
 @pytest.mark.parametrize("method", ["rtn", "hadanorm", "hadanorm-balanced"])
@@ -326,7 +326,7 @@ def test_bits_summary_counts_the_bytes_of_the_file_but_for_what_was_absorbed(sav
     summary = bits_summary(content.denoiser)
     everything, linears, absorbed = (file_bytes(folder, part) for part in ("all", "linears", "absorbed"))
     assert summary["quantized_bytes"] == linears - absorbed
-    assert summary["float_bytes"] == everything - linears
+    assert summary["rest_bytes"] == everything - linears
     # Of centre and scale, absorbed for four of a block's seven inputs of 64 features.
     recipe = content.recipe
     assert absorbed == 2 * 4 * 64 * 4 * ((recipe.centre != "none") + (recipe.scale != "none"))

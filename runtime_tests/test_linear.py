@@ -54,6 +54,19 @@ def make_linear(recipe, weight=None, bias=None) -> QuantizedLinear:
     return QuantizedLinear(recipe, transform, codes, scale, share, low_rank=branch)
 
 
+class Unquantized:
+    """A lowering that leaves the quantization of the input out."""
+
+    def __init__(self, linear: QuantizedLinear):
+        self.linear = linear
+
+    def rows(self, rows):
+        return rows
+
+    def weight(self):
+        return self.linear.weight
+
+
 def assert_equal(actual: torch.Tensor, expected: torch.Tensor, error: float = 1e-12) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=error)
 
@@ -183,7 +196,7 @@ def test_the_device_is_given_the_rows_unquantized_and_nothing_else_differs(metho
     linear, x = make_linear(recipe(f"{method}-w4a8"), bias=bias_of()), randn(2, TOKENS, WIDTH)
     unquantized = make_linear(recipe(f"{method}-w4a16"), bias=bias_of())
     simulated = linear(x)
-    linear.on_device = True
+    linear.lowering = Unquantized(linear)
     assert torch.equal(linear(x), unquantized(x))
     assert 1e-4 < relative_error(linear(x), simulated) < 0.02
 
@@ -194,7 +207,7 @@ def test_2_and_4_bit_tokens_reach_the_device_on_their_own_grid(method, bits):
     """That grid lies inside the device's 8-bit one, so that only the mean's row is left to quantize."""
     linear, x = make_linear(recipe(f"{method}-w8a{bits}"), bias=bias_of()), randn(2, TOKENS, WIDTH)
     simulated = linear(x)
-    linear.on_device = True
+    linear.lowering = Unquantized(linear)
     mean_row = linear.transform(x)[1]
     expected = linear(x)
     if mean_row is not None:
@@ -219,7 +232,7 @@ def test_static_activations_have_one_range(method, bits):
     if linear.low_rank is not None:
         expected = expected + linear.low_rank(linear.transform(x)[0])
     assert_equal(linear(x), expected if rest is None else expected + rest @ linear.weight.T, 1e-11)
-    linear.on_device = True
+    linear.lowering = Unquantized(linear)
     assert_equal(linear(x), make_linear(recipe(f"{method}-w8a16"), bias=bias_of())(x))
 
 
@@ -278,7 +291,7 @@ def test_without_rounding_the_branch_and_the_rest_are_the_float_linear(method, r
     folded, share = transform.fold(weight_of(), bias_of())
     branch = LowRank(*low_rank(folded, rank))
     rest = folded - branch.weight()
-    linear = QuantizedLinear(r, transform, None, None, share, weight=rest, low_rank=branch)
+    linear = QuantizedLinear(r, transform, None, None, share, float_weight=rest, low_rank=branch)
     assert_equal(linear(x), x @ weight_of().T + bias_of())
 
 

@@ -1,5 +1,6 @@
 """What every family's denoiser is: the one form that is calibrated, quantized, simulated and exported."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import torch
@@ -29,7 +30,7 @@ class Denoiser(nn.Module):
         self.config = config
 
     @classmethod
-    def from_diffusers(cls, config: dict, weights: dict[str, torch.Tensor]) -> Self:
+    def from_diffusers(cls, config: dict, weights: Mapping[str, torch.Tensor]) -> Self:
         """From a transformer's config and its state dict, in the state dict's dtype.
 
         Raises UserError for a missing or mis-shaped tensor.
@@ -40,7 +41,7 @@ class Denoiser(nn.Module):
         return denoiser
 
     @classmethod
-    def convert(cls, config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def convert(cls, config: dict, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The transformer's state dict as this class's. Raises UserError for a missing or mis-shaped tensor."""
         conversion = Conversion(weights)
         cls.fill(config, conversion)
@@ -97,6 +98,11 @@ class Denoiser(nn.Module):
     def finish(self, state: State) -> torch.Tensor:
         """The prediction [B, C, H, W] of such calls past the last block, as `prepare` and `denoise` make it."""
         raise NotImplementedError
+
+    def release(self, stage: int) -> None:
+        """Forget the weights of a block's quantizable linears, when no stage will be run that needs them."""
+        for name in self.stages()[stage]:
+            self.get_submodule(name).to("meta")
 
     def quantizable(self) -> list[str]:
         """Names of the linears that a recipe quantizes, in order of execution."""

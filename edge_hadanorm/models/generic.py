@@ -112,6 +112,11 @@ class GenericDenoiser(Denoiser):
         """Of a state without what the last block made, all of it is run."""
         return self._call(state[:HEAD], len(self.blocks), state[HEAD:])
 
+    def release(self, stage: int) -> None:
+        """A block stays where a later stage may have to run the blocks before it as well."""
+        if self.resumable is not None and set(range(stage, len(self.blocks) - 1)) <= self.resumable:
+            super().release(stage)
+
     def _blocks(self) -> list[nn.Module]:
         return [self.transformer.get_submodule(name) for name in self.blocks]
 

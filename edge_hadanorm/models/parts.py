@@ -1,5 +1,7 @@
 """What the families' denoisers are made of, in the operators that mobile backends take whole."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -147,17 +149,18 @@ def mask_bias(mask: torch.Tensor) -> torch.Tensor:
 class Weights:
     """A transformer's state dict on its way into a denoiser's; every tensor of it has to be taken, with its shape."""
 
-    def __init__(self, tensors: dict[str, torch.Tensor]):
+    def __init__(self, tensors: Mapping[str, torch.Tensor]):
         self.tensors, self.taken = tensors, set()
 
     def take(self, name: str, *shape: int) -> torch.Tensor:
         """Raises UserError where a tensor is missing or has another shape."""
         if name not in self.tensors:
             raise UserError(f"transformer weights: tensor {name!r} is missing; the file is not of this config")
-        if (found := tuple(self.tensors[name].shape)) != shape:
+        tensor = self.tensors[name]
+        if (found := tuple(tensor.shape)) != shape:
             raise UserError(f"transformer weights: {name!r} has shape {list(found)}, the config asks for {list(shape)}")
         self.taken.add(name)
-        return self.tensors[name]
+        return tensor
 
     def linear(self, name: str, rows: int, columns: int, bias: bool = True) -> Pair:
         """Weight and bias of a linear, a bias of None where it has none."""

@@ -77,14 +77,15 @@ class Stream(nn.Module):
 
     def __init__(self, width: int, heads: int, normed: bool, dual: bool = False, last: bool = False):
         super().__init__()
-        self.modulation = nn.Linear(width, (2 if last else 9 if dual else 6) * width)
+        self.count = 2 if last else 9 if dual else 6
+        self.modulation = nn.Linear(width, self.count * width)
         self.attn = Attention(width, heads, normed, last)
         self.attn2 = Attention(width, heads, normed) if dual else None
         self.ff = None if last else FeedForward(width, 4 * width)
 
     def parts(self, condition: torch.Tensor) -> list[torch.Tensor]:
         """Shifts, scales and gates, each [B, 1, d]."""
-        return equal_parts(self.modulation(condition), self.modulation.out_features // self.modulation.in_features)
+        return equal_parts(self.modulation(condition), self.count)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor, parts: list[torch.Tensor], attended: torch.Tensor):
         """x [B, S, d] past the block; y: its layer norm, attended [B, S, d]: what the joint attention made of it."""
