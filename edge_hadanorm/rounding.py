@@ -65,7 +65,7 @@ def gptq(
     weight = weight.float()
     moment = damped(second_moment, damping)
     order = _descending(moment) if act_order else None
-    factor = _inverse_factor(moment if order is None else _reordered(moment, order))
+    factor = _factor(moment if order is None else _reordered(moment, order)).float()
     moment = moment.float()
     if group_size is None:
         largest = _largest(weight, Grid(bits, symmetric=True))[:, None]
@@ -102,37 +102,37 @@ def _gptq_codes(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes [m, d], float, and the output error [m] of each row.
 
-    factor [k, s, s]: upper triangular, of the inverse moment in this order of columns. With W - W_q = E U the output
-    error tr((W - W_q) H (W - W_q)^T) is ||E||^2.
+    factor [k, s, s]: the upper triangular U of the moment H = U U^T in this order of columns. The output error
+    tr(R H R^T) of what rounding leaves, R = W - W_q, is ||R U||^2, of which a column's code changes its own column and
+    later ones: it is taken nearest to where its own is 0. That is GPTQ's code without the inverse of H (Chen et al.,
+    arXiv 2507.18553: GPTQ is Babai's nearest plane).
     """
     grid, (spans, size, _) = Grid(bits, symmetric=True), factor.shape
     scale = _by_column(scale, weight.shape[1])
     if order is not None:
         weight, scale = weight[:, order], scale[:, order]
     # Columns are what the loop reads and writes: as rows they lie together. Spans go side by side.
-    left = weight.T.clone(memory_format=torch.contiguous_format).unflatten(0, (spans, size))
+    columns = weight.T.contiguous().unflatten(0, (spans, size))
     steps = scale.T.unflatten(0, (spans, size))
-    codes, error = torch.empty_like(left), left.new_zeros(left.shape[-1])
+    rest, codes, error = torch.empty_like(columns), torch.empty_like(columns), columns.new_zeros(columns.shape[-1])
     for first in range(0, size, GPTQ_BLOCK):
         block = slice(first, min(first + GPTQ_BLOCK, size))
-        part, upper = left[:, block], factor[:, block, block]
-        errors = torch.empty_like(part)
-        for j in range(part.shape[1]):
-            column, step = part[:, j], steps[:, first + j]
-            code = (column / step).round_().clamp_(grid.qmin, grid.qmax)
+        # What the columns before have left in these: R U but for their own share.
+        left, upper = factor[:, :first, block].mT @ rest[:, :first], factor[:, block, block]
+        for j in range(left.shape[1]):
+            column, step, own = columns[:, first + j], steps[:, first + j], upper[:, j, j, None]
+            code = ((column + left[:, j] / own) / step).round_().clamp_(grid.qmin, grid.qmax)
             codes[:, first + j] = code
-            torch.div(column - code * step, upper[:, j, j, None], out=errors[:, j])
-            part[:, j + 1 :].baddbmm_(upper[:, j, j + 1 :, None], errors[:, j, None], alpha=-1)
-        error += errors.square().sum((0, 1))
-        left[:, block.stop :] -= factor[:, block, block.stop :].mT @ errors
+            torch.sub(column, code * step, out=rest[:, first + j])
+            left[:, j:].baddbmm_(upper[:, j, j:, None], rest[:, first + j, None])
+        error += left.square().sum((0, 1))
     codes = codes.flatten(0, 1)
     return (codes if order is None else codes[order.argsort()]).T.contiguous(), error
 
 
-def _inverse_factor(moment: torch.Tensor) -> torch.Tensor:
-    """The upper triangular U [k, s, s], float32, with U^T U = H^-1 of positive definite H."""
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moment))
-    return torch.linalg.cholesky(inverse, upper=True).float()
+def _factor(moment: torch.Tensor) -> torch.Tensor:
+    """The upper triangular U [k, s, s] with U U^T = H, for positive definite H."""
+    return torch.linalg.cholesky(moment.flip(-1, -2)).flip(-1, -2)
 
 
 def _descending(moment: torch.Tensor) -> torch.Tensor:
