@@ -2,9 +2,9 @@
 
     python runtime_tests/benchmarks/full_size.py --work DIR [--blocks 28] [--recipe hadanorm-auto-w4a8] [--stock]
 
-Weights are random, with outliers planted, and so are the captured inputs; a folder that has them is used again. Each
-command runs in a process of its own, whose peak memory is that of its resident pages. --stock also exports diffusers'
-transformer as it is, 8da4w in groups of 32, and times it. Prints Markdown.
+Weights are random, with outliers planted, and so are the captured inputs. Each command runs in a process of its own,
+whose peak memory is that of its resident pages. --stock also exports diffusers' transformer as it is, 8da4w in groups
+of 32. What a folder has already is not made again, and steps are timed side by side. Prints Markdown.
 """
 
 import json
@@ -69,15 +69,16 @@ def measured(*command: str) -> tuple[float, float, str]:
     return time.monotonic() - start, usage.ru_maxrss / 1e6, output
 
 
-def own(arguments: list[str]) -> tuple[float, float, str]:
-    return measured(sys.executable, "-c", "from edge_hadanorm.cli import main; main()", *arguments)
+def own(*arguments: str) -> list[str]:
+    """A command of edge-hadanorm."""
+    return [sys.executable, "-c", "from edge_hadanorm.cli import main; main()", *arguments]
 
 
 STEP = """
 import json, sys, time
 from executorch.runtime import Runtime
 import torch
-file, shapes = sys.argv[1], json.loads(sys.argv[2])
+file, shapes, repeats = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
 program = Runtime.get().load_program(file)
 start = time.perf_counter()
 methods = {name: program.load_method(name) for name in shapes}
@@ -86,7 +87,7 @@ for name, inputs in shapes.items():
     tensors = [torch.ones(shape) for shape in inputs]
     if name == "denoise":
         tensors += [tensor.clone() for tensor in given]
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = time.perf_counter()
         given = methods[name].execute(tensors)
         seconds.setdefault(name, []).append(time.perf_counter() - start)
@@ -96,9 +97,7 @@ print(json.dumps({"load": load, **{name: min(times) for name, times in seconds.i
 
 def run(program: Path, shapes: dict[str, list]) -> tuple[dict, float]:
     """Seconds of loading and of the fastest call of each method, and peak memory, in a process that does only this."""
-    _, peak, output = measured(
-        sys.executable, "-c", STEP.replace("REPEATS", str(STEPS)), str(program), json.dumps(shapes)
-    )
+    _, peak, output = measured(sys.executable, "-c", STEP, str(program), json.dumps(shapes), str(STEPS))
     return json.loads(output.splitlines()[-1]), peak
 
 
@@ -141,36 +140,52 @@ def stock_shapes() -> list[list[int]]:
 def main(work: Path, blocks: int, recipe: str, with_stock: bool, export_stock: bool) -> None:
     """Measure every command on the whole model."""
     folder = work / f"pixart-{blocks}"
+    source, captured, stock_file = folder / "transformer", folder / "inputs.safetensors", folder / "stock.pte"
     if export_stock:
-        stock(folder / "stock.pte", folder / "transformer")
+        stock(stock_file, source)
         return
-    if not (folder / "inputs.safetensors").exists():
+    if not captured.exists():
         make(folder, blocks)
     checkpoint, bundle = folder / recipe, folder / f"{recipe}-bundle"
-    inputs = str(folder / "inputs.safetensors")
-    print("| | seconds | peak memory, GB | |\n|---|---:|---:|---|", flush=True)
-
-    def row(name: str, seconds: float, peak: float, note: str) -> None:
-        print(f"| {name} | {seconds:.1f} | {peak:.1f} | {note} |", flush=True)
-
-    source = str(folder / "transformer")
-    quantize = ["quantize", source, "--recipe", recipe, "--inputs", inputs, "--out", str(checkpoint), "--force"]
-    seconds, peak, output = own(quantize)
-    row("quantize", seconds, peak, output.strip().splitlines()[-1].split(": ", 1)[-1])
-    seconds, peak, _ = own(["export", str(checkpoint), "--target", "xnnpack", "--out", str(bundle), "--force"])
     program = bundle / "denoiser.pte"
-    row("export", seconds, peak, f".pte of {program.stat().st_size / 1e6:.0f} MB")
+    rows = Rows(folder / "results.json")
+    quantize = ["quantize", source, "--recipe", recipe, "--inputs", captured, "--out", checkpoint, "--force"]
+    rows.make(f"quantize, {recipe}", checkpoint / "metrics.json", own(*map(str, quantize)))
+    rows.make(
+        f"export, {recipe}",
+        program,
+        own("export", str(checkpoint), "--target", "xnnpack", "--out", str(bundle), "--force"),
+    )
     shapes = {"prepare": [[2, WORDS, TEXT], [2, WORDS]], "denoise": [[2, 4, SIDE, SIDE], [1]]}
-    times, peak = run(program, shapes)
-    row("step, two sequences", times["denoise"], peak, f"load {times['load']:.1f} s, prepare {times['prepare']:.2f} s")
+    steps = {"step, two sequences": (program, shapes)}
     if with_stock:
-        seconds, peak, _ = measured(
-            sys.executable, __file__, "--work", str(work), "--blocks", str(blocks), "--export-stock"
-        )
-        file = folder / "stock.pte"
-        row("stock 8da4w export", seconds, peak, f".pte of {file.stat().st_size / 1e6:.0f} MB")
-        times, peak = run(file, {"forward": stock_shapes()})
-        row("stock step, two sequences", times["forward"], peak, f"load {times['load']:.1f} s")
+        again = [sys.executable, __file__, "--work", str(work), "--blocks", str(blocks), "--export-stock"]
+        rows.make("stock 8da4w export", stock_file, again)
+        steps["stock step, two sequences"] = stock_file, {"forward": stock_shapes()}
+    print("| | seconds | peak memory, GB | makes, MB |\n|---|---:|---:|---:|")
+    for name, (seconds, peak, size) in rows.made.items():
+        print(f"| {name} | {seconds:.0f} | {peak:.1f} | {size / 1e6:.0f} |")
+    for name, (file, methods) in steps.items():
+        times, peak = run(file, methods)
+        others = ", ".join(f"{method} {seconds:.2f} s" for method, seconds in list(times.items())[:-1])
+        print(f"| {name} | {list(times.values())[-1]:.2f} | {peak:.1f} | ({others}) |", flush=True)
+
+
+class Rows:
+    """Seconds, peak gigabytes and bytes of what each command made, kept in a file."""
+
+    def __init__(self, file: Path):
+        self.file, self.made = file, json.loads(file.read_text()) if file.exists() else {}
+
+    def make(self, name: str, made: Path, command: list[str]) -> None:
+        """Run a command, where it has not been run; `made` is what it leaves, in a folder of it or alone."""
+        if name in self.made and made.exists():
+            return
+        seconds, peak, _ = measured(*command)
+        weights = made.with_name("model.safetensors")
+        self.made[name] = seconds, peak, (weights if weights.exists() else made).stat().st_size
+        self.file.write_text(json.dumps(self.made))
+        print(f"{name}: {seconds:.0f} s, {peak:.1f} GB", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
