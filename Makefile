@@ -1,5 +1,6 @@
 # make demo: install into .venv and run the demo. make test: install and run every test.
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
@@ -9,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/edge-hadanorm demo --out demo-output --force
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
