@@ -149,6 +149,10 @@ class Bundle:
     manifest: dict
 
     @property
+    def target(self) -> str:
+        return self.manifest["target"]
+
+    @property
     def recipe(self) -> str:
         return self.manifest["recipe"]
 

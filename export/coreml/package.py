@@ -1,0 +1,115 @@
+"""A component as Core ML packages, folders X.mlpackage, and the manifest's account of them.
+
+A package of several functions, which share weights, needs iOS 18. For iOS 17 each method has a package of its own, in
+a folder; a denoiser's two have next to no weights in common.
+"""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import coremltools as ct
+from torch.export import ExportedProgram
+
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.export.component import Component, Method
+from edge_hadanorm.export.coreml.audit import account, asked, audit, functions
+from edge_hadanorm.export.coreml.conversion import PRECISIONS, convert, needed_target
+from edge_hadanorm.export.coreml.graph import eight_bit, export
+from edge_hadanorm.linear import DEVICE_BITS, FLOAT_BITS
+from edge_hadanorm.recipe import Recipe
+
+MAIN = "main"
+EMULATED = (
+    "activations are quantized per token by float operators, for want of a dynamic form in Core ML: the numbers are the "
+    "recipe's, the speed is that of float; recipes with -static run on int8"
+)
+
+
+def check(recipe: Recipe, precision: str | None) -> None:
+    """Raises UserError for a recipe or a precision that Core ML has no form for."""
+    if recipe.weight_bits > DEVICE_BITS:
+        raise UserError(f"recipe {recipe.name}: coreml needs weights of at most {DEVICE_BITS} bits; quantize with fewer")
+    if precision not in (None, *PRECISIONS):
+        raise UserError(f"unknown precision {precision!r}; precisions: {', '.join(PRECISIONS)}")
+
+
+def notes(recipe: Recipe) -> list[str]:
+    """What a user of the programs should know."""
+    return [EMULATED] if recipe.activations == "token" and recipe.activation_bits < FLOAT_BITS else []
+
+
+def write(folder: Path, component: Component, precision: str | None) -> dict:
+    """Write the packages of a component, audited; returns its entry in the manifest."""
+    programs = exported(component)
+    target = max(map(needed_target, programs.values()), key=lambda target: target.value)
+    precision = "tables" if component.wide and precision != "fp32" else precision or "fp16"
+    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+        packages = {}
+        for name, method in component.methods.items():
+            packages[name] = Path(work) / f"{name}.mlpackage"
+            features = list(map(feature, method.inputs)), list(map(feature, method.outputs))
+            convert(programs[name], *features, precision, target).save(str(packages[name]))
+        places = placed(folder, component.role, packages, target)
+    methods = {}
+    for name, (package, function) in places.items():
+        written = functions(folder / package)[function]
+        audit(written, asked(component.methods[name].module, programs[name], precision == "fp16"))
+        methods[name] = described(component.methods[name]) | {
+            "package": package,
+            "function": function,
+            "delegation": account(written),
+        }
+    file = f"{component.role}.mlpackage"
+    return {
+        "file": file if (folder / file).exists() else component.role,
+        "methods": methods,
+        "minimum_deployment_target": target.name,
+        "precision": {"tables": "fp32, tables fp16"}.get(precision, precision),
+    }
+
+
+def exported(component: Component) -> dict[str, ExportedProgram]:
+    """The programs of a component's methods, its own linears lowered and, where it asks for that, others in 8 bits."""
+    made = {}
+    for name, method in component.methods.items():
+        with eight_bit(method.module) if component.eight_bit else contextlib.nullcontext():
+            made[name] = export(method.module, method.given)
+    return made
+
+
+def placed(folder: Path, role: str, packages: dict[str, Path], target: ct.target) -> dict[str, tuple[str, str]]:
+    """Move packages of one function each to where they belong; returns package and function of each method."""
+    one = f"{role}.mlpackage"
+    if len(packages) == 1:
+        ((name, package),) = packages.items()
+        package.rename(folder / one)
+        return {name: (one, MAIN)}
+    if target.value >= ct.target.iOS18.value:
+        joined = ct.utils.MultiFunctionDescriptor()
+        for name, package in packages.items():
+            joined.add_function(str(package), MAIN, name)
+        joined.default_function_name = list(packages)[-1]
+        ct.utils.save_multifunction(joined, str(folder / one))
+        return {name: (one, name) for name in packages}
+    (folder / role).mkdir()
+    for name, package in packages.items():
+        package.rename(folder / role / package.name)
+    return {name: (f"{role}/{package.name}", MAIN) for name, package in packages.items()}
+
+
+def feature(name: str) -> str:
+    """The name of a tensor in a package, where a dot may not be."""
+    return name.replace(".", "_")
+
+
+def described(method: Method) -> dict:
+    """Its signature with the names of its tensors in the package; integers are int32 there."""
+    signature = method.signature()
+    return {
+        way: [
+            tensor | {"feature": feature(tensor["name"]), "dtype": tensor["dtype"].replace("int64", "int32")}
+            for tensor in signature[way]
+        ]
+        for way in ("inputs", "outputs")
+    }
