@@ -28,6 +28,7 @@ from edge_hadanorm.source import TextToImage
 
 # By target, the module that has
 #     check(recipe, precision), which raises UserError for what its programs cannot have;
+#     notes(recipe) -> lines that a user of them should read;
 #     write(folder, component, precision) -> the manifest's entry of the program that it writes;
 #     runner(bundle) -> who runs such programs on this machine.
 # Each is imported with its tools, which take seconds, when it is asked for.
@@ -51,7 +52,10 @@ def backend(target: str) -> ModuleType:
     """The module of a target. Raises UserError for an unknown one."""
     if target not in TARGETS:
         raise UserError(f"unknown target {target!r}; targets: {', '.join(TARGETS)}")
-    return importlib.import_module(TARGETS[target])
+    try:
+        return importlib.import_module(TARGETS[target])
+    except ImportError as error:
+        raise UserError(f"target {target} needs {error.name}, which is not here: pip install {error.name}") from None
 
 
 def check_target(target: str, saved: Checkpoint, precision: str | None = None) -> None:
@@ -126,6 +130,7 @@ def write_bundle(
         "golden": None,
         "simulation": "simulation",
         "licence": pipeline.licence if pipeline else "that of the source model",
+        "notes": backend(target).notes(saved.recipe),
     }
     written = bundle.write_manifest(folder, manifest)
     if pipeline is not None:

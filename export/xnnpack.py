@@ -34,6 +34,10 @@ def check(recipe: Recipe, precision: str | None) -> None:
         raise UserError(f"xnnpack computes floats in fp32; leave out --precision {precision}")
 
 
+def notes(recipe: Recipe) -> list[str]:
+    return []
+
+
 def write(folder: Path, component: Component, precision: str | None) -> dict:
     """Write ROLE.pte; returns its entry in the manifest."""
     others = [EightBitQuantizer()] if component.eight_bit else []

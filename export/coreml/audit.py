@@ -16,8 +16,9 @@ from coremltools.converters.mil.mil import Function, Operation, Var
 from torch import nn
 from torch.export import ExportedProgram
 
+from edge_hadanorm.errors import UserError
 from edge_hadanorm.export.coreml.conversion import GELU_MODES, on_island
-from edge_hadanorm.export.coreml.lowering import NIBBLE, Codes, CoreMLLowering
+from edge_hadanorm.export.coreml.lowering import emulated
 from edge_hadanorm.linear import DEVICE_BITS
 from edge_hadanorm.quantizer import Grid
 
@@ -29,15 +30,15 @@ PRODUCTS = ("linear", "matmul")
 SCALE_ERROR = 2.0**-10
 
 
-class AuditError(RuntimeError):
-    """A converted program is not what was asked for, which is a fault of a converter and not of its user."""
+class AuditError(UserError):
+    """A converted program is not what was asked for."""
 
 
 @dataclass(frozen=True)
 class Weight:
     """Asked of one linear: its codes int8 [m, d] and scales [m, groups], and the grid of its input.
 
-    bits, scale, zero_point: of a static grid; bits None: weight only, or quantized by float operators.
+    bits, scale, zero_point: of a static grid; bits None: of none. emulated: quantized by float operators.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Weight:
     bits: int | None = None
     scale: float = 1.0
     zero_point: int = 0
+    emulated: bool = False
 
     @property
     def key(self) -> tuple:
@@ -94,7 +96,7 @@ def _weight(model: nn.Module, path: str, program: ExportedProgram) -> Weight:
             scale=linear.activation_scale.item(),
             zero_point=int(linear.activation_zero_point),
         )
-    return Weight(name, linear.codes.numpy(), linear.weight_scale.numpy(), **grid)
+    return Weight(name, linear.codes.numpy(), linear.weight_scale.numpy(), emulated=emulated(linear.recipe), **grid)
 
 
 def audit(function: Function, wanted: Asked) -> None:
@@ -102,7 +104,10 @@ def audit(function: Function, wanted: Asked) -> None:
     complaints = [complaint for check in CHECKS for complaint in check(function, wanted)]
     if complaints:
         more = f" (and {len(complaints) - 3} more)" if len(complaints) > 3 else ""
-        raise AuditError(f"the Core ML program is not what was asked for: {'; '.join(complaints[:3])}{more}")
+        raise AuditError(
+            f"the Core ML program is not what was asked for: {'; '.join(complaints[:3])}{more}; convert with "
+            "coremltools 9.0 and --precision fp32, or report this"
+        )
 
 
 def account(function: Function) -> dict:
@@ -155,7 +160,7 @@ def check_weight_scales(function: Function, wanted: Asked) -> Iterator[str]:
     for weight in wanted.weights:
         scale = found.get(weight.key)
         if scale is not None and not _close(scale.reshape(weight.weight_scale.shape), weight.weight_scale):
-            yield f"the weight scales of {weight.name} are not the checkpoint's; where float16 has no such, take fp32"
+            yield f"the weight scales of {weight.name} are not the checkpoint's"
 
 
 def check_operands(function: Function, wanted: Asked) -> Iterator[str]:
@@ -171,6 +176,8 @@ def check_operands(function: Function, wanted: Asked) -> Iterator[str]:
         for product in products:
             if weight.bits is not None and (reason := _off_grid(product.x, weight)):
                 yield f"the input of {weight.name} {reason}"
+            if weight.emulated and not _rounded(product.x):
+                yield f"the input of {weight.name} is not rounded"
 
 
 def _off_grid(x: Var, weight: Weight) -> str | None:
@@ -190,6 +197,16 @@ def _off_grid(x: Var, weight: Weight) -> str | None:
     ends = [(end - weight.zero_point) * weight.scale for end in (grid.qmin, grid.qmax)]
     far = max(abs(clip.alpha.val - ends[0]), abs(clip.beta.val - ends[1]))
     return f"is not clipped to its {weight.bits} bits" if far > weight.scale / 4 else None
+
+
+def _rounded(x: Var) -> bool:
+    """Whether it is (clamp(round(..) + zero point) - zero point) scale."""
+    op = x.op
+    for operator in ("mul", "sub", "clip", "add"):
+        if not _is_a(op, operator):
+            return False
+        op = op.x.op
+    return _is_a(op, "round")
 
 
 def check_islands(function: Function, wanted: Asked) -> Iterator[str]:

@@ -32,7 +32,10 @@ SKIPPED_PASSES = ("common::fuse_linear_bias",)
 
 def needed_target(program: ExportedProgram) -> ct.target:
     """The least system that has operators for a program's weights: 4 bits and groups came with iOS 18."""
-    operators = torch.ops.torchao.dequantize_affine.default, torch.ops.quantized_decomposed.dequantize_per_channel.default
+    operators = (
+        torch.ops.torchao.dequantize_affine.default,
+        torch.ops.quantized_decomposed.dequantize_per_channel.default,
+    )
     for node in program.graph.nodes:
         if node.target is operators[0] or (node.target is operators[1] and tuple(node.args[4:6]) == NIBBLE):
             return ct.target.iOS18
@@ -143,9 +146,7 @@ def on_island(op: Operation) -> bool:
     A timestep of 999.5 and its angles have no float16 nearby; an RMS norm's squares overflow from 256 on; the sums of
     linear attention, which it divides at last, grow with the tokens.
     """
-    return (
-        _leads_to(op, _is_sine, SINES) or _leads_to(op, _is_rsqrt, SQUARES) or _leads_to(op, _divides_by_a_sum, SUMS)
-    )
+    return _leads_to(op, _is_sine, SINES) or _leads_to(op, _is_rsqrt, SQUARES) or _leads_to(op, _divides_by_a_sum, SUMS)
 
 
 def _leads_to(op: Operation, is_end: Callable[[Operation], bool], between: frozenset[str]) -> bool:

@@ -22,7 +22,7 @@ ATEN = torch.ops.aten
 
 @torch.no_grad()
 def export(model: nn.Module, inputs: tuple) -> ExportedProgram:
-    """The program of a module's forward, its quantized linears as Core ML computes them; it keeps the inputs' shapes."""
+    """The program of a module's forward on inputs of these shapes, its quantized linears as Core ML computes them."""
     with lowered(model, CoreMLLowering):
         program = torch.export.export(model, inputs)
     rewrite(program.graph)

@@ -13,7 +13,7 @@ CoreMLQuantizer would bring scales of its own for them, and fails on graphs with
 """
 
 import torch
-import torch.ao.quantization.fx._decomposed  # noqa: F401 (registers torch.ops.quantized_decomposed)
+import torch.ao.quantization.fx._decomposed
 import torchao  # noqa: F401 (registers torch.ops.torchao)
 from torch import nn
 

@@ -5,38 +5,46 @@ a folder; a denoiser's two have next to no weights in common.
 """
 
 import contextlib
+import functools
 import tempfile
 from pathlib import Path
 
 import coremltools as ct
 from torch.export import ExportedProgram
 
+from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.export.component import Component, Method
+from edge_hadanorm.export.coreml import interpreter
 from edge_hadanorm.export.coreml.audit import account, asked, audit, functions
 from edge_hadanorm.export.coreml.conversion import PRECISIONS, convert, needed_target
 from edge_hadanorm.export.coreml.graph import eight_bit, export
-from edge_hadanorm.linear import DEVICE_BITS, FLOAT_BITS
+from edge_hadanorm.export.coreml.lowering import emulated
+from edge_hadanorm.export.coreml.runner import runner as simulated
+from edge_hadanorm.linear import DEVICE_BITS
 from edge_hadanorm.recipe import Recipe
+from edge_hadanorm.runtime import BundleRunner
 
 MAIN = "main"
 EMULATED = (
-    "activations are quantized per token by float operators, for want of a dynamic form in Core ML: the numbers are the "
-    "recipe's, the speed is that of float; recipes with -static run on int8"
+    "activations per token are emulated by float operators, as Core ML has no dynamic form: the recipe's numbers, at "
+    "the speed of float; recipes with -static run on int8"
 )
 
 
 def check(recipe: Recipe, precision: str | None) -> None:
     """Raises UserError for a recipe or a precision that Core ML has no form for."""
     if recipe.weight_bits > DEVICE_BITS:
-        raise UserError(f"recipe {recipe.name}: coreml needs weights of at most {DEVICE_BITS} bits; quantize with fewer")
+        raise UserError(
+            f"recipe {recipe.name}: coreml needs weights of at most {DEVICE_BITS} bits; quantize with fewer"
+        )
     if precision not in (None, *PRECISIONS):
         raise UserError(f"unknown precision {precision!r}; precisions: {', '.join(PRECISIONS)}")
 
 
 def notes(recipe: Recipe) -> list[str]:
     """What a user of the programs should know."""
-    return [EMULATED] if recipe.activations == "token" and recipe.activation_bits < FLOAT_BITS else []
+    return [EMULATED] if emulated(recipe) else []
 
 
 def write(folder: Path, component: Component, precision: str | None) -> dict:
@@ -51,6 +59,9 @@ def write(folder: Path, component: Component, precision: str | None) -> dict:
             features = list(map(feature, method.inputs)), list(map(feature, method.outputs))
             convert(programs[name], *features, precision, target).save(str(packages[name]))
         places = placed(folder, component.role, packages, target)
+    for place, _ in places.values():
+        for file in (folder / place).rglob("*.mlmodel"):
+            file.chmod(0o644)  # coremltools makes it the user's alone
     methods = {}
     for name, (package, function) in places.items():
         written = functions(folder / package)[function]
@@ -93,7 +104,7 @@ def placed(folder: Path, role: str, packages: dict[str, Path], target: ct.target
         ct.utils.save_multifunction(joined, str(folder / one))
         return {name: (one, name) for name in packages}
     (folder / role).mkdir()
-    for name, package in packages.items():
+    for package in packages.values():
         package.rename(folder / role / package.name)
     return {name: (f"{role}/{package.name}", MAIN) for name, package in packages.items()}
 
@@ -113,3 +124,13 @@ def described(method: Method) -> dict:
         ]
         for way in ("inputs", "outputs")
     }
+
+
+def runner(loaded: Bundle) -> BundleRunner:
+    """The packages of a bundle, simulated; each is read once."""
+    read = functools.cache(interpreter.load)
+
+    def function(role: str, method: str) -> interpreter.Function:
+        return read(loaded.package(role, method))[loaded.programs[role]["methods"][method]["function"]]
+
+    return simulated(loaded, function)
