@@ -49,18 +49,26 @@ def convert(
 
     precision: a key of SELECTORS. target: the least system that it is for, see `needed_target`.
     """
-    program = program.run_decompositions({})
+    model = converted(program.run_decompositions({}), outputs, precision, target)
+    spec = model.get_spec()
+    for feature, name in zip([feature.name for feature in spec.description.input], inputs, strict=True):
+        if feature != name:
+            ct.utils.rename_feature(spec, feature, name, rename_outputs=False)
+    return MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True)
+
+
+def converted(program: ExportedProgram, outputs: list[str], precision: str, target: ct.target) -> MLModel:
+    """A program, as its operators are, as a model with outputs of these names."""
     check_keywords(program)
     with converters():
-        model = ct.convert(
+        return ct.convert(
             program,
-            outputs=[ct.TensorType(name=name, dtype=_dtype(node)) for name, node in _results(program, outputs)],
+            outputs=[ct.TensorType(name=name, dtype=_dtype(value)) for name, value in _results(program, outputs)],
             minimum_deployment_target=target,
             compute_precision=compute_precision(precision),
             pass_pipeline=pipeline(),
             skip_model_load=True,
         )
-    return named(model, inputs)
 
 
 def pipeline() -> ct.PassPipeline:
@@ -73,15 +81,6 @@ def compute_precision(precision: str) -> object:
     """What coremltools is told of a precision."""
     selector = SELECTORS[precision]
     return ct.transform.FP16ComputePrecision(selector) if selector else ct.precision.FLOAT32
-
-
-def named(model: MLModel, inputs: list[str]) -> MLModel:
-    """The model with its inputs renamed, in order."""
-    spec = model.get_spec()
-    for feature, name in zip([feature.name for feature in spec.description.input], inputs, strict=True):
-        if feature != name:
-            ct.utils.rename_feature(spec, feature, name, rename_outputs=False)
-    return MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True)
 
 
 def _results(program: ExportedProgram, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:

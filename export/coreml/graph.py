@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
 from edge_hadanorm.export.coreml.lowering import CodedLinear, CoreMLLowering
-from edge_hadanorm.export.program import lowered
+from edge_hadanorm.export.program import drop_unused, lowered
 
 ATEN = torch.ops.aten
 
@@ -24,10 +24,11 @@ ATEN = torch.ops.aten
 def export(model: nn.Module, inputs: tuple) -> ExportedProgram:
     """The program of a module's forward on inputs of these shapes, its quantized linears as Core ML computes them."""
     with lowered(model, CoreMLLowering):
-        program = torch.export.export(model, inputs)
-    rewrite(program.graph)
-    program.graph_module.recompile()
-    return program
+        module = torch.export.export(model, inputs).module()
+    rewrite(module.graph)
+    drop_unused(module)
+    module.recompile()
+    return torch.export.export(module, inputs)
 
 
 @contextlib.contextmanager

@@ -50,14 +50,12 @@ def notes(recipe: Recipe) -> list[str]:
 def write(folder: Path, component: Component, precision: str | None) -> dict:
     """Write the packages of a component, audited; returns its entry in the manifest."""
     programs = exported(component)
-    target = max(map(needed_target, programs.values()), key=lambda target: target.value)
-    precision = "tables" if component.wide and precision != "fp32" else precision or "fp16"
+    precision, target = settled(component, precision), target_of(programs)
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:
         packages = {}
         for name, method in component.methods.items():
             packages[name] = Path(work) / f"{name}.mlpackage"
-            features = list(map(feature, method.inputs)), list(map(feature, method.outputs))
-            convert(programs[name], *features, precision, target).save(str(packages[name]))
+            convert(programs[name], *features(method), precision, target).save(str(packages[name]))
         places = placed(folder, component.role, packages, target)
     for place, _ in places.values():
         for file in (folder / place).rglob("*.mlmodel"):
@@ -65,8 +63,9 @@ def write(folder: Path, component: Component, precision: str | None) -> dict:
     methods = {}
     for name, (package, function) in places.items():
         written = functions(folder / package)[function]
-        audit(written, asked(component.methods[name].module, programs[name], precision == "fp16"))
-        methods[name] = described(component.methods[name]) | {
+        method = component.methods[name]
+        audit(written, asked(method.module, programs[name], precision == "fp16"))
+        methods[name] = described(method, *features(method)) | {
             "package": package,
             "function": function,
             "delegation": account(written),
@@ -75,6 +74,13 @@ def write(folder: Path, component: Component, precision: str | None) -> dict:
     return {
         "file": file if (folder / file).exists() else component.role,
         "methods": methods,
+        **form(precision, target),
+    }
+
+
+def form(precision: str, target: ct.target) -> dict:
+    """What the manifest says of a program as a whole."""
+    return {
         "minimum_deployment_target": target.name,
         "precision": {"tables": "fp32, tables fp16"}.get(precision, precision),
     }
@@ -87,6 +93,16 @@ def exported(component: Component) -> dict[str, ExportedProgram]:
         with eight_bit(method.module) if component.eight_bit else contextlib.nullcontext():
             made[name] = export(method.module, method.given)
     return made
+
+
+def settled(component: Component, precision: str | None) -> str:
+    """What a component is computed in, of SELECTORS, where this is asked for."""
+    return "tables" if component.wide and precision != "fp32" else precision or "fp16"
+
+
+def target_of(programs: dict[str, ExportedProgram]) -> ct.target:
+    """The least system for all of them."""
+    return max(map(needed_target, programs.values()), key=lambda target: target.value)
 
 
 def placed(folder: Path, role: str, packages: dict[str, Path], target: ct.target) -> dict[str, tuple[str, str]]:
@@ -109,20 +125,21 @@ def placed(folder: Path, role: str, packages: dict[str, Path], target: ct.target
     return {name: (f"{role}/{package.name}", MAIN) for name, package in packages.items()}
 
 
-def feature(name: str) -> str:
-    """The name of a tensor in a package, where a dot may not be."""
-    return name.replace(".", "_")
+def features(method: Method) -> tuple[list[str], list[str]]:
+    """Names of inputs and of outputs in a package: no dots, and each but once."""
+    inputs, outputs = ([name.replace(".", "_") for name in names] for names in (method.inputs, method.outputs))
+    return inputs, [f"{name}_out" if name in inputs else name for name in outputs]
 
 
-def described(method: Method) -> dict:
-    """Its signature with the names of its tensors in the package; integers are int32 there."""
+def described(method: Method, *names: list[str]) -> dict:
+    """Its signature with the names of its inputs and outputs in the program; integers are int32 there."""
     signature = method.signature()
     return {
         way: [
-            tensor | {"feature": feature(tensor["name"]), "dtype": tensor["dtype"].replace("int64", "int32")}
-            for tensor in signature[way]
+            tensor | {"feature": name, "dtype": tensor["dtype"].replace("int64", "int32")}
+            for tensor, name in zip(signature[way], own, strict=True)
         ]
-        for way in ("inputs", "outputs")
+        for way, own in zip(("inputs", "outputs"), names, strict=True)
     }
 
 
