@@ -13,7 +13,7 @@ import coremltools as ct
 import numpy as np
 import torch
 from coremltools.converters.mil import Builder as mb
-from coremltools.converters.mil.frontend.torch.ops import _get_inputs
+from coremltools.converters.mil.frontend.torch.ops import NUM_TO_NUMPY_DTYPE, _get_inputs, noop
 from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
 from coremltools.converters.mil.mil import Operation
 from coremltools.models import MLModel
@@ -24,8 +24,8 @@ from edge_hadanorm.export.coreml.lowering import NIBBLE
 PRECISIONS = ("fp16", "fp32")
 # By torch's name; what a converter of coremltools cannot do is done by one of these.
 GELU_MODES = {"none": None, "tanh": "TANH_APPROXIMATION"}
-# Keywords that say where a tensor lies, not what it holds.
-PLACES = {"device", "layout", "memory_format", "pin_memory", "non_blocking"}
+# Keywords that say where a tensor lies or what its shape will be, and nothing of what it holds.
+HINTS = {"device", "layout", "memory_format", "pin_memory", "non_blocking", "output_size"}
 # Passes that fail on our programs: fuse_linear_bias on a scalar that is added to a linear.
 SKIPPED_PASSES = ("common::fuse_linear_bias",)
 
@@ -49,7 +49,7 @@ def convert(
 
     precision: a key of SELECTORS. target: the least system that it is for, see `needed_target`.
     """
-    model = converted(program.run_decompositions({}), outputs, precision, target)
+    model = converted(decomposed(program), outputs, precision, target)
     spec = model.get_spec()
     for feature, name in zip([feature.name for feature in spec.description.input], inputs, strict=True):
         if feature != name:
@@ -57,10 +57,20 @@ def convert(
     return MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True)
 
 
+def decomposed(program: ExportedProgram) -> ExportedProgram:
+    """The program with the operators that no converter knows taken apart, and those alone."""
+    program, rules = program.run_decompositions({}), torch.export.default_decompositions()
+    with converters():
+        called = {node.target for node in program.graph.nodes if node.op == "call_function"}
+        unknown = [target for target in called if target in rules and _converter(target) is None]
+    table = {target: rules[target] for target in unknown}
+    return program.run_decompositions(table) if table else program
+
+
 def converted(program: ExportedProgram, outputs: list[str], precision: str, target: ct.target) -> MLModel:
     """A program, as its operators are, as a model with outputs of these names."""
-    check_keywords(program)
     with converters():
+        check_keywords(program)
         return ct.convert(
             program,
             outputs=[ct.TensorType(name=name, dtype=_dtype(value)) for name, value in _results(program, outputs)],
@@ -99,11 +109,12 @@ def _dtype(value: torch.Tensor) -> type:
 def converters() -> Iterator[None]:
     """Converters that read every argument, while inside; others in the process get coremltools' own back."""
     known = _TORCH_OPS_REGISTRY.name_to_func_mapping
-    before = {name: known[name] for name in MENDED}
+    before = dict(known)
     known |= MENDED
     try:
         yield
     finally:
+        known.clear()
         known |= before
 
 
@@ -114,7 +125,14 @@ def _gelu(context, node) -> None:
     context.add(mb.gelu(x=x, mode=GELU_MODES[approximate], name=node.name))
 
 
-MENDED: dict[str, Callable] = {"gelu": _gelu}
+def _scalar_tensor(context, node) -> None:
+    (value,) = _get_inputs(context, node, expected=1)
+    (number,) = (node.kwinputs or {}).get("dtype", (None,))
+    dtype = NUM_TO_NUMPY_DTYPE[number] if number is not None else np.float32
+    context.add(mb.const(val=dtype(value.val), name=node.name))
+
+
+MENDED: dict[str, Callable] = {"alias": noop, "gelu": _gelu, "scalar_tensor": _scalar_tensor}
 
 
 def check_keywords(program: ExportedProgram) -> None:
@@ -122,14 +140,18 @@ def check_keywords(program: ExportedProgram) -> None:
     for node in program.graph.nodes:
         if node.op != "call_function" or not node.kwargs:
             continue
-        name = node.target._schema.name.split("::")[1]
-        converter = MENDED.get(name) or _TORCH_OPS_REGISTRY.get_func(name)
+        converter = _converter(node.target)
         defaults = {argument.name: argument.default_value for argument in node.target._schema.arguments}
         for keyword, value in node.kwargs.items():
-            if keyword in PLACES or value == defaults[keyword]:
+            if keyword in HINTS or value == defaults[keyword]:
                 continue
             if converter is None or f'"{keyword}"' not in inspect.getsource(converter):
-                raise ValueError(f"coremltools would lose {keyword}={value!r} of the operator {name} ({node.name})")
+                raise ValueError(f"coremltools would lose {keyword}={value!r} of the operator {node.target}")
+
+
+def _converter(target: torch._ops.OpOverload) -> Callable | None:
+    """By which an operator is converted."""
+    return _TORCH_OPS_REGISTRY.get_func(target.name() if hasattr(target, "name") else target.__name__)
 
 
 # Islands of float32 in float16.

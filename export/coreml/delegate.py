@@ -26,7 +26,7 @@ from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.export.component import Component
 from edge_hadanorm.export.coreml import package
 from edge_hadanorm.export.coreml.audit import AuditError, account, asked, audit, functions
-from edge_hadanorm.export.coreml.conversion import converted
+from edge_hadanorm.export.coreml.conversion import converted, converters
 from edge_hadanorm.export.coreml.delegates import PACKAGE, Delegate, delegate_data, folder_files, load_delegates
 from edge_hadanorm.export.coreml.interpreter import Function
 from edge_hadanorm.export.coreml.runner import runner as simulated
@@ -76,7 +76,8 @@ def converting(precision: str, target: ct.target) -> Iterator[None]:
 
     CoreMLBackend._convert_to_mlmodel = staticmethod(convert)
     try:
-        yield
+        with converters():  # also for the partitioner, which asks what can be converted
+            yield
     finally:
         CoreMLBackend._convert_to_mlmodel = own
 

@@ -14,6 +14,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
+from edge_hadanorm.export.coreml import constants
 from edge_hadanorm.export.coreml.lowering import CodedLinear, CoreMLLowering
 from edge_hadanorm.export.program import drop_unused, lowered
 
@@ -26,6 +27,7 @@ def export(model: nn.Module, inputs: tuple) -> ExportedProgram:
     with lowered(model, CoreMLLowering):
         module = torch.export.export(model, inputs).module()
     rewrite(module.graph)
+    constants.fold(module)
     drop_unused(module)
     module.recompile()
     return torch.export.export(module, inputs)
