@@ -91,6 +91,10 @@ def other_size(function, operators):
     operators["product_weight_0"].attributes["val"].type.tensorType.dimensions[0].constant.size = 5
 
 
+def other_constant(function, operators):
+    tensor(operators["product_weight_0"]).dimensions[0].constant.size = 5
+
+
 def foreign_dtype(function, operators):
     tensor(operators["rows"]).dataType = MIL_pb2.FLOAT64
 
@@ -121,6 +125,7 @@ def outside(function, operators):
         (missing_value, ["'rows' (gather)", "'nowhere'"]),
         (other_float, ["'shares' (softmax)", "fp16 [2, 3]", "fp32"]),
         (other_size, ["weight.bin is broken"]),
+        (other_constant, ["'product_weight_0' (const)", "fp32 [4, 8]", "fp32 [5, 8]"]),
         (foreign_dtype, ["FLOAT64", "'rows'"]),
         (state, ["'x'", "stateType"]),
         (no_opset, ["'CoreML9'"]),

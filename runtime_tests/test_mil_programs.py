@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from coremltools.converters.mil.frontend.milproto import load as milproto
 from coremltools.converters.mil.mil import Builder as mb
-from coremltools.converters.mil.mil import Function, get_new_symbol
+from coremltools.converters.mil.mil import Function as MilFunction
+from coremltools.converters.mil.mil import get_new_symbol
 from executorch.backends.apple.coreml.compiler.coreml_preprocess import CoreMLBackend
 from executorch.backends.apple.coreml.partition.coreml_partitioner import CoreMLPartitioner
 from executorch.exir import to_edge_transform_and_lower
@@ -21,7 +23,7 @@ from torch.nn import functional as F
 from edge_hadanorm import source
 from edge_hadanorm.decoder import ImageDecoder
 from edge_hadanorm.export.coreml.delegates import load_delegates
-from edge_hadanorm.export.coreml.interpreter import load
+from edge_hadanorm.export.coreml.interpreter import Function, load
 from edge_hadanorm.export.coreml.reader import Package
 from edge_hadanorm.export.program import Denoise, Prepare
 from edge_hadanorm.text import CLIP, T5, TextEncoder
@@ -175,6 +177,25 @@ def test_quantized_weights_and_activations(bits, group, forms, tmp_path):
         assert found >= common | own[target]
 
 
+def test_constants_are_what_coremltools_reads(tmp_path):
+    """With its native reader and its own arithmetic."""
+    x = single(2, 5, 32)
+    path = converted(traced(Quantized(4, 8), (x,)), tmp_path / "x.mlpackage", "iOS18", "FLOAT16")
+    weights = str(path / "Data/com.apple.CoreML/weights")
+    program = milproto.load(ct.utils.load_spec(str(path)), ct.target.iOS18, file_weights_dir=weights)
+    found = load(path)["main"].constants
+    seen = set()
+    for operation in program.functions["main"].operations:
+        name = operation.outputs[0].name
+        if name in found:
+            stored = operation.op_type.startswith("constexpr_")
+            exact = operation.materialized_val_inference() if stored else operation.outputs[0].val
+            assert np.array_equal(found[name].numpy(), exact)
+            seen.add(name)
+    assert seen == set(found)
+    assert any(found[name].shape == (24, 32) for name in seen)
+
+
 # What a program is loaded and run as.
 
 
@@ -208,12 +229,18 @@ def multifunction(scores, half_package, tmp_path_factory):
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("multifunction")
     other = converted(traced(Scores(6).eval(), (X, GAIN[:, :6])), folder / "other.mlpackage", "iOS18", "FLOAT16")
+    packages = {"one": half_package, "same": half_package, "other": other}
+    return combined(packages, folder / "all.mlpackage"), other
+
+
+def combined(packages: dict[str, Path], path: Path) -> Path:
+    """One package with the main functions of these by name."""
     functions = ct.utils.MultiFunctionDescriptor()
-    for path, name in ((half_package, "one"), (half_package, "same"), (other, "other")):
-        functions.add_function(str(path), src_function_name="main", target_function_name=name)
-    functions.default_function_name = "one"
-    ct.utils.save_multifunction(functions, str(folder / "all.mlpackage"))
-    return folder / "all.mlpackage", other
+    for name, own in packages.items():
+        functions.add_function(str(own), src_function_name="main", target_function_name=name)
+    functions.default_function_name = next(iter(packages))
+    ct.utils.save_multifunction(functions, str(path))
+    return path
 
 
 def test_each_function_of_a_package_is_its_own_program(multifunction, half_package):
@@ -226,15 +253,29 @@ def test_each_function_of_a_package_is_its_own_program(multifunction, half_packa
             assert torch.equal(actual, exact)
 
 
+def weights_of(function: Function) -> set[int]:
+    """Where its larger constants are."""
+    return {tensor.data_ptr() for tensor in function.constants.values() if tensor.numel() >= 6 * 16}
+
+
 def test_functions_share_what_they_share_on_disk(multifunction):
     functions = load(multifunction[0])
-    one, same, other = (
-        {tensor.data_ptr() for tensor in functions[name].constants.values() if tensor.numel() >= 8 * 16}
-        for name in ("one", "same", "other")
-    )
+    one, same, other = (weights_of(functions[name]) for name in ("one", "same", "other"))
     assert one == same
     assert one
+    assert other
     assert not one & other
+
+
+def test_functions_share_what_they_share_as_codes(tmp_path):
+    x = single(2, 5, 32)
+    alone = converted(traced(Quantized(4, 8), (x,)), tmp_path / "alone.mlpackage", "iOS18", "FLOAT16")
+    functions = load(combined({"one": alone, "same": alone}, tmp_path / "all.mlpackage"))
+    assert weights_of(functions["one"]) == weights_of(functions["same"])
+    assert weights_of(functions["one"])
+    found, exact = functions["same"]({"x": x}), load(alone)["main"]({"x": x})
+    for actual, expected in zip(found.values(), exact.values(), strict=True):
+        assert torch.equal(actual, expected)
 
 
 def test_floats_are_rounded_as_declared_or_not_at_all(half_package, scores):
@@ -273,7 +314,7 @@ def test_a_value_is_dropped_after_its_last_reader(half_package):
 
 def test_shapes_that_a_program_computes(tmp_path):
     """Of an input of any length."""
-    with Function({"x": mb.placeholder((get_new_symbol(), 4))}, opset_version=ct.target.iOS17) as function:
+    with MilFunction({"x": mb.placeholder((get_new_symbol(), 4))}, opset_version=ct.target.iOS17) as function:
         length = mb.slice_by_index(x=mb.shape(x=function.inputs["x"]), begin=[0], end=[1])
         shape = mb.concat(values=[length, np.array([2, 2], np.int32)], axis=0)
         function.set_outputs([mb.reshape(x=function.inputs["x"], shape=shape)])
