@@ -322,7 +322,7 @@ def _check_links(manifest: dict) -> None:
             raise UserError(f"{path!r}, the {role}, is not in .files")
     for role, program in programs.items():
         for name, method in program["methods"].items():
-            if manifest["target"] == "coreml":
+            if "package" in method:
                 _check(method, PACKAGED, f".programs.{role}.methods.{name}")
                 if method["package"] not in folders:
                     raise UserError(f"{method['package']!r}, the package of {role}.{name}, is not in .files")

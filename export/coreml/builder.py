@@ -43,26 +43,40 @@ class Builder:
     def check_known(self, operations: Sequence[MIL_pb2.Operation]) -> None:
         for operation in operations:
             if operation.type != "const" and operation.type not in OPERATORS:
-                raise UserError(f"{self.place(operation)} is not known to the simulation; its Core ML runs on a Mac")
+                raise UserError(f"{self.place(operation)} is not known to the simulation; run the package on a Mac")
 
     def add(self, operation: MIL_pb2.Operation) -> None:
         """Raises UserError for an operator without sense: unknown or missing arguments, types that do not follow."""
         where = self.place(operation)
         try:
             if operation.type == "const":
-                (output,) = operation.outputs
-                self.declare(output)
-                self.constants[output.name] = self.package.value(operation.attributes["val"])
-                return
-            step = self._step(where, operation)
+                (name, declared), value = self.declare(operation.outputs[0]), operation.attributes["val"]
+                if (kind := type_of(value.type)) != declared:
+                    raise ValueError(f"its value is {kind}, the program declares {declared}")
+                self.constants[name] = self.package.value(value)
+            elif operation.type.startswith(STORED):
+                self._compute(where, operation)
+            else:
+                self.steps.append(self._step(where, operation))
         except UserError:
             raise
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{where} makes no sense: {error}; convert the model again") from None
-        if operation.type.startswith(STORED):
-            self.constants |= step.run(self.constants, self.precision)
-        else:
-            self.steps.append(step)
+
+    def _compute(self, where: str, operation: MIL_pb2.Operation) -> None:
+        """A constant of codes, once for all functions that store the same; its codes are forgotten."""
+        content = MIL_pb2.Operation(type=operation.type, inputs=operation.inputs, attributes=operation.attributes)
+        content.attributes.pop("name", None)
+        names = [one.name for argument in operation.inputs.values() for one in argument.arguments if one.name]
+        output, kind = self.declare(operation.outputs[0])
+        key = (self.where if names else "", content.SerializeToString(deterministic=True), kind)
+        if (found := self.package.computed.get(key)) is None:
+            known = set(self.constants)
+            step = self._step(where, operation)
+            found = self.package.computed[key] = step.run(self.constants, self.precision)[output]
+            for name in set(self.constants) - known:
+                del self.constants[name]
+        self.constants[output] = found
 
     def _step(self, where: str, operation: MIL_pb2.Operation) -> Step:
         function = OPERATORS[operation.type]
@@ -103,7 +117,8 @@ class Builder:
             if binding.name not in self.types:
                 raise ValueError(f"nothing before it computes {binding.name!r}")
             return binding.name
-        self.types[own], self.constants[own] = type_of(binding.value.type), self.package.value(binding.value)
+        self.types[own] = type_of(binding.value.type)
+        self.constants[own] = self.package.value(binding.value, keep=False)
         return own
 
     def _check_floats(self, step: Step) -> None:

@@ -44,22 +44,22 @@ def affine_dequantize(
     return dequantize(quantized_data, scale, zero_point, axis=axis)
 
 
-def repeated(values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """Each value for its block of a tensor of this shape, whose sizes are multiples of theirs."""
-    for axis, size in enumerate(shape):
-        if values.shape[axis] not in (1, size):  # one value for all broadcasts
-            if size % values.shape[axis]:
-                raise ValueError(f"{values.shape[axis]} blocks of {size}")
-            values = values.repeat_interleave(size // values.shape[axis], axis)
-    return values
+def in_blocks(x: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """x [D, ...] of so many blocks along each dimension as [count, D / count, ...]."""
+    return x.reshape([n for size, count in zip(x.shape, counts, strict=True) for n in (count, size // count)])
+
+
+def of_blocks(values: torch.Tensor) -> torch.Tensor:
+    """A value for each block as what broadcasts with `in_blocks`."""
+    return in_blocks(values, values.shape)
 
 
 def blockwise_shift_scale(data: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor | None = None) -> torch.Tensor:
     """scale (data - offset), a scale and offset for each block."""
-    codes = data.float()
+    codes = in_blocks(data, scale.shape).float()
     if offset is not None:
-        codes = codes - repeated(offset, data.shape)
-    return codes * repeated(scale, data.shape)
+        codes = codes - of_blocks(offset)
+    return (codes * of_blocks(scale)).reshape(data.shape)
 
 
 def lut_to_dense(
@@ -80,8 +80,8 @@ def lut_to_dense(
         return lut[codes[: torch.Size(shape).numel()]].reshape(list(shape))
     rank, (palettes, length) = indices.ndim, lut.shape[-2:]
     tables = lut.reshape(-1, palettes, length)
-    which = repeated(torch.arange(len(tables)).reshape(lut.shape[:rank]), indices.shape)
-    dense = tables[which, indices.long()]  # [*D, V]
+    which = of_blocks(torch.arange(len(tables)).reshape(lut.shape[:rank]))
+    dense = tables[which, in_blocks(indices, lut.shape[:rank]).long()].reshape(*indices.shape, length)
     if length == 1:
         return dense.squeeze(-1)
     axis = vector_axis % rank

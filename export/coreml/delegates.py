@@ -22,6 +22,8 @@ BACKEND = "CoreMLBackend"
 PACKAGE, METADATA = "model.mlpackage", "metadata.json"
 REFERENCE = b"CMJR"
 MAIN = "main"
+# A node's kind.
+FILE = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ def folder_files(data: bytes) -> dict[str, memoryview]:
             if name in ("", ".", "..") or "/" in name or "\\" in name:
                 raise KeyError(name)
             walk(child, number, f"{path}/{name}" if path else name)
-        if not node["children"]:
+        if node["kind"] == FILE:
+            if not path:
+                raise KeyError("a file is no folder")
             start, size = node["dataRegion"]["offset"], node["dataRegion"]["size"]
             if start < 0 or size < 0 or start + size > len(data):
                 raise IndexError(f"{size} bytes at {start} of {len(data)}")

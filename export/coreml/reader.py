@@ -86,7 +86,8 @@ def type_of(proto: MIL_pb2.ValueType) -> Type:
 class Package:
     """A folder X.mlpackage of an ML program.
 
-    functions: by name, as protobuf. Raises UserError where there is no such package, or one of another kind.
+    functions: by name, as protobuf. computed: constants that are stored as codes, by what is stored.
+    Raises UserError where there is no such package, or one of another kind.
     """
 
     def __init__(self, folder: Path):
@@ -104,6 +105,7 @@ class Package:
                 'convert again with convert_to="mlprogram"'
             )
         self.functions: dict[str, MIL_pb2.Function] = dict(spec.mlProgram.functions)
+        self.computed: dict[tuple, torch.Tensor] = {}
         self._read: dict[tuple, torch.Tensor] = {}
 
     def _model_file(self) -> Path:
@@ -120,8 +122,8 @@ class Package:
             raise UserError(f"Core ML package {self.folder}: it has no file {path.name}; copy it again")
         return path
 
-    def value(self, proto: MIL_pb2.Value) -> Constant:
-        """A constant of the program; those in files once, however many functions name them.
+    def value(self, proto: MIL_pb2.Value, keep: bool = True) -> Constant:
+        """A constant of the program; one in a file that is kept is read once, however many functions name it.
 
         Raises UserError where a weight file is missing or broken, ValueError for a value that is no tensor.
         """
@@ -129,9 +131,12 @@ class Package:
         if proto.WhichOneof("value") == "immediateValue":
             return immediate(proto.immediateValue, kind)
         key = (proto.blobFileValue.fileName, proto.blobFileValue.offset, kind)
-        if key not in self._read:
-            self._read[key] = held(self._stored(*key[:2], kind), kind)
-        return self._read[key]
+        if key in self._read:
+            return self._read[key]
+        value = held(self._stored(*key[:2], kind), kind)
+        if keep:
+            self._read[key] = value
+        return value
 
     def _stored(self, name: str, offset: int, kind: Type) -> np.ndarray:
         """The bytes of a value in a file of weights, which stay there."""
