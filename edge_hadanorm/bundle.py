@@ -20,7 +20,8 @@ The manifest is one JSON object in UTF-8. A reader ignores keys that it does not
                      image_decoder  decode(latents [1, C, h, w]) -> picture [1, 3, H, W], of latents or of a tile
                                     of them (decoder.py mixes the tiles); absent where latents are pixels
                  For coreml, a method has {package, function}, the folder X.mlpackage that it is in and its name
-                 there, and a tensor has {feature}, its name there; `file` is that package or a folder of several
+                 there, and a tensor has {feature}, its name there; `file` is that package or a folder of several.
+                 A program may have {notes}, lines that its user should read
                  Row 0 of ids, states, latents and prediction is for the empty text, row 1 for the prompt
     prompt       {encoders, lower, labels, embedded} or null, for a transformer alone. One of these is not empty:
                      encoders       {role: {tokenizer, length, pad_id, unknown_id, prefix}}. tokenizer: a `tokenizers`
@@ -39,7 +40,6 @@ The manifest is one JSON object in UTF-8. A reader ignores keys that it does not
                  has a PSNR of at least psnr_db to the picture in file
     simulation   folder of the quantized checkpoint, for a host that has no runtime for the target, or null
     licence      of the weights
-    notes        lines that a user of the programs should read; may be absent
     files        {path: {sha256, bytes}} of every file but manifest.json: 64 lower-case hex digits, and the size
 
 Paths are relative to the bundle, with `/`, without `.`, `..`, `:` or `\\`. A dtype is one of float32, float16,

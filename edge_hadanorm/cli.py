@@ -99,7 +99,7 @@ def export(quantized, target, out, embedded, tile, precision, force) -> None:
         manifest = writer.write_bundle(folder, quantized, saved, target, console.status, options)
     size = bundle.program_bytes(manifest)
     click.echo(f"{out}: {saved.recipe.name} for {target}, programs of {size / 1e6:.1f} MB")
-    for note in manifest["notes"]:
+    for note in manifest["programs"]["denoiser"]["notes"]:
         click.echo(note)
 
 

@@ -96,6 +96,7 @@ def write_bundle(
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{saved.denoiser.source_class} cannot be lowered to {target}: {reason}") from error
+    programs["denoiser"]["notes"] = backend(target).notes(saved.recipe)
     prompt = None
     if pipeline is not None:
         encoders = {} if options.prompts else pipeline.tokenizers
@@ -130,7 +131,6 @@ def write_bundle(
         "golden": None,
         "simulation": "simulation",
         "licence": pipeline.licence if pipeline else "that of the source model",
-        "notes": backend(target).notes(saved.recipe),
     }
     written = bundle.write_manifest(folder, manifest)
     if pipeline is not None:

@@ -105,8 +105,9 @@ def features(edge: EdgeProgramManager, method: str, delegate: Delegate) -> tuple
     for node in call.users:
         if node.target is operator.getitem:
             names[node.name] = delegate.outputs[node.args[1]]
-    signature = program.graph_signature
-    return tuple([names.get(name, name) for name in own] for own in (signature.user_inputs, signature.user_outputs))
+    outputs = [node.name for node in program.graph.output_node().args[0]]
+    own = program.graph_signature.user_inputs, outputs
+    return tuple([names.get(name, name) for name in part] for part in own)
 
 
 def runner(loaded: Bundle) -> BundleRunner:
