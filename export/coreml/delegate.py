@@ -42,17 +42,18 @@ def write(folder: Path, component: Component, precision: str | None) -> dict:
     precision, target = package.settled(component, precision), package.target_of(programs)
     with converting(precision, target):
         edge = to_edge_transform_and_lower(programs, partitioner={name: [partitioner(target)] for name in programs})
-    file = folder / f"{component.role}.pte"
-    file.write_bytes(edge.to_executorch().buffer)
-    delegates, methods = {delegate.method: delegate for delegate in load_delegates(file)}, {}
-    made = written_functions(file)
-    for name, method in component.methods.items():
+    for name in programs:
         found = delegation(edge.exported_program(name))
         if found["delegates"] != 1 or found["outside"]:
             raise AuditError(f"{component.role}.{name} is not one Core ML delegate: {found}; take --target coreml")
-        audit(made[name], asked(method.module, programs[name], precision == "fp16"))
+    file = folder / f"{component.role}.pte"
+    file.write_bytes(edge.to_executorch().buffer)
+    delegates, written = {delegate.method: delegate for delegate in load_delegates(file)}, written_functions(file)
+    methods = {}
+    for name, method in component.methods.items():
+        audit(written[name], asked(method.module, programs[name], precision == "fp16"))
         names = features(edge, name, delegates[name])
-        methods[name] = package.described(method, *names) | {"delegation": account(made[name])}
+        methods[name] = package.described(method, *names) | {"delegation": account(written[name])}
     return {"file": file.name, "methods": methods, **package.form(precision, target)}
 
 

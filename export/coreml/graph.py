@@ -19,6 +19,8 @@ from edge_hadanorm.export.coreml.lowering import CodedLinear, CoreMLLowering
 from edge_hadanorm.export.program import drop_unused, lowered
 
 ATEN = torch.ops.aten
+# What large encoders are loaded in.
+HALVES = (torch.bfloat16, torch.float16)
 
 
 @torch.no_grad()
@@ -27,6 +29,7 @@ def export(model: nn.Module, inputs: tuple) -> ExportedProgram:
     with lowered(model, CoreMLLowering):
         module = torch.export.export(model, inputs).module()
     rewrite(module.graph)
+    tell_apart(module.graph)
     constants.fold(module)
     drop_unused(module)
     module.recompile()
@@ -36,21 +39,30 @@ def export(model: nn.Module, inputs: tuple) -> ExportedProgram:
 @contextlib.contextmanager
 def eight_bit(model: nn.Module) -> Iterator[None]:
     """Let the linears of a float model have weights of 8 bits, while inside; all else is in float32, as it is."""
-    found = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
-    linears = [place for place in found if type(place[2]) is nn.Linear]
-    narrow: dict[torch.Tensor, torch.Tensor] = {}
+    before: list[tuple[dict, str, object]] = []
+
+    def swap(owned: dict, name: str, other: object) -> None:
+        before.append((owned, name, owned[name]))
+        owned[name] = other
+
     try:
-        for parent, name, linear in linears:
-            setattr(parent, name, CodedLinear(linear))
-        for tensor in [*model.parameters(), *model.buffers()]:
-            if tensor.dtype in (torch.bfloat16, torch.float16):  # as large encoders are loaded
-                narrow[tensor], tensor.data = tensor.data, tensor.data.float()
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if type(child) is nn.Linear:
+                    swap(parent._modules, name, CodedLinear(child))
+        for parent in list(model.modules()):
+            for own, make in ((parent._parameters, _constant), (parent._buffers, torch.Tensor.float)):
+                for name, tensor in own.items():
+                    if tensor is not None and tensor.dtype in HALVES:
+                        swap(own, name, make(tensor))
         yield
     finally:
-        for parent, name, linear in linears:
-            setattr(parent, name, linear)
-        for tensor, data in narrow.items():
-            tensor.data = data
+        for owned, name, thing in before:
+            owned[name] = thing
+
+
+def _constant(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().float(), requires_grad=False)
 
 
 def rewrite(graph: Graph) -> None:
@@ -61,6 +73,17 @@ def rewrite(graph: Graph) -> None:
                 made.meta = {key: value for key, value in node.meta.items() if key != "from_node"}
                 node.replace_all_uses_with(made)
         graph.eliminate_dead_code()
+
+
+def tell_apart(graph: Graph) -> None:
+    """Compute outputs that are inputs, for the two have different names in a package."""
+    output = graph.output_node()
+    for node in dict.fromkeys(output.all_input_nodes):
+        if node.op == "placeholder":
+            with graph.inserting_before(output):
+                copy = graph.call_function(ATEN.mul.Tensor, (node, 1))
+            copy.meta = dict(node.meta)
+            output.replace_input_with(node, copy)
 
 
 def _mean(graph: Graph, node: Node) -> Node | None:
