@@ -60,8 +60,8 @@ def save(folder: Path, saved: Checkpoint) -> None:
     """Write a checkpoint into an existing empty folder."""
     denoiser, pipeline = saved.denoiser, saved.pipeline
     state, linears, producers = denoiser.state_dict(), {}, denoiser.producers()
-    for name in denoiser.quantizable():
-        linear = denoiser.get_submodule(name)
+    quantized = {name: module for name, module in denoiser.named_modules() if isinstance(module, QuantizedLinear)}
+    for name, linear in quantized.items():
         if linear.codes is not None:
             state[f"{name}.packed"] = quantizer.pack(state.pop(f"{name}.codes"), linear.recipe.weight_bits)
         linears[name] = {
@@ -126,8 +126,7 @@ def _strays(folder: str, names: list[str]) -> list[str]:
 def _denoiser(config: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
     with torch.device("meta"):
         denoiser = family(config["transformer_class"])(config["transformer"])
-    for name in denoiser.quantizable():
-        layout = config["linears"][name]
+    for name, layout in config["linears"].items():
         own = {key.removeprefix(name + "."): tensors.pop(key) for key in list(tensors) if key.startswith(name + ".")}
         denoiser.set_submodule(name, _linear(name, layout, denoiser.get_submodule(name), own))
         tensors |= {f"{name}.{key}": tensor for key, tensor in denoiser.get_submodule(name).state_dict().items()}

@@ -42,6 +42,6 @@ def linear_cost(linear: QuantizedLinear) -> float:
 
 def denoiser_cost(denoiser: nn.Module) -> float:
     """The time of all online transforms and branches over the time of all quantized linears."""
-    linears = [module for module in denoiser.modules() if isinstance(module, QuantizedLinear)]
+    linears = [denoiser.get_submodule(name) for name in denoiser.quantizable()]
     products = [math.prod(linear.shape) for linear in linears]
     return sum(linear_cost(m) * n for m, n in zip(linears, products, strict=True)) / sum(products)

@@ -12,7 +12,7 @@ from torch import nn
 from edge_hadanorm import bundle, calibration, checkpoint, files, recipe, source, workflow
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.console import progress, status
-from edge_hadanorm.evaluate import denoiser_sqnr_db, mean_psnr_db
+from edge_hadanorm.evaluate import Original, denoiser_sqnr_db, mean_psnr_db
 from edge_hadanorm.inspection import table
 from edge_hadanorm.metrics import bits_summary, megabytes, save_png, to_pixels
 from edge_hadanorm.quantize import quantize
@@ -44,12 +44,15 @@ def run(out: Path, force: bool) -> None:
         held_out = workflow.evaluation_trajectories(model)
         calls, moments = _calibrate(model)
         inputs = held_out.record(model.denoiser, progress("recording"))
-        original = _draw(TorchRunner(model.denoiser, model.pipeline), held_out)
+        original, exact = (
+            _draw(TorchRunner(model.denoiser, model.pipeline), held_out),
+            Original.of(model.denoiser, inputs),
+        )
         results, drawings = [], {"original, float32": original}
         for name in progress("quantizing")(RECIPES):
             quantized = quantize(model.denoiser, recipe.named(name), moments, calls=calls)
             drawing = _draw(TorchRunner(quantized, model.pipeline), held_out)
-            results.append(_result(name, model.denoiser, quantized, inputs, original, drawing))
+            results.append(_result(name, exact, quantized, original, drawing))
             if name in SHOWN:
                 drawings[f"{name}, simulated"] = drawing
             if name == EXPORTED:
@@ -93,12 +96,10 @@ def _psnr(a: Drawing, b: Drawing) -> float:
     return mean_psnr_db(to_pixels(a.latents), to_pixels(b.latents))
 
 
-def _result(
-    name: str, exact: nn.Module, quantized: nn.Module, inputs: list, original: Drawing, drawing: Drawing
-) -> dict:
+def _result(name: str, exact: Original, quantized: nn.Module, original: Drawing, drawing: Drawing) -> dict:
     return {
         "recipe": name,
-        "denoiser_sqnr_db": denoiser_sqnr_db(exact, quantized, inputs),
+        "denoiser_sqnr_db": denoiser_sqnr_db(exact, quantized),
         "image_psnr_db": _psnr(drawing, original),
         "megabytes": megabytes(bits_summary(quantized)),
         "simulated_ms": drawing.milliseconds,

@@ -1,5 +1,6 @@
 """A quantized denoiser against the float one: SQNR of predictions and layers, PSNR, SSIM and captions of pictures."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,47 +10,85 @@ from edge_hadanorm.calibration import observed
 from edge_hadanorm.cost import denoiser_cost
 from edge_hadanorm.fold import refold
 from edge_hadanorm.metrics import Sqnr, bits_summary, psnr_db, ssim, to_pixels
+from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.reference import data
 from edge_hadanorm.runtime import TorchRunner
 from edge_hadanorm.samples import Inputs, Trajectories
 
+# Layers are compared on so many tokens at most, of calls evenly spaced, whose states between blocks lie in memory.
+LAYER_TOKENS = 1 << 17
+
 
 @dataclass(frozen=True)
-class Drawn:
-    """Pictures uint8 [N, C, H, W] of N prompts, by the float and by a quantized denoiser from the same noise."""
+class Original:
+    """What the float denoiser makes of that on which quantized ones are measured.
 
-    prompts: list[str]
-    exact: torch.Tensor
-    quantized: torch.Tensor
+    predictions: of `inputs`, one each. pictures uint8 [N, C, H, W]: of the trajectories' prompts; None without them.
+    """
+
+    inputs: list[Inputs]
+    predictions: list[torch.Tensor]
+    trajectories: Trajectories | None = None
+    pictures: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, denoiser: nn.Module, inputs: list[Inputs], trajectories: Trajectories | None = None) -> "Original":
+        drawn = trajectories and pictures(denoiser, trajectories)
+        return cls(inputs, [call.run(denoiser) for call in inputs], trajectories, drawn)
 
 
-def timestep_sqnr(exact: nn.Module, quantized: nn.Module, inputs: list[Inputs]) -> dict[float, Sqnr]:
+def timestep_sqnr(original: Original, quantized: nn.Module) -> dict[float, Sqnr]:
     """SQNR of the prediction over calls with the same inputs, for each timestep, in sampling order: from noise on."""
     steps: dict[float, Sqnr] = {}
-    for call in inputs:
-        steps.setdefault(call.timestep.item(), Sqnr()).update(call.run(exact), call.run(quantized))
+    for call, prediction in zip(original.inputs, original.predictions, strict=True):
+        steps.setdefault(call.timestep.item(), Sqnr()).update(prediction, call.run(quantized))
     return dict(sorted(steps.items(), reverse=True))
 
 
-def denoiser_sqnr_db(exact: nn.Module, quantized: nn.Module, inputs: list[Inputs]) -> float:
+def denoiser_sqnr_db(original: Original, quantized: nn.Module) -> float:
     """SQNR of the prediction over calls with the same inputs."""
-    return Sqnr.of_all(timestep_sqnr(exact, quantized, inputs).values()).db
+    return Sqnr.of_all(timestep_sqnr(original, quantized).values()).db
 
 
-def layer_sqnr_db(exact: nn.Module, quantized: nn.Module, inputs: list[Inputs]) -> dict[str, float]:
-    """SQNR of the output of each quantized linear alone, given the float model's input."""
-    exact = refold(exact, quantized)
-    layers = {name: Sqnr() for name in exact.quantizable()}
+class Layers:
+    """SQNR of the output of each quantized linear alone, given the float model's input, one stage after the other.
 
-    def compare(name: str, x: torch.Tensor, *weights: torch.Tensor | None) -> None:
-        kept = weights[0] > 0 if weights and weights[0] is not None else slice(None)
-        y = exact.get_submodule(name).forward(x)  # not a call, which would be observed again
-        layers[name].update(y[kept], quantized.get_submodule(name)(x, *weights)[kept])
+    No block of the float denoiser is needed any more when its stage has been compared.
+    """
 
-    with observed(exact, layers, compare):
-        for call in inputs:
-            call.run(exact)
-    return {name: sqnr.db for name, sqnr in layers.items()}
+    @torch.no_grad()
+    def __init__(self, exact: Denoiser, inputs: list[Inputs]):
+        tokens = [exact.begin(call.latents, call.timestep, **call.prompt)[0] for call in inputs[:1]]
+        spacing = max(1, -(-len(inputs) * sum(math.prod(t.shape[:2]) for t in tokens) // LAYER_TOKENS))
+        self.states = [exact.begin(call.latents, call.timestep, **call.prompt) for call in inputs[::spacing]]
+        self.sqnr: dict[str, Sqnr] = {}
+
+    @torch.no_grad()
+    def compare(self, stage: int, exact: Denoiser, quantized: nn.Module) -> None:
+        """Run the next stage of the float denoiser."""
+        names = exact.stages()[stage]
+        folded = refold(exact, quantized, names)
+        self.sqnr |= {name: Sqnr() for name in names}
+
+        def compare(name: str, x: torch.Tensor, *weights: torch.Tensor | None) -> None:
+            kept = weights[0] > 0 if weights and weights[0] is not None else slice(None)
+            y = folded.get_submodule(name).forward(x)  # not a call, which would be observed again
+            self.sqnr[name].update(y[kept], quantized.get_submodule(name)(x, *weights)[kept])
+
+        with observed(folded, names, compare):
+            self.states = [folded.advance(stage, state) for state in self.states]
+
+    def db(self) -> dict[str, float]:
+        """By name, of what has been compared."""
+        return {name: sqnr.db for name, sqnr in self.sqnr.items()} if self.states else {}
+
+
+def layer_sqnr_db(exact: Denoiser, quantized: nn.Module, inputs: list[Inputs]) -> dict[str, float]:
+    """The same of all stages; nothing without inputs."""
+    layers = Layers(exact, inputs)
+    for stage in range(len(exact.stages()) if inputs else 0):
+        layers.compare(stage, exact, quantized)
+    return layers.db()
 
 
 def pictures(denoiser: nn.Module, trajectories: Trajectories) -> torch.Tensor:
@@ -69,47 +108,44 @@ def mean_ssim(a: torch.Tensor, b: torch.Tensor) -> float:
     return sum(ssim(x, y) for x, y in zip(a, b, strict=True)) / len(a)
 
 
-def caption_retrieval(drawn: Drawn) -> dict[str, float] | None:
-    """Share of the pictures that are nearest to what their prompt is the caption of, float and quantized.
+def caption_retrieval(prompts: list[str], exact: torch.Tensor, quantized: torch.Tensor) -> dict[str, float] | None:
+    """Share of pictures uint8 [N, C, H, W] that are nearest to what their prompt is the caption of, of either denoiser.
 
     None for a model that draws something else than the vendored pictures.
     """
     known, captions = data.load()
-    if drawn.exact.shape[1:] != known.shape[1:] or not set(drawn.prompts) <= set(captions):
+    if exact.shape[1:] != known.shape[1:] or not set(prompts) <= set(captions):
         return None
-    return {
-        "float": data.retrieval(drawn.exact, drawn.prompts),
-        "quantized": data.retrieval(drawn.quantized, drawn.prompts),
-    }
+    return {"float": data.retrieval(exact, prompts), "quantized": data.retrieval(quantized, prompts)}
 
 
 def measure(
-    exact: nn.Module, quantized: nn.Module, inputs: list[Inputs], drawn: Drawn | None, recipe_name: str
+    original: Original, quantized: nn.Module, drawn: torch.Tensor | None, layers: dict[str, float], recipe_name: str
 ) -> dict:
     """Everything `evaluate --json` writes, in decibels but for SSIM and shares.
 
-    What there is nothing to measure on is None, or empty where it is an object: all but bits and the estimated cost
-    without `inputs`, what is of pictures without `drawn`.
+    drawn: the quantized denoiser's pictures. What there is nothing to measure on is None, or empty where it is an
+    object: all but bits and the estimated cost without inputs, what is of pictures without trajectories.
     """
-    steps = timestep_sqnr(exact, quantized, inputs)
+    steps = timestep_sqnr(original, quantized)
+    pairs = None if drawn is None else (original.pictures, drawn)
     return {
         "recipe": recipe_name,
         "denoiser_sqnr_db": Sqnr.of_all(steps.values()).db if steps else None,
         "timesteps": {str(timestep): sqnr.db for timestep, sqnr in steps.items()},
-        "image_psnr_db": drawn and mean_psnr_db(drawn.exact, drawn.quantized),
-        "image_ssim": drawn and mean_ssim(drawn.exact, drawn.quantized),
-        "caption_retrieval": drawn and caption_retrieval(drawn),
+        "image_psnr_db": pairs and mean_psnr_db(*pairs),
+        "image_ssim": pairs and mean_ssim(*pairs),
+        "caption_retrieval": pairs and caption_retrieval(original.trajectories.prompts, *pairs),
         "bits": bits_summary(quantized),
         "online_cost": denoiser_cost(quantized),
-        "layers": layer_sqnr_db(exact, quantized, inputs) if inputs else {},
+        "layers": layers,
     }
 
 
 def evaluate(
-    exact: nn.Module, quantized: nn.Module, inputs: list[Inputs], trajectories: Trajectories | None, recipe_name: str
+    exact: Denoiser, quantized: nn.Module, inputs: list[Inputs], trajectories: Trajectories | None, recipe_name: str
 ) -> dict:
-    """The same, with the pictures drawn; trajectories is None without a pipeline."""
-    drawn = trajectories and Drawn(
-        trajectories.prompts, pictures(exact, trajectories), pictures(quantized, trajectories)
-    )
-    return measure(exact, quantized, inputs, drawn, recipe_name)
+    """The same of two denoisers, with the pictures drawn; trajectories is None without a pipeline."""
+    original = Original.of(exact, inputs, trajectories)
+    drawn = trajectories and pictures(quantized, trajectories)
+    return measure(original, quantized, drawn, layer_sqnr_db(exact, quantized, inputs), recipe_name)

@@ -139,6 +139,37 @@ def _read_shards(index: Path, read: Read) -> dict[str, torch.Tensor]:
     return {name: shards[file][name] for name, file in where.items()}
 
 
+class Weights(Mapping[str, torch.Tensor]):
+    """The weights of a model folder in float32, each read when it is asked for, with one shard open at a time.
+
+    Raises UserError as `read_weights` does, and for a tensor that is not finite when that is read.
+    """
+
+    def __init__(self, folder: str | Path):
+        self._files = read_weights(folder, read=_locations)
+        self._path, self._open = None, None
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if self._files[name] != self._path:
+            self._path = self._files[name]
+            self._open = _opened(self._path, lambda path: safe_open(path, "pt"))
+        # A copy, so that nothing keeps the mapped file in memory.
+        tensor = self._open.get_tensor(name).to(torch.float32, copy=True)
+        require_finite({name: tensor}, "weights")
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def _locations(path: str | Path) -> dict[str, str | Path]:
+    """The file by the name of each tensor in it."""
+    return dict.fromkeys(read_shapes(path), path)
+
+
 def link_or_copy(source: str, target: str) -> None:
     """For shutil.copytree: a large file becomes a link to the same bytes where the file system can."""
     if os.path.getsize(source) >= LARGE_BYTES:

@@ -197,9 +197,11 @@ def fold_into(denoiser: nn.Module, names: list[str], choose: Choose) -> dict[str
     return foldings
 
 
-def refold(denoiser: nn.Module, quantized: nn.Module) -> nn.Module:
-    """The float denoiser with folded in what a quantized one has absorbed, so that its layers can be compared."""
-    return fold(denoiser, lambda name, _: quantized.get_submodule(name).absorbed)[0]
+def refold(denoiser: nn.Module, quantized: nn.Module, names: list[str]) -> nn.Module:
+    """The float denoiser with what a quantized one has absorbed of these linears' inputs, so that they compare."""
+    folded = shared_copy(denoiser)
+    fold_into(folded, names, lambda name, _: quantized.get_submodule(name).absorbed)
+    return folded
 
 
 def shared_copy(denoiser: nn.Module) -> nn.Module:

@@ -51,7 +51,7 @@ def describe_checkpoint(saved: Checkpoint, metrics: dict) -> str:
     lines = [
         f"checkpoint {saved.recipe.name} of {saved.source} ({saved.denoiser.source_class})",
         f"quantized: {bits['quantized_parameters']:,} parameters, {bits['quantized_bytes'] / 1e6:.2f} MB, "
-        f"{bits['bytes_per_quantized_parameter']:.3f} bytes each; float rest: {bits['float_bytes'] / 1e6:.2f} MB",
+        f"{bits['bytes_per_quantized_parameter']:.3f} bytes each; rest: {bits['rest_bytes'] / 1e6:.2f} MB",
     ]
     if metrics.get("denoiser_sqnr_db") is not None:
         pictures = _decibel(metrics["image_psnr_db"])

@@ -64,40 +64,38 @@ def save_png(latents: torch.Tensor, file: Path) -> None:
     Image.fromarray(to_pixels(latents).permute(1, 2, 0).numpy()).save(file, format="PNG")
 
 
-def bits_summary(denoiser: nn.Module) -> dict:
-    """Bits and bytes of a quantized denoiser: of its quantized linears and of the float rest.
+def stored_bytes(linear: QuantizedLinear) -> int:
+    """Bytes of a quantized linear with its codes packed; what has been absorbed no device needs."""
+    codes = 0 if linear.codes is None else math.ceil(linear.codes.numel() * linear.recipe.weight_bits / 8)
+    kept = (t for k, t in linear.state_dict().items() if k != "codes" and not k.startswith("absorbed."))
+    return codes + sum(t.numel() * t.element_size() for t in kept)
 
-    average: bits of a weight's code, without scales, over all quantized linears, whose recipes may differ.
+
+def bits_summary(denoiser: nn.Module) -> dict:
+    """Bits and bytes of a quantized denoiser: of the linears that its recipe is for, and of the rest.
+
+    average: bits of a weight's code, without scales, over these linears, whose recipes may differ.
     """
-    named = {n: m for n, m in denoiser.named_modules() if isinstance(m, QuantizedLinear)}
-    linears = list(named.values())
-    weights = sum(math.prod(m.shape) for m in linears)
-    code_bits = sum(m.codes.numel() * m.recipe.weight_bits for m in linears if m.codes is not None)
-    # What has been absorbed is in other weights already and no device needs it.
-    side = sum(
-        t.numel() * t.element_size()
-        for m in linears
-        for k, t in m.state_dict().items()
-        if k != "codes" and not k.startswith("absorbed.")
-    )
+    linears = {name: denoiser.get_submodule(name) for name in denoiser.quantizable()}
+    sizes = {name: math.prod(linear.shape) for name, linear in linears.items()}
+    weights, stored = sum(sizes.values()), sum(map(stored_bytes, linears.values()))
     rest = sum(
         t.numel() * t.element_size()
         for k, t in denoiser.state_dict().items()
-        if not any(k.startswith(name + ".") for name in named)
+        if not any(k.startswith(name + ".") for name in linears)
     )
-    recipe = linears[0].recipe
-    recipe_bits = sum(math.prod(m.shape) * m.recipe.weight_bits for m in linears)
+    recipes = {name: linear.recipe for name, linear in linears.items()}
     return {
-        "weight": min(m.recipe.weight_bits for m in linears),
-        "activation": recipe.activation_bits,
-        "average": recipe_bits / weights,
+        "weight": min(recipe.weight_bits for recipe in recipes.values()),
+        "activation": next(iter(recipes.values())).activation_bits,
+        "average": sum(sizes[name] * recipe.weight_bits for name, recipe in recipes.items()) / weights,
         "quantized_parameters": weights,
-        "quantized_bytes": math.ceil(code_bits / 8) + side,
-        "bytes_per_quantized_parameter": (math.ceil(code_bits / 8) + side) / weights,
-        "float_bytes": rest,
+        "quantized_bytes": stored,
+        "bytes_per_quantized_parameter": stored / weights,
+        "rest_bytes": rest,
     }
 
 
 def megabytes(bits: dict) -> float:
-    """The size of a denoiser with this `bits_summary`, float rest included."""
-    return (bits["quantized_bytes"] + bits["float_bytes"]) / 1e6
+    """The size of a denoiser with this `bits_summary`."""
+    return (bits["quantized_bytes"] + bits["rest_bytes"]) / 1e6

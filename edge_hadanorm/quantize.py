@@ -23,6 +23,8 @@ from edge_hadanorm.transform import FeatureTransform, Rotation, rotation_factors
 
 # Beyond this spread between channels a scale says more about a dead channel than about its signal.
 SCALE_RANGE = 1e4
+# Linears outside the recipe with as many weights are worth 8 bits: an adaptive norm's can be a third of a transformer.
+LARGE = 1 << 20
 
 
 def feature_scale(recipe: Recipe, moments: Moments, weight: torch.Tensor) -> torch.Tensor | None:
@@ -76,6 +78,19 @@ def quantize_linear(recipe: Recipe, folding: Folding, linear: nn.Linear) -> Quan
     return QuantizedLinear(recipe, plain.transform, codes, scale, plain.bias, None, plain.absorbed, plain.low_rank)
 
 
+def quantize_rest(denoiser: nn.Module, recipe: Recipe) -> None:
+    """Round the large linears that the recipe has no transforms for: after folding, which writes into some of them."""
+    if FLOAT_BITS in (recipe.rest_bits, recipe.weight_bits):
+        return
+    # A static range would have to be calibrated for inputs that are few and cheap to keep.
+    bits = FLOAT_BITS if recipe.activations == "tensor" else max(recipe.activation_bits, recipe.rest_bits)
+    own = Recipe(f"rest-w{recipe.rest_bits}a{bits}", recipe.rest_bits, bits)
+    folding = Folding(FeatureTransform(), FeatureTransform())
+    for name, module in list(denoiser.named_modules()):
+        if isinstance(module, nn.Linear) and module.weight.numel() >= LARGE:
+            denoiser.set_submodule(name, quantize_linear(own, folding, module))
+
+
 def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
     """Raises UserError where the recipe does not fit this denoiser's linears."""
     if recipe.activation_bits == FLOAT_BITS and recipe.activations == "tensor":
@@ -108,11 +123,13 @@ def quantize(
     samples: list[Callable[[], object]] = (),
     calls: list[Inputs] = (),
     progress: Callable[[Iterable], Iterable] = iter,
+    done: Callable[[int, nn.Module], None] = lambda *_: None,
 ) -> nn.Module:
     """A quantized copy of a float denoiser.
 
     moments: from `calibrate`, None where the recipe needs none. samples: calls that run `denoiser`, for the ranges of
-    static activations. calls: inputs of the same, for recipes that `needs_calls`.
+    static activations. calls: inputs of the same, for recipes that `needs_calls`. done(stage, quantized) is told when a
+    stage has its codes and that stage of `denoiser` is not read any more.
     """
     check_recipe(recipe, denoiser)
     if recipe.needs_calls and not calls:
@@ -120,7 +137,8 @@ def quantize(
     quantized = shared_copy(denoiser)
     stream = Stream(quantized, calls) if recipe.search or recipe.rounding == "gptq" else None
     budgeted = _allocate(denoiser, recipe, moments, calls) if recipe.average_bits is not None else {}
-    for names in progress(denoiser.stages()):
+    ranges_last = recipe.activations == "tensor" and stream is None
+    for stage, names in enumerate(progress(denoiser.stages())):
         recipes = {name: budgeted.get(name, recipe) for name in names}
         foldings = _choose_and_fold(quantized, recipes, moments, stream)
         for name in names:
@@ -133,10 +151,15 @@ def quantize(
             quantized.set_submodule(name, made)
         if stream is not None:
             stream.advance(quantized)
-    if recipe.activations == "tensor" and stream is None:
+        if not ranges_last:
+            done(stage, quantized)
+    if ranges_last:
         ranges = activation_ranges(denoiser, quantized, samples)
         for name in denoiser.quantizable():
             quantized.get_submodule(name).set_activation_range(*ranges[name])
+        for stage in range(len(denoiser.stages())):
+            done(stage, quantized)
+    quantize_rest(quantized, recipe)
     return quantized
 
 
@@ -167,6 +190,7 @@ def outline(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
             if own.rounding == "gptq" and made.bias is None:  # which corrects it
                 made.bias = linear.weight.new_empty(len(linear.weight))
             outlined.set_submodule(name, made)
+    quantize_rest(outlined, own)
     return outlined
 
 

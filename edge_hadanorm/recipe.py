@@ -16,6 +16,7 @@ from edge_hadanorm.errors import UserError
 BITS = (2, 3, 4, 5, 6, 7, 8, 16)
 # What a linear may get of a budget: the widths that phones have kernels for.
 BUDGET_BITS = (4, 8)
+REST_BITS = (8, 16)
 CHOICES = {
     "centre": ("none", "static", "dynamic"),
     "scale": ("none", "smoothquant", "std", "balanced"),
@@ -43,6 +44,7 @@ class Recipe:
     search: choose transform and clip of each input by measured error, see `search.py`, instead of those given.
     average_bits: weight bits of each linear chosen by measured sensitivity, see `allocation.py`, so that a weight has
     so many on average; weight_bits is then the least that a linear gets.
+    rest_bits: weight bits of large linears without a transform (of time, text, adaptive norms); 16: they stay in float.
     """
 
     name: str
@@ -63,11 +65,14 @@ class Recipe:
     activation_clip: float = 1.0
     search: bool = False
     average_bits: float | None = None
+    rest_bits: int = 8
 
     def __post_init__(self):
         for field in ("weight_bits", "activation_bits"):
             if not _is_int(getattr(self, field)) or getattr(self, field) not in BITS:
                 raise UserError(f"recipe {self.name}: {field} is {getattr(self, field)!r}, not one of {_list(BITS)}")
+        if not _is_int(self.rest_bits) or self.rest_bits not in REST_BITS:
+            raise UserError(f"recipe {self.name}: rest_bits is {self.rest_bits!r}, not one of {_list(REST_BITS)}")
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise UserError(f"recipe {self.name}: {field} is {getattr(self, field)!r}, not one of {_list(choices)}")

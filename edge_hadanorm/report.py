@@ -20,10 +20,9 @@ from edge_hadanorm.activations import Activation
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.console import progress
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.evaluate import Drawn
+from edge_hadanorm.evaluate import Original
 from edge_hadanorm.metrics import megabytes, psnr_db
 from edge_hadanorm.recipe import Recipe
-from edge_hadanorm.samples import Inputs, Trajectories
 from edge_hadanorm.source import Source
 
 # Inputs whose distributions are shown.
@@ -54,9 +53,9 @@ def run(paths: list[Path], out: Path, inputs_file: Path | None, reference: str |
     with files.new_file(out) as partial:
         model, saved = _load(list(dict.fromkeys(paths)), reference)
         inputs, trajectories = workflow.evaluation_data(model, inputs_file)
-        original = trajectories and evaluate.pictures(model.denoiser, trajectories)
-        entries = _measure(model, saved, inputs, trajectories, original)
-        page = _page(model, entries, inputs, trajectories, original)
+        original = Original.of(model.denoiser, inputs, trajectories)
+        entries = _measure(model, saved, original)
+        page = _page(model, entries, original)
         partial.write_text(page, encoding="utf-8")
     return f"{out}: {', '.join(entry.label for entry in entries)}"
 
@@ -80,32 +79,20 @@ def _place(source: str) -> str:
     return os.path.realpath(source) if os.path.exists(source) else source
 
 
-def _measure(
-    model: Source,
-    saved: dict[Path, Checkpoint],
-    inputs: list[Inputs],
-    trajectories: Trajectories | None,
-    original: torch.Tensor | None,
-) -> list[Entry]:
+def _measure(model: Source, saved: dict[Path, Checkpoint], original: Original) -> list[Entry]:
     entries = []
     names = [content.recipe.name for content in saved.values()]
     for i, (path, content) in enumerate(progress("measuring")(saved.items())):
-        pictures = trajectories and evaluate.pictures(content.denoiser, trajectories)
-        drawn = trajectories and Drawn(trajectories.prompts, original, pictures)
-        metrics = evaluate.measure(model.denoiser, content.denoiser, inputs, drawn, content.recipe.name)
+        pictures = original.trajectories and evaluate.pictures(content.denoiser, original.trajectories)
+        layers = evaluate.layer_sqnr_db(model.denoiser, content.denoiser, original.inputs)
+        metrics = evaluate.measure(original, content.denoiser, pictures, layers, content.recipe.name)
         label = names[i] if names.count(names[i]) == 1 else f"{names[i]} ({path})"
         entries.append(Entry(path, label, plots.COLOURS[i % len(plots.COLOURS)], content, metrics, pictures))
     return entries
 
 
-def _page(
-    model: Source,
-    entries: list[Entry],
-    inputs: list[Inputs],
-    trajectories: Trajectories | None,
-    original: torch.Tensor | None,
-) -> str:
-    first = entries[0]
+def _page(model: Source, entries: list[Entry], original: Original) -> str:
+    first, inputs, trajectories = entries[0], original.inputs, original.trajectories
     loader = PackageLoader("edge_hadanorm", "")
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return template.get_template("report.html.j2").render(
@@ -115,7 +102,7 @@ def _page(
         calls=len(inputs),
         trajectories=trajectories,
         summary=_summary(model, entries),
-        grid=trajectories and _grid(trajectories.prompts, entries, original),
+        grid=trajectories and _grid(trajectories.prompts, entries, original.pictures),
         timesteps=_timesteps(entries),
         layers=_layers(entries),
         activations=[

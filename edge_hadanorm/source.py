@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import torch
 from edge_hadanorm.console import say
 from edge_hadanorm.decoder import ImageDecoder
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.files import read_json, read_shapes, read_weights, require_finite
+from edge_hadanorm.files import Weights, read_json, read_shapes, read_weights
 from edge_hadanorm.models import FAMILIES, class_of, family
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines import KINDS, Encoder, Tensors, class_rows, suffixed, tokenizer_of
@@ -159,9 +160,7 @@ class Source:
 def load(name: str) -> Source:
     """The model of a name, in float32. Raises UserError for what is missing, broken, unsupported or not finite."""
     found = _find(name)
-    weights = {key: tensor.float() for key, tensor in read_weights(found.transformer).items()}
-    require_finite(weights, f"weights of {found.transformer}")
-    return _made(found, weights)
+    return _made(found, Weights(found.transformer))
 
 
 def outline(name: str) -> Source:
@@ -203,7 +202,7 @@ def _find(name: str) -> _Found:
     return _Found(name, folder, transformer, form, config)
 
 
-def _made(found: _Found, weights: dict[str, torch.Tensor]) -> Source:
+def _made(found: _Found, weights: Mapping[str, torch.Tensor]) -> Source:
     try:
         denoiser = found.form.from_diffusers(found.config, weights).eval().requires_grad_(False)
     except UserError as error:

@@ -19,6 +19,7 @@ from edge_hadanorm.checkpoint import Checkpoint, Text
 from edge_hadanorm.console import progress, say
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.metrics import save_png
+from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.runtime import ExecuTorchRunner, Runner, Stopwatch, TorchRunner, has_executorch, picture
 from edge_hadanorm.samples import Inputs, Trajectories
@@ -109,10 +110,18 @@ def quantize(
         calls = record() if recipe.needs_calls else []
         if model.pipeline is not None:
             model.pipeline.release([*(prompts or []), *evaluation_prompts(model.pipeline.prompts)])
-        quantized = quantization.quantize(denoiser.cpu(), recipe, moments, run, calls, progress("quantizing"))
+        original = evaluation.Original.of(denoiser.cpu(), *_held_out(model, inputs))
+        layers = evaluation.Layers(denoiser, original.inputs)
+
+        def done(stage: int, quantized: Denoiser) -> None:
+            layers.compare(stage, denoiser, quantized)
+            denoiser.release(stage)
+
+        quantized = quantization.quantize(denoiser, recipe, moments, run, calls, progress("quantizing"), done)
         saved = Checkpoint(model.name, recipe, quantized, _text(model, inputs), model.pipeline)
         checkpoint.save(folder, saved)
-        metrics = _measure(model, quantized, recipe.name, inputs)
+        drawn = original.trajectories and evaluation.pictures(quantized, original.trajectories)
+        metrics = evaluation.measure(original, quantized, drawn, layers.db(), recipe.name)
         files.write_json(folder / "metrics.json", metrics)
     state.unlink(missing_ok=True)
     return metrics
@@ -177,10 +186,9 @@ def _text(model: Source, inputs: list[Inputs] | None) -> Text:
     return Text(DEFAULT_TEXT_TOKENS if "text" in model.denoiser.prompt_shapes(1) else 0)
 
 
-def _measure(model: Source, quantized, recipe_name: str, inputs: list[Inputs] | None) -> dict:
-    """Metrics on held-out trajectories, else on the captured inputs, else sizes alone."""
-    inputs, trajectories = evaluation_data(model, None) if _has_prompts(model) else (inputs or [], None)
-    return evaluation.evaluate(model.denoiser, quantized, inputs, trajectories, recipe_name)
+def _held_out(model: Source, inputs: list[Inputs] | None) -> tuple[list[Inputs], Trajectories | None]:
+    """What is measured on: held-out trajectories, else the captured inputs, else nothing but sizes."""
+    return evaluation_data(model, None) if _has_prompts(model) else (inputs or [], None)
 
 
 def _has_prompts(model: Source) -> bool:

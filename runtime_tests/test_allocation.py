@@ -1,8 +1,10 @@
 """allocation.py: what a linear's rounding does to the prediction is estimated, and bits go where they do most."""
 
+import dataclasses
 import itertools
 import json
 import math
+import weakref
 
 import pytest
 import torch
@@ -10,17 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from edge_hadanorm import allocation, bundle, checkpoint, files, workflow
-from edge_hadanorm.allocation import own_bits, sensitivities, spend
+from edge_hadanorm import allocation, bundle, checkpoint, files, models, workflow
+from edge_hadanorm.allocation import Run, own_bits, sensitivities, spend
 from edge_hadanorm.export import writer
 from edge_hadanorm.fold import Folding, shared_copy
 from edge_hadanorm.inspection import describe
 from edge_hadanorm.metrics import Sqnr, bits_summary, psnr_db, to_pixels
+from edge_hadanorm.models import generic
 from edge_hadanorm.quantize import build_transform, quantize, quantize_linear
 from edge_hadanorm.recipe import budgeted, named
 from edge_hadanorm.runtime import ExecuTorchRunner, picture
 from edge_hadanorm.samples import Inputs, Trajectories
 from edge_hadanorm.transform import FeatureTransform
+from families import FAMILIES, Family
 from helpers import prompt_of, randn
 
 PROMPTS = ["red a", "green b", "blue c"]
@@ -144,11 +148,29 @@ def masked(model) -> list[Inputs]:
 
 
 @torch.no_grad()
-def alone(model, name: str, linear, calls: list[Inputs]) -> float:
+def alone(denoiser, name: str, linear, calls: list[Inputs]) -> float:
     """Squared error of the prediction with one linear quantized."""
-    one = shared_copy(model.denoiser)
+    one = shared_copy(denoiser)
     one.set_submodule(name, linear)
-    return sum((call.run(one) - call.run(model.denoiser)).double().square().sum().item() for call in calls)
+    return sum((call.run(one) - call.run(denoiser)).double().square().sum().item() for call in calls)
+
+
+def double(family: Family, form=None, **fields):
+    """A denoiser of a family with these fields of its config, in float64."""
+    transformer = dataclasses.replace(family, config=family.config | fields).make()
+    form = form or models.FAMILIES[family.source_class]
+    loaded = form.from_diffusers(dict(transformer.config) | family.own, transformer.state_dict())
+    return loaded.eval().requires_grad_(False).double()
+
+
+def rounded(denoiser):
+    """quantize_one(name, recipe) -> a linear of a denoiser in float64, quantized without a transform."""
+
+    def make(name, own):
+        plain = Folding(FeatureTransform(), FeatureTransform())
+        return quantize_linear(own, plain, denoiser.get_submodule(name)).double()
+
+    return make
 
 
 @pytest.mark.parametrize("text", ["pipeline", "masked"])
@@ -160,15 +182,30 @@ def test_the_estimate_is_the_error_of_a_linear_alone(model, calls, quantize_one,
     found = sensitivities(model.denoiser, [recipe], quantize_one, calls)
     assert list(found) == model.denoiser.quantizable()
     estimates = [errors[0] for errors in found.values()]
-    exact = [alone(model, name, quantize_one(name, recipe), calls) for name in found]
+    exact = [alone(model.denoiser, name, quantize_one(name, recipe), calls) for name in found]
     assert spearmanr(estimates, exact).statistic > 0.95
     ratios = [estimate / error for estimate, error in zip(estimates, exact, strict=True)]
     assert 0.5 < min(ratios) < max(ratios) < 2, ratios
 
 
+@pytest.mark.parametrize("name", [*FAMILIES, "generic"])
+def test_the_estimate_is_right_for_every_family(name, monkeypatch):
+    """Whose blocks hand on different things."""
+    monkeypatch.setattr(allocation, "PROBES", 64)
+    family = FAMILIES["sd3" if name == "generic" else name]
+    denoiser = double(family, generic.form(family.source_class) if name == "generic" else None)
+    calls, quantize_one, recipe = [family.call(denoiser)], rounded(denoiser), named("rtn-w8a16")
+    found = sensitivities(denoiser, [recipe], quantize_one, calls)
+    assert list(found) == denoiser.quantizable()
+    exact = [alone(denoiser, name, quantize_one(name, recipe), calls) for name in found]
+    pairs = [(errors[0], error) for errors, error in zip(found.values(), exact, strict=True)]
+    assert all(error / 2 <= estimate <= 2 * error for estimate, error in pairs), pairs
+    assert sum(error > 0 for error in exact) > 0.9 * len(exact)
+
+
 def test_few_probes_find_the_order(model, calls, quantize_one):
     found = sensitivities(model.denoiser, [named("rtn-w4a8")], quantize_one, calls[::2])
-    exact = [alone(model, name, quantize_one(name, named("rtn-w4a8")), calls[::2]) for name in found]
+    exact = [alone(model.denoiser, name, quantize_one(name, named("rtn-w4a8")), calls[::2]) for name in found]
     assert spearmanr([errors[0] for errors in found.values()], exact).statistic > 0.8
 
 
@@ -198,14 +235,65 @@ def test_measuring_is_deterministic_and_leaves_the_denoiser_as_it_was(model, cal
 def test_a_part_of_the_calls_is_measured_on(model, calls, quantize_one, count, monkeypatch):
     """Evenly spread, so that all timesteps are in it."""
     seen = []
-    monkeypatch.setattr(
-        allocation, "_run", lambda denoiser, quantized, call: seen.append(call) or ({}, {}, call.latents)
-    )
-    monkeypatch.setattr(allocation, "_probes", lambda *_: [])
+    monkeypatch.setattr(allocation, "_runs", lambda denoiser, call, generator: seen.append(call) or [])
     sensitivities(model.denoiser, [], quantize_one, calls[:count])
     assert 1 <= len(seen) <= allocation.CALLS
     positions = [next(i for i, call in enumerate(calls) if call is one) for one in seen]
     assert len({b - a for a, b in itertools.pairwise(positions)}) <= 1
+
+
+class Live:
+    """What is alive of the things that are added, and the most that ever was."""
+
+    def __init__(self):
+        self.now = self.most = 0
+
+    def add(self, thing, size: int = 1):
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(thing, self.drop, size)
+        return thing
+
+    def drop(self, size: int) -> None:
+        self.now -= size
+
+
+class Saved:
+    """What autograd keeps of a tensor for the way back."""
+
+    def __init__(self, tensor: torch.Tensor):
+        self.tensor = tensor
+
+
+def most_alive(family: Family, monkeypatch, **blocks: int) -> tuple[int, int, int]:
+    """Bytes that graphs hold, linears' outputs with their gradients, and quantized linears, at most at once."""
+    denoiser = double(family, **blocks)
+    quantize_one, graph, runs, quantized = rounded(denoiser), Live(), Live(), Live()
+
+    class Counted(Run):
+        def __new__(cls, *_, **__):
+            return runs.add(super().__new__(cls))
+
+    monkeypatch.setattr(allocation, "Run", Counted)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: graph.add(Saved(t.detach()), t.nbytes), lambda s: s.tensor):
+        sensitivities(
+            denoiser,
+            [named("rtn-w4a8"), named("rtn-w8a8")],
+            lambda *one: quantized.add(quantize_one(*one)),
+            [family.call(denoiser)],
+        )
+    assert graph.now == runs.now == quantized.now == 0
+    return graph.most, runs.most, quantized.most
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"), [("pixart", ["num_layers"]), ("flux", ["num_layers", "num_single_layers"])]
+)
+def test_memory_does_not_grow_with_the_blocks(name, fields, monkeypatch):
+    few, many = (most_alive(FAMILIES[name], monkeypatch, **dict.fromkeys(fields, count)) for count in (2, 6))
+    assert few == many
+    assert min(few) > 0
+    assert few[-1] == 1
 
 
 # A budget for a denoiser.

@@ -326,7 +326,7 @@ def test_bits_summary_counts_the_bytes_of_the_file_but_for_what_was_absorbed(sav
     summary = bits_summary(content.denoiser)
     everything, linears, absorbed = (file_bytes(folder, part) for part in ("all", "linears", "absorbed"))
     assert summary["quantized_bytes"] == linears - absorbed
-    assert summary["float_bytes"] == everything - linears
+    assert summary["rest_bytes"] == everything - linears
     # Of centre and scale, absorbed for four of a block's seven inputs of 64 features.
     recipe = content.recipe
     assert absorbed == 2 * 4 * 64 * 4 * ((recipe.centre != "none") + (recipe.scale != "none"))

@@ -47,6 +47,7 @@ def unread(monkeypatch):
         raise AssertionError("weights were read")
 
     monkeypatch.setattr(files, "load_file", refuse)
+    monkeypatch.setattr(files.Weights, "__getitem__", refuse)
 
 
 # What it says.
@@ -56,14 +57,14 @@ def unread(monkeypatch):
 def test_sizes_are_those_of_the_checkpoint(tiny_pipeline, tiny_checkpoint, model, name):
     text = workflow.dry_run(str(tiny_pipeline), name, steps=4)
     bits = json.loads((tiny_checkpoint(name) / "metrics.json").read_text())["bits"]
-    whole = (bits["quantized_bytes"] + bits["float_bytes"]) / 1e6
+    whole = (bits["quantized_bytes"] + bits["rest_bytes"]) / 1e6
     lines = text.splitlines()
     assert lines[0].startswith(f"dry run of {name} on {tiny_pipeline} (PixArtTransformer2DModel): nothing is read")
     total = sum(p.numel() for p in model.denoiser.parameters())
     assert lines[1] == f"float model: {total:,} parameters, {4 * total / 1e6:.2f} MB in float32"
     assert lines[2].startswith(
         f"quantized: 131,072 parameters in {bits['average']:.3g} bits, {bits['quantized_bytes'] / 1e6:.2f} MB; "
-        f"float rest: {bits['float_bytes'] / 1e6:.2f} MB; together {whole:.2f} MB, "
+        f"rest: {bits['rest_bytes'] / 1e6:.2f} MB; together {whole:.2f} MB, "
     )
     assert lines[3] == "calibrated on: 32 prompts of 4 steps each"
     assert re.fullmatch(r"memory to quantize: about \d+\.\d GB", lines[4])
@@ -107,10 +108,10 @@ def test_what_is_chosen_by_values_is_near(tiny_pipeline, tmp_path, average_bits)
         str(tiny_pipeline), "hadanorm-auto-w4a8", out, ["red a", "green b"], steps=2, average_bits=average_bits
     )
     text = workflow.dry_run(str(tiny_pipeline), "hadanorm-auto-w4a8", ["red a"], steps=2, average_bits=average_bits)
-    found = re.search(r"in (\S+) bits, (\S+) MB; float rest: (\S+) MB", text)
+    found = re.search(r"in (\S+) bits, (\S+) MB; rest: (\S+) MB", text)
     assert float(found[1]) == pytest.approx(metrics["bits"]["average"], rel=0.1)
     assert float(found[2]) == pytest.approx(metrics["bits"]["quantized_bytes"] / 1e6, rel=0.1)
-    assert float(found[3]) == pytest.approx(metrics["bits"]["float_bytes"] / 1e6, abs=0.006)
+    assert float(found[3]) == pytest.approx(metrics["bits"]["rest_bytes"] / 1e6, abs=0.006)
     chosen = "transforms and bits" if average_bits else "transforms"
     assert f"\n{chosen} are chosen by measured error: those shown are where the choice starts\n" in text
     assert "calibrated on: 1 prompt of 2 steps each" in text
@@ -257,7 +258,7 @@ def test_billions_of_parameters_take_no_memory(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"_class_name": state.source_class}))
     shown = workflow.dry_run(str(tmp_path), "rtn-w4a8")
     assert int(re.search(r"float model: (\S+) parameters", shown)[1].replace(",", "")) > 3e9
-    assert float(re.search(r"about (\S+) GB", shown)[1]) > 25
+    assert float(re.search(r"about (\S+) GB", shown)[1]) > 12  # in float32
 
 
 # The command.

@@ -12,7 +12,7 @@ from edge_hadanorm import files, workflow
 from edge_hadanorm.calibration import calibrate, observed
 from edge_hadanorm.cli import summary
 from edge_hadanorm.evaluate import (
-    Drawn,
+    Original,
     caption_retrieval,
     denoiser_sqnr_db,
     evaluate,
@@ -190,7 +190,7 @@ def test_retrieval_is_the_share_whose_nearest_vendored_shownis_captioned_so():
 def test_retrieval_is_of_both_models():
     known, captions = data.load()
     mixed = torch.stack([known[3], known[7]])
-    assert caption_retrieval(Drawn([captions[3], captions[4]], known[3:5], mixed)) == {"float": 1, "quantized": 0.5}
+    assert caption_retrieval([captions[3], captions[4]], known[3:5], mixed) == {"float": 1, "quantized": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_retrieval_is_of_both_models():
 )
 def test_a_model_of_other_pictures_has_no_retrieval(prompts, side):
     drawn = torch.zeros(2, 3, side, side, dtype=torch.uint8)
-    assert caption_retrieval(Drawn(prompts or data.load()[1][:2], drawn, drawn)) is None
+    assert caption_retrieval(prompts or data.load()[1][:2], drawn, drawn) is None
 
 
 def test_pixels_are_rounded_and_clamped():
@@ -242,7 +242,7 @@ def test_the_summary_is_a_line_of_what_was_measured(report, model, calls):
 
 def test_the_denoiser_against_itself_is_perfect(model, calls, held_out, tmp_path):
     same = quantize(model.denoiser, named("rtn-w16a16"), None)
-    assert denoiser_sqnr_db(model.denoiser, same, calls) == math.inf
+    assert denoiser_sqnr_db(Original.of(model.denoiser, calls), same) == math.inf
     assert set(layer_sqnr_db(model.denoiser, same, calls).values()) == {math.inf}
     drawn = pictures(model.denoiser, held_out)
     assert mean_psnr_db(drawn, drawn) == math.inf
@@ -291,8 +291,8 @@ def test_timesteps_are_in_sampling_order_with_the_sqnr_of_their_calls(model, rep
     for timestep, db in measured["timesteps"].items():
         own = [call for call in calls if call.timestep.item() == float(timestep)]
         assert len(own) == len(held_out.prompts)
-        assert db == pytest.approx(denoiser_sqnr_db(model.denoiser, quantized, own), abs=1e-9)
-    shuffled = timestep_sqnr(model.denoiser, quantized, calls[::-1])
+        assert db == pytest.approx(denoiser_sqnr_db(Original.of(model.denoiser, own), quantized), abs=1e-9)
+    shuffled = timestep_sqnr(Original.of(model.denoiser, calls[::-1]), quantized)
     assert list(shuffled) == table.timesteps
 
 
@@ -364,7 +364,7 @@ def test_bits_are_counted(report, model):
     assert bits["bytes_per_quantized_parameter"] == pytest.approx((parameters // 2 + side) / parameters)
     everything = sum(tensor.numel() for tensor in model.denoiser.state_dict().values())
     biases = sum(linear.bias.numel() for linear in linears)
-    assert bits["float_bytes"] == 4 * (everything - parameters - biases)
+    assert bits["rest_bytes"] == 4 * (everything - parameters - biases)
 
 
 def test_average_bits_are_weighted_by_the_weights_of_linears_of_other_recipes(model, moments):

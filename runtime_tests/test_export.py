@@ -295,7 +295,7 @@ def test_the_program_is_as_large_as_the_checkpoint_and_its_graphs(exported):
     hadamard = {m.transform.rotation: 4 * 64**2 for m in exported.linears.values() if m.transform.rotation}
     graphs = 12_000 * len(exported.linears)
     size = exported.bundle.file("denoiser").stat().st_size
-    assert size < bits["quantized_bytes"] + bits["float_bytes"] + sum(hadamard.values()) + graphs
+    assert size < bits["quantized_bytes"] + bits["rest_bytes"] + sum(hadamard.values()) + graphs
 
 
 def test_every_quantized_linear_is_an_integer_product_in_a_delegate(exported):

@@ -9,9 +9,11 @@ from executorch.runtime import Runtime
 from safetensors.torch import save_file
 
 from edge_hadanorm import bundle, checkpoint, files, source, workflow
+from edge_hadanorm import quantize as quantization
 from edge_hadanorm.calibration import calibrate, observed
 from edge_hadanorm.export import writer
 from edge_hadanorm.fold import fold
+from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.models import FAMILIES as FORMS
 from edge_hadanorm.quantize import build_transform
 from edge_hadanorm.recipe import named, steadied
@@ -20,6 +22,8 @@ from families import FAMILIES
 from helpers import relative_error
 
 EXPORTED = "hadanorm-balanced-w8a8"
+# Of so many weights a linear of the rest is large for members as small as these.
+LARGE = 1 << 12
 METHODS = ("smoothquant", "quarot", "hadanorm", "hadanorm-balanced", "hadanorm-folded")
 
 
@@ -79,6 +83,16 @@ def test_stages_are_the_denoiser_block_by_block(family, denoiser):
 
 
 @torch.no_grad()
+def test_a_call_that_goes_block_by_block_ends_in_the_prediction(family, denoiser):
+    call = family.call(denoiser)
+    state = denoiser.begin(call.latents, call.timestep, **call.prompt)
+    for stage in range(len(denoiser.stages())):
+        state = denoiser.advance(stage, state)
+        assert all(part is None or len(part) == len(call.latents) for part in state)
+    assert relative_error(denoiser.finish(state), call.run(denoiser)) < 1e-10
+
+
+@torch.no_grad()
 def test_pictures_of_a_batch_do_not_depend_on_each_other(family, denoiser):
     call = family.call(denoiser)
     for i, whole in enumerate(call.run(denoiser)):
@@ -129,8 +143,10 @@ def quantized(family, folder, denoiser, tmp_path_factory):
     save_file(captured(family, denoiser), work / "inputs.safetensors")
 
     def make(recipe: str) -> Path:
-        if not (work / recipe).exists():
-            workflow.quantize(str(folder), recipe, work / recipe, inputs_file=work / "inputs.safetensors")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(quantization, "LARGE", LARGE)
+            if not (work / recipe).exists():
+                workflow.quantize(str(folder), recipe, work / recipe, inputs_file=work / "inputs.safetensors")
         return work / recipe
 
     return make
@@ -152,6 +168,17 @@ def test_the_quantized_prediction_is_near(family, denoiser, quantized, recipe):
     call = family.call(denoiser, seed=70)
     error = relative_error(single(call).run(saved.denoiser).double(), call.run(denoiser))
     assert 1e-4 < error < (0.05 if "w8" in saved.recipe.name else 0.25)
+
+
+def test_large_linears_of_the_rest_have_8_bits(denoiser, quantized):
+    found = {n: m for n, m in checkpoint.load(quantized(EXPORTED)).denoiser.named_modules()}
+    linears = {n: m.weight.numel() for n, m in denoiser.named_modules() if isinstance(m, torch.nn.Linear)}
+    rest = {name for name, size in linears.items() if size >= LARGE} - set(denoiser.quantizable())
+    assert rest == {n for n, m in found.items() if isinstance(m, QuantizedLinear)} - set(denoiser.quantizable())
+    assert rest
+    for name in rest:
+        own = found[name].recipe
+        assert (own.weight_bits, own.activation_bits, own.centre, own.rotation) == (8, 8, "none", "none")
 
 
 def single(call: Inputs) -> Inputs:

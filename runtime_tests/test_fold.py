@@ -332,7 +332,7 @@ def test_refolded_layers_are_the_quantized_ones_but_for_rounding(model, quantize
 def test_refolding_leaves_the_quantized_denoiser_as_it_was(model, quantized):
     ours, _ = quantized("hadanorm-w4a8")
     state = {name: (tensor.dtype, tensor.clone()) for name, tensor in ours.state_dict().items()}
-    refold(model.denoiser, ours)
+    refold(model.denoiser, ours, ours.quantizable())
     for name, tensor in ours.state_dict().items():
         assert tensor.dtype == state[name][0], name
         assert torch.equal(tensor, state[name][1]), name
@@ -340,7 +340,7 @@ def test_refolding_leaves_the_quantized_denoiser_as_it_was(model, quantized):
 
 def test_refolding_where_nothing_was_absorbed_shares_everything(model, quantized):
     ours, calls = quantized("rtn-w4a8")
-    refolded = refold(model.denoiser, ours)
+    refolded = refold(model.denoiser, ours, ours.quantizable())
     assert changed(refolded, model.denoiser) == set()
     assert torch.equal(calls[0].run(refolded), calls[0].run(model.denoiser))
 

@@ -14,14 +14,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
-from edge_hadanorm import bundle, checkpoint, console, files, source, workflow
+from edge_hadanorm import allocation, bundle, checkpoint, console, files, source, workflow
 from edge_hadanorm import models as forms
 from edge_hadanorm.calibration import observed
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.export import writer
+from edge_hadanorm.fold import Folding, shared_copy
 from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.models import generic
+from edge_hadanorm.quantize import quantize_linear
+from edge_hadanorm.recipe import named
 from edge_hadanorm.samples import ARGUMENTS, Inputs
+from edge_hadanorm.transform import FeatureTransform
 from families import FAMILIES, Family
 from helpers import randn, relative_error
 
@@ -163,15 +167,17 @@ def test_stages_are_the_module_block_by_block(other, denoiser):
     for name in names:
         assert relative_error(staged[name], whole[name]) < 1e-12, name
     assert denoiser.resumable == set(range(len(denoiser.stages()) - 1))
+    assert denoiser.finishable
+    assert relative_error(denoiser.finish(state), call.run(denoiser)) < 1e-10
 
 
 class Skipping(diffusers.ModelMixin, diffusers.ConfigMixin):
-    """The second block's result skips the third."""
+    """The second block's result skips the third, and with `late` the fourth too."""
 
     config_name = "config.json"
 
     @diffusers.configuration_utils.register_to_config
-    def __init__(self, in_channels: int = 4, sample_size: int = SIZE, width: int = 48):
+    def __init__(self, in_channels: int = 4, sample_size: int = SIZE, width: int = 48, late: bool = False):
         super().__init__()
         self.embed = nn.Linear(in_channels, width)
         self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(width, width), nn.GELU()) for _ in range(4))
@@ -182,15 +188,23 @@ class Skipping(diffusers.ModelMixin, diffusers.ConfigMixin):
         x = self.blocks[0](x + encoder_hidden_states.mean(1, keepdim=True))
         skipped = self.blocks[1](x)
         x = self.blocks[3](self.blocks[2](skipped) + skipped)
+        x = x + skipped if self.config.late else x
         return (self.out(x).transpose(1, 2).reshape(hidden_states.shape),)
 
 
-@torch.no_grad()
-def test_a_block_that_needs_more_is_run_from_the_beginning(monkeypatch):
+@pytest.fixture(params=[False, True], ids=["early", "late"])
+def skipping(request, monkeypatch):
+    """A `Skipping` and a call of it."""
     monkeypatch.setattr(diffusers, "Skipping", Skipping, raising=False)
-    other = Other("Skipping", dict(width=48))
+    other = Other("Skipping", dict(width=48, late=request.param))
     denoiser = made(other)
-    call, names = other.call(denoiser), denoiser.quantizable()
+    return denoiser, other.call(denoiser)
+
+
+@torch.no_grad()
+def test_what_needs_more_than_the_block_before_it_is_run_from_the_beginning(skipping):
+    denoiser, call = skipping
+    names = denoiser.quantizable()
     whole, staged = {}, {}
     with observed(denoiser, names, lambda name, x, *_: whole.__setitem__(name, x)):
         call.run(denoiser)
@@ -198,8 +212,26 @@ def test_a_block_that_needs_more_is_run_from_the_beginning(monkeypatch):
     with observed(denoiser, names, lambda name, x, *_: staged.__setitem__(name, x)):
         for stage in range(4):
             state = denoiser.advance(stage, state)
-    assert denoiser.resumable == {0, 1}
+    late = denoiser.transformer.config.late
+    assert (denoiser.resumable, denoiser.finishable) == ({0, 1}, not late)
     assert all(torch.equal(staged[name], whole[name]) for name in names)
+    assert torch.equal(denoiser.finish(state), call.run(denoiser))
+
+
+def test_bits_are_measured_where_blocks_are_run_from_the_beginning(skipping, monkeypatch):
+    """An estimate is the error of a linear alone."""
+    monkeypatch.setattr(allocation, "PROBES", 256)
+    denoiser, call = skipping
+    recipe, kept = named("rtn-w8a16"), Folding(FeatureTransform(), FeatureTransform())
+    linears = {
+        name: quantize_linear(recipe, kept, denoiser.get_submodule(name)).double() for name in denoiser.quantizable()
+    }
+    found = allocation.sensitivities(denoiser, [recipe], lambda name, _: linears[name], [call])
+    for name, linear in linears.items():
+        one = shared_copy(denoiser)
+        one.set_submodule(name, linear)
+        error = (call.run(one) - call.run(denoiser)).square().sum().item()
+        assert found[name][0] == pytest.approx(error, rel=0.3)
 
 
 @torch.no_grad()

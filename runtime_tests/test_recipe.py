@@ -225,6 +225,7 @@ WRONG = {
     "damping": [None, True, "0.9", 0, -0.1, float("nan"), float("inf"), [0.9]],
     "act_order": [None, 0, 1, "true", []],
     "search": [None, 0, 1, "true", "gptq", []],
+    "rest_bits": [None, True, "8", 8.0, 4, 0, [8]],
     "average_bits": [True, "5", 3, 3.999, 8.001, 16, -5, float("nan"), float("inf"), [5]],
 }
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from edge_hadanorm import recipe, source, workflow
 from edge_hadanorm.calibration import calibrate
-from edge_hadanorm.evaluate import denoiser_sqnr_db
+from edge_hadanorm.evaluate import Original, denoiser_sqnr_db
 from edge_hadanorm.quantize import quantize
 from edge_hadanorm.reference import data, train
 from edge_hadanorm.reference.figures import figures
@@ -110,7 +110,7 @@ def sqnr_db(reference):
     def measure(name: str) -> float:
         if name not in made:
             quantized = quantize(reference.denoiser, recipe.named(name), moments)
-            made[name] = denoiser_sqnr_db(reference.denoiser, quantized, inputs)
+            made[name] = denoiser_sqnr_db(Original.of(reference.denoiser, inputs), quantized)
         return made[name]
 
     return measure

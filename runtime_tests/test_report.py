@@ -150,7 +150,7 @@ def test_every_checkpoint_has_a_row_of_what_was_measured(built, model, tiny_chec
         assert row[1:] == [
             *name[-4:].strip("w").split("a"),
             average,
-            f"{(measured['bits']['quantized_bytes'] + measured['bits']['float_bytes']) / 1e6:.1f}",
+            f"{(measured['bits']['quantized_bytes'] + measured['bits']['rest_bytes']) / 1e6:.1f}",
             f"{100 * denoiser_cost(checkpoint.load(folder).denoiser):.0f}",
             f"{measured['denoiser_sqnr_db']:.2f}",
             f"{measured['image_psnr_db']:.1f}",

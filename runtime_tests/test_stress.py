@@ -15,7 +15,7 @@ import torch
 from edge_hadanorm import console, files, recipe, source, workflow
 from edge_hadanorm.calibration import Moments, calibrate
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.evaluate import denoiser_sqnr_db, pictures
+from edge_hadanorm.evaluate import Original, denoiser_sqnr_db, pictures
 from edge_hadanorm.metrics import to_pixels
 from edge_hadanorm.quantize import quantize
 from edge_hadanorm.reference import stress
@@ -176,7 +176,7 @@ def rounded(model: source.Source, form: str, inputs: list[Inputs]) -> float:
     """Denoiser SQNR of round-to-nearest; static ranges are of the calls that it is then measured on."""
     calls = [partial(call.run, model.denoiser) for call in inputs]
     quantized = quantize(model.denoiser, recipe.named(f"rtn-{form}"), None, calls)
-    return denoiser_sqnr_db(model.denoiser, quantized, inputs)
+    return denoiser_sqnr_db(Original.of(model.denoiser, inputs), quantized)
 
 
 def test_the_folder_is_a_stock_diffusers_pipeline(folder):
@@ -201,7 +201,7 @@ def test_the_folder_is_the_reference_but_for_the_transformer(folder):
 
 def test_the_float_model_draws_the_same_pictures(plain, hard, inputs):
     assert hard.pipeline.prompts == plain.pipeline.prompts
-    assert denoiser_sqnr_db(plain.denoiser, hard.denoiser, inputs) > 100
+    assert denoiser_sqnr_db(Original.of(plain.denoiser, inputs), hard.denoiser) > 100
     trajectories = workflow.evaluation_trajectories(plain, 2)
     exact, same = (pictures(model.denoiser, trajectories).int() for model in (plain, hard))
     assert (exact - same).abs().max() <= 1
@@ -254,7 +254,7 @@ def test_a_balanced_scale_and_a_centre_undo_the_stress(plain, hard, inputs, form
         trajectories = Trajectories(model.pipeline, prompts, model.pipeline.steps, model.pipeline.guidance, seed=0)
         moments = calibrate(model.denoiser, trajectories.samples(model.denoiser))
         quantized = quantize(model.denoiser, recipe.named(f"hadanorm-balanced-{form}"), moments)
-        return denoiser_sqnr_db(model.denoiser, quantized, inputs)
+        return denoiser_sqnr_db(Original.of(model.denoiser, inputs), quantized)
 
     assert sqnr(hard) == pytest.approx(sqnr(plain), abs=0.5)
 

@@ -16,21 +16,20 @@ from torch.nn import functional as F
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.fold import Gate, LinearModulation, Producer, Values
 from edge_hadanorm.linear import equal_parts
-from edge_hadanorm.models.denoiser import Denoiser, State
+from edge_hadanorm.models.conversion import Conversion, with_ones
+from edge_hadanorm.models.denoiser import State
 from edge_hadanorm.models.parts import (
     TIME_CHANNELS,
     Heads,
     Pair,
     StackedLinear,
-    Weights,
     attention,
     check_fixed,
-    check_sizes,
     layer_norm,
     sinusoid,
-    stacked,
     time_frequencies,
 )
+from edge_hadanorm.models.patches import PatchDenoiser, check_patches, cropped
 
 EPS = 1e-5
 TIMES = 1000  # timesteps from 0 to 1 are embedded as from 0 to 1000
@@ -110,38 +109,21 @@ def inner_width(width: int) -> int:
     return -(-(8 * width // 3) // 256) * 256
 
 
-class AuraFlowDenoiser(Denoiser):
+class AuraFlowDenoiser(PatchDenoiser):
     """The denoiser of an AuraFlowTransformer2DModel config; H = W = config["sample_size"]."""
 
     source_class = "AuraFlowTransformer2DModel"
 
     def __init__(self, config: dict):
-        super().__init__(config)
-        check_config(config)
-        self.heads = config["num_attention_heads"]
-        self.width = width = self.heads * config["attention_head_dim"]
-        self.channels, self.patch, self.side = config["in_channels"], config["patch_size"], config["sample_size"]
+        super().__init__(config, biased=False)
         self.text_width, self.joint = config["joint_attention_dim"], config["num_mmdit_layers"]
-        self.grid = self.side // self.patch
-        self.patch_embed = nn.Conv2d(self.channels, width, self.patch, stride=self.patch)
-        self.positions = nn.Parameter(torch.empty(1, self.grid * self.grid, width))
-        self.time_up = nn.Linear(TIME_CHANNELS, width)
-        self.time_down = nn.Linear(width, width)
-        self.text = nn.Linear(self.text_width, width, bias=False)
-        self.registers = nn.Parameter(torch.empty(1, REGISTERS, width))
+        self.time_up = nn.Linear(TIME_CHANNELS, self.width)
+        self.time_down = nn.Linear(self.width, self.width)
+        self.text = nn.Linear(self.text_width, self.width, bias=False)
+        self.registers = nn.Parameter(torch.empty(1, REGISTERS, self.width))
         kinds = [JointBlock] * self.joint + [SingleBlock] * config["num_single_dit_layers"]
-        self.blocks = nn.ModuleList(kind(width, self.heads) for kind in kinds)
-        self.final_modulation = nn.Linear(width, 2 * width)
-        self.final = nn.Linear(width, self.patch * self.patch * self.channels, bias=False)
-        self.register_buffer("frequencies", torch.empty(TIME_CHANNELS // 2))
-
-    @staticmethod
-    def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Stacked, centred, cut to the positions of this size."""
-        return convert(config, Weights(weights))
-
-    def latent_shape(self) -> tuple[int, int, int]:
-        return self.channels, self.side, self.side
+        self.blocks = nn.ModuleList(kind(self.width, self.heads) for kind in kinds)
+        self.final_modulation = nn.Linear(self.width, 2 * self.width)
 
     def prompt_shapes(self, tokens: int, masked: bool = False) -> dict[str, tuple[int, ...]]:
         """The transformer takes no mask: padding is text of zeros."""
@@ -188,101 +170,76 @@ class AuraFlowDenoiser(Denoiser):
             x = torch.cat([x, text], dim=1)
         return self.blocks[stage](x, time), None, time
 
+    def finish(self, state: State) -> torch.Tensor:
+        x, _, time = state
+        scale, shift = equal_parts(self.final_modulation(time), 2)
+        return self._latents(x[:, : self.grid * self.grid] * scale + shift)
+
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
         state = self._tokens(latents), *conditioning, self._time(timestep)
         for stage in range(len(self.blocks)):
             state = self.advance(stage, state)
-        x, _, time = state
-        scale, shift = equal_parts(self.final_modulation(time), 2)
-        x = self.final(x[:, : self.grid * self.grid] * scale + shift)
-        x = x.reshape(-1, self.grid, self.grid, self.patch, self.patch, self.channels).permute(0, 5, 1, 3, 2, 4)
-        return x.reshape(-1, self.channels, self.side, self.side)
+        return self.finish(state)
 
     def _branches(self) -> list[list[str]]:
         """Names, block by block."""
         kinds = [("image", "text")] * self.joint + [()] * (len(self.blocks) - self.joint)
         return [[f"blocks.{i}.{kind}" for kind in own] or [f"blocks.{i}"] for i, own in enumerate(kinds)]
 
-    def _tokens(self, latents: torch.Tensor) -> torch.Tensor:
-        """Patches and their positions: [B, C, H, W] -> [B, S, d]."""
-        return self.patch_embed(latents).flatten(2).transpose(1, 2) + self.positions
-
     def _time(self, timestep: torch.Tensor) -> torch.Tensor:
         """What every modulation reads: [1] -> [1, 1, d]."""
         return F.silu(self.time_down(F.silu(self.time_up(sinusoid(timestep, self.frequencies)))))
 
+    @staticmethod
+    def check(config: dict) -> None:
+        check_patches(config, "num_mmdit_layers", "num_single_dit_layers", "joint_attention_dim", "pos_embed_max_size")
+        side, patch, limit = config["sample_size"], config["patch_size"], math.isqrt(config["pos_embed_max_size"])
+        if side // patch > limit:
+            raise UserError(
+                f"transformer config: sample_size {side} has {side // patch} patches a side, more than the {limit} of "
+                "pos_embed_max_size"
+            )
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        check_fixed(config, {"out_channels": config["in_channels"], "caption_projection_dim": width})
 
-def check_config(config: dict) -> None:
-    """Raises UserError where the config is of an AuraFlow this form does not cover."""
-    check_sizes(config, "num_attention_heads", "attention_head_dim", "in_channels", "patch_size", "sample_size")
-    check_sizes(config, "num_mmdit_layers", "num_single_dit_layers", "joint_attention_dim", "pos_embed_max_size")
-    side, patch, limit = config["sample_size"], config["patch_size"], math.isqrt(config["pos_embed_max_size"])
-    if side % patch:
-        raise UserError(f"transformer config: patch_size {patch} does not divide sample_size {side}")
-    if side // patch > limit:
-        raise UserError(
-            f"transformer config: sample_size {side} has {side // patch} patches a side, more than the {limit} of "
-            "pos_embed_max_size"
-        )
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    check_fixed(config, {"out_channels": config["in_channels"], "caption_projection_dim": width})
+    @staticmethod
+    def fill(config: dict, into: Conversion) -> None:
+        """Stacked, centred, cut to the positions of this size."""
+        patch, channels, head = config["patch_size"], config["in_channels"], config["attention_head_dim"]
+        width, joint = head * config["num_attention_heads"], config["num_mmdit_layers"]
+        take, put = into.take, into.put
 
+        def bare(name: str, rows: int, columns: int) -> Pair:
+            return into.linear(name, rows, columns, bias=False)
 
-def middle(positions: torch.Tensor, grid: int) -> torch.Tensor:
-    """Of positions [1, n, d], which lie in a square, the grid x grid in the middle: [1, grid * grid, d]."""
-    side = math.isqrt(positions.shape[1])
-    rows = slice(first := side // 2 - grid // 2, first + grid)
-    return positions[0, : side * side].unflatten(0, (side, side))[rows, rows].reshape(1, grid * grid, -1)
+        def put_branch(target: str, source: str, names: tuple[str, ...] = IMAGE, context: str = "") -> None:
+            put(f"{target}.modulation", with_ones(bare(f"{source}.norm1{context}.linear", 6 * width, width), 1, 4))
+            (q, _), (k, _), v, out = (bare(f"{source}.attn.{name}", width, width) for name in names)
+            put(f"{target}.qkv", (centred(q, head), None), (centred(k, head), None), v)
+            put(f"{target}.out", out)
+            feed, inner = f"{source}.ff{context}", inner_width(width)
+            put(f"{target}.up", bare(f"{feed}.linear_1", inner, width), bare(f"{feed}.linear_2", inner, width))
+            put(f"{target}.down", bare(f"{feed}.out_projection", width, inner))
+
+        weight, bias = into.linear("pos_embed.proj", width, channels * patch * patch)
+        put("patch_embed", (weight.unflatten(1, (channels, patch, patch)), bias))
+        most, grid = config["pos_embed_max_size"], config["sample_size"] // patch
+        side, positions = math.isqrt(most), take("pos_embed.pos_embed", 1, most, width)
+        into.state["positions"] = cropped(positions, side, side // 2 - grid // 2, grid)
+        into.put_embedding("time_", "time_step_proj", width, TIME_CHANNELS)
+        put("text", bare("context_embedder", width, config["joint_attention_dim"]))
+        into.state["registers"] = take("register_tokens", 1, REGISTERS, width)
+        for i in range(joint):
+            put_branch(f"blocks.{i}.image", f"joint_transformer_blocks.{i}")
+            put_branch(f"blocks.{i}.text", f"joint_transformer_blocks.{i}", TEXT, "_context")
+        for i in range(config["num_single_dit_layers"]):
+            put_branch(f"blocks.{joint + i}", f"single_transformer_blocks.{i}")
+        put("final_modulation", with_ones(bare("norm_out.linear", 2 * width, width), 0))
+        put("final", bare("proj_out", patch * patch * channels, width))
+        into.put_constants(frequencies=TIMES * time_frequencies())
 
 
 def centred(weight: torch.Tensor, head: int) -> torch.Tensor:
     """A weight [m, d] less the mean row of each head, so that its outputs have mean 0 within heads."""
     heads = weight.double().unflatten(0, (-1, head))
     return (heads - heads.mean(1, keepdim=True)).flatten(0, 1).to(weight.dtype)
-
-
-def convert(config: dict, weights: Weights) -> dict[str, torch.Tensor]:
-    """An AuraFlowTransformer2DModel state dict as an AuraFlowDenoiser's."""
-    patch, channels, head = config["patch_size"], config["in_channels"], config["attention_head_dim"]
-    width, joint = head * config["num_attention_heads"], config["num_mmdit_layers"]
-    take, linear, state = weights.take, weights.linear, {}
-
-    def put(target: str, *pairs: Pair) -> None:
-        state.update(stacked(target, *pairs))
-
-    def bare(name: str, rows: int, columns: int) -> Pair:
-        return linear(name, rows, columns, bias=False)
-
-    def put_modulation(target: str, name: str, parts: int, scales: tuple[int, ...]) -> None:
-        weight, _ = bare(name, parts * width, width)
-        bias = weight.new_zeros(parts, width)
-        bias[list(scales)] = 1
-        put(target, (weight, bias.flatten()))
-
-    def put_branch(target: str, source: str, names: tuple[str, ...] = IMAGE, context: str = "") -> None:
-        put_modulation(f"{target}.modulation", f"{source}.norm1{context}.linear", 6, scales=(1, 4))
-        (q, _), (k, _), v, out = (bare(f"{source}.attn.{name}", width, width) for name in names)
-        put(f"{target}.qkv", (centred(q, head), None), (centred(k, head), None), v)
-        put(f"{target}.out", out)
-        feed, inner = f"{source}.ff{context}", inner_width(width)
-        put(f"{target}.up", bare(f"{feed}.linear_1", inner, width), bare(f"{feed}.linear_2", inner, width))
-        put(f"{target}.down", bare(f"{feed}.out_projection", width, inner))
-
-    weight, bias = linear("pos_embed.proj", width, channels * patch * patch)
-    put("patch_embed", (weight.unflatten(1, (channels, patch, patch)), bias))
-    positions = take("pos_embed.pos_embed", 1, config["pos_embed_max_size"], width)
-    state["positions"] = middle(positions, config["sample_size"] // patch)
-    put("time_up", linear("time_step_proj.linear_1", width, TIME_CHANNELS))
-    put("time_down", linear("time_step_proj.linear_2", width, width))
-    put("text", bare("context_embedder", width, config["joint_attention_dim"]))
-    state["registers"] = take("register_tokens", 1, REGISTERS, width)
-    for i in range(joint):
-        put_branch(f"blocks.{i}.image", f"joint_transformer_blocks.{i}")
-        put_branch(f"blocks.{i}.text", f"joint_transformer_blocks.{i}", TEXT, "_context")
-    for i in range(config["num_single_dit_layers"]):
-        put_branch(f"blocks.{joint + i}", f"single_transformer_blocks.{i}")
-    put_modulation("final_modulation", "norm_out.linear", 2, scales=(0,))
-    put("final", bare("proj_out", patch * patch * channels, width))
-    state["frequencies"] = (TIMES * time_frequencies()).to(bias.dtype)
-    weights.check_all_taken()
-    return state

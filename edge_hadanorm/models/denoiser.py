@@ -1,11 +1,13 @@
 """What every family's denoiser is: the one form that is calibrated, quantized, simulated and exported."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Self
 
 import torch
 from torch import nn
 
 from edge_hadanorm.fold import Producer
+from edge_hadanorm.models.conversion import Conversion
 
 # A call on its way through the stages: tensors of B sequences each, the tokens [B, S, d] first.
 State = tuple[torch.Tensor | None, ...]
@@ -19,13 +21,16 @@ class Denoiser(nn.Module):
     """
 
     source_class: ClassVar[str]
+    # Tensors of a state dict that nothing here reads.
+    unread: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: dict):
         super().__init__()
+        self.check(config)
         self.config = config
 
     @classmethod
-    def from_diffusers(cls, config: dict, weights: dict[str, torch.Tensor]) -> Self:
+    def from_diffusers(cls, config: dict, weights: Mapping[str, torch.Tensor]) -> Self:
         """From a transformer's config and its state dict, in the state dict's dtype.
 
         Raises UserError for a missing or mis-shaped tensor.
@@ -35,9 +40,21 @@ class Denoiser(nn.Module):
         denoiser.load_state_dict(cls.convert(config, weights), assign=True)
         return denoiser
 
-    @staticmethod
-    def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    @classmethod
+    def convert(cls, config: dict, weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The transformer's state dict as this class's. Raises UserError for a missing or mis-shaped tensor."""
+        conversion = Conversion(weights)
+        cls.fill(config, conversion)
+        conversion.check_all_taken(*cls.unread)
+        return conversion.state
+
+    @staticmethod
+    def check(config: dict) -> None:
+        """Raises UserError where the config is of a transformer that this class does not cover."""
+
+    @staticmethod
+    def fill(config: dict, into: Conversion) -> None:
+        """Take every tensor of the transformer and put every one of this class."""
         raise NotImplementedError
 
     def latent_shape(self) -> tuple[int, int, int]:
@@ -77,6 +94,15 @@ class Denoiser(nn.Module):
     def advance(self, stage: int, state: State) -> State:
         """Such calls, one block on: prepare and denoise of that block."""
         raise NotImplementedError
+
+    def finish(self, state: State) -> torch.Tensor:
+        """The prediction [B, C, H, W] of such calls past the last block, as `prepare` and `denoise` make it."""
+        raise NotImplementedError
+
+    def release(self, stage: int) -> None:
+        """Forget the weights of a block's quantizable linears, when no stage will be run that needs them."""
+        for name in self.stages()[stage]:
+            self.get_submodule(name).to("meta")
 
     def quantizable(self) -> list[str]:
         """Names of the linears that a recipe quantizes, in order of execution."""

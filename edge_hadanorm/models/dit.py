@@ -8,26 +8,23 @@ modulation, of which there is one token, and the last linear stay in float.
 """
 
 import torch
-from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import nn
 from torch.nn import functional as F
 
-from edge_hadanorm.errors import UserError
 from edge_hadanorm.fold import LinearModulation, Producer, Values
 from edge_hadanorm.linear import equal_parts
-from edge_hadanorm.models.denoiser import Denoiser, State
+from edge_hadanorm.models.conversion import Conversion, scaled, with_ones, without_variance
+from edge_hadanorm.models.denoiser import State
 from edge_hadanorm.models.parts import (
     TIME_CHANNELS,
-    Pair,
-    Weights,
+    Attention,
+    FeedForward,
     check_fixed,
-    check_sizes,
     layer_norm,
     sinusoid,
-    stacked,
     time_frequencies,
 )
-from edge_hadanorm.models.pixart import Attention, FeedForward
+from edge_hadanorm.models.patches import PatchDenoiser, check_patches, check_variance, sincos_positions
 
 # Of the norm before a feed-forward; the others have the default of `layer_norm`.
 FEED_FORWARD_EPS = 1e-5
@@ -64,33 +61,17 @@ class Block(nn.Module):
         return x + gate_f * self.ff(layer_norm(x, FEED_FORWARD_EPS) * scale_f, shift_f)
 
 
-class DiTDenoiser(Denoiser):
+class DiTDenoiser(PatchDenoiser):
     """The denoiser of a DiTTransformer2DModel config; H = W = config["sample_size"]."""
 
     source_class = "DiTTransformer2DModel"
+    unread = ("pos_embed.pos_embed",)
 
     def __init__(self, config: dict):
         super().__init__(config)
-        check_config(config)
-        self.heads = config["num_attention_heads"]
-        self.width = width = self.heads * config["attention_head_dim"]
-        self.channels, self.patch, self.side = config["in_channels"], config["patch_size"], config["sample_size"]
         self.classes = config["num_embeds_ada_norm"]
-        grid = self.side // self.patch
-        self.patch_embed = nn.Conv2d(self.channels, width, self.patch, stride=self.patch)
-        self.register_buffer("positions", torch.empty(1, grid * grid, width))
-        self.blocks = nn.ModuleList(Block(width, self.heads, self.classes) for _ in range(config["num_layers"]))
-        self.final_modulation = nn.Linear(width, 2 * width)
-        self.final = nn.Linear(width, self.patch * self.patch * self.channels)
-        self.register_buffer("frequencies", torch.empty(TIME_CHANNELS // 2))
-
-    @staticmethod
-    def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Stacked, scaled, cut."""
-        return convert(config, Weights(weights))
-
-    def latent_shape(self) -> tuple[int, int, int]:
-        return self.channels, self.side, self.side
+        self.blocks = nn.ModuleList(Block(self.width, self.heads, self.classes) for _ in range(config["num_layers"]))
+        self.final_modulation = nn.Linear(self.width, 2 * self.width)
 
     def prompt_shapes(self, tokens: int, masked: bool = False) -> dict[str, tuple[int, ...]]:
         """A class has no text, so there are no tokens and nothing to mask."""
@@ -127,86 +108,54 @@ class DiTDenoiser(Denoiser):
         block = self.blocks[stage]
         return block(x, time, block.prepare(label)), time, label
 
+    def finish(self, state: State) -> torch.Tensor:
+        x, time, label = state
+        return self._prediction(x, time, self.blocks[0].prepare(label))
+
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
         time = sinusoid(timestep, self.frequencies)
         x = self._tokens(latents)
         for block, label in zip(self.blocks, conditioning, strict=True):
             x = block(x, time, label)
-        # The last norm is modulated by what the first block makes of timestep and class.
-        shift, scale = equal_parts(self.final_modulation(self.blocks[0].condition(time, conditioning[0])), 2)
-        x = self.final(layer_norm(x) * scale + shift)
-        grid, patch = self.side // self.patch, self.patch
-        x = x.reshape(-1, grid, grid, patch, patch, self.channels).permute(0, 5, 1, 3, 2, 4)
-        return x.reshape(-1, self.channels, self.side, self.side)
+        return self._prediction(x, time, conditioning[0])
 
-    def _tokens(self, latents: torch.Tensor) -> torch.Tensor:
-        """Patches and their positions: [B, C, H, W] -> [B, S, d]."""
-        return self.patch_embed(latents).flatten(2).transpose(1, 2) + self.positions
+    def _prediction(self, x: torch.Tensor, time: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Of the last block's tokens: their norm is modulated by what the first block makes of timestep and class."""
+        shift, scale = equal_parts(self.final_modulation(self.blocks[0].condition(time, label)), 2)
+        return self._latents(layer_norm(x) * scale + shift)
 
+    @staticmethod
+    def check(config: dict) -> None:
+        check_patches(config, "num_layers", "num_embeds_ada_norm")
+        check_variance(config)
+        fixed = {
+            "norm_type": "ada_norm_zero",
+            "activation_fn": "gelu-approximate",
+            "norm_elementwise_affine": False,
+            "norm_eps": FEED_FORWARD_EPS,
+            "attention_bias": True,
+        }
+        check_fixed(config, fixed)
 
-def check_config(config: dict) -> None:
-    """Raises UserError where the config is of a DiT this form does not cover."""
-    check_sizes(config, "num_attention_heads", "attention_head_dim", "in_channels", "patch_size", "sample_size")
-    check_sizes(config, "num_layers", "num_embeds_ada_norm")
-    side, patch, channels, out = (config.get(k) for k in ("sample_size", "patch_size", "in_channels", "out_channels"))
-    if side % patch:
-        raise UserError(f"transformer config: patch_size {patch} does not divide sample_size {side}")
-    if out is not None and out < channels:
-        raise UserError(f"transformer config: out_channels {out} is less than in_channels {channels}")
-    fixed = {
-        "norm_type": "ada_norm_zero",
-        "activation_fn": "gelu-approximate",
-        "norm_elementwise_affine": False,
-        "norm_eps": FEED_FORWARD_EPS,
-        "attention_bias": True,
-    }
-    check_fixed(config, fixed)
-
-
-def modulation(pair: Pair, width: int, scales: tuple[int, ...]) -> Pair:
-    """A linear of parts of `width` features, with 1 added to those that are scales."""
-    weight, bias = pair[0], pair[1].clone()
-    bias.view(-1, width)[list(scales)] += 1
-    return weight, bias
-
-
-def convert(config: dict, weights: Weights) -> dict[str, torch.Tensor]:
-    """A DiTTransformer2DModel state dict as a DiTDenoiser's."""
-    patch, side, channels = config["patch_size"], config["sample_size"], config["in_channels"]
-    head = config["attention_head_dim"]
-    width = head * config["num_attention_heads"]
-    take, linear, state = weights.take, weights.linear, {}
-
-    def put(target: str, *pairs: Pair) -> None:
-        state.update(stacked(target, *pairs))
-
-    put(
-        "patch_embed",
-        (take("pos_embed.proj.weight", width, channels, patch, patch), take("pos_embed.proj.bias", width)),
-    )
-    for i in range(config["num_layers"]):
-        source, target = f"transformer_blocks.{i}", f"blocks.{i}"
-        embedder = f"{source}.norm1.emb"
-        put(f"{target}.time_up", linear(f"{embedder}.timestep_embedder.linear_1", width, TIME_CHANNELS))
-        put(f"{target}.time_down", linear(f"{embedder}.timestep_embedder.linear_2", width, width))
-        rows = config["num_embeds_ada_norm"] + 1
-        state[f"{target}.labels.weight"] = take(f"{embedder}.class_embedder.embedding_table.weight", rows, width)
-        pair = linear(f"{source}.norm1.linear", 6 * width, width)
-        put(f"{target}.modulation", modulation(pair, width, scales=(1, 4)))
-        q, k, v = (linear(f"{source}.attn1.to_{name}", width, width) for name in "qkv")
-        put(f"{target}.attn.qkv", tuple(t * head**-0.5 for t in q), k, v)
-        put(f"{target}.attn.out", linear(f"{source}.attn1.to_out.0", width, width))
-        put(f"{target}.ff.up", linear(f"{source}.ff.net.0.proj", 4 * width, width))
-        put(f"{target}.ff.down", linear(f"{source}.ff.net.2", width, 4 * width))
-    put("final_modulation", modulation(linear("proj_out_1", 2 * width, width), width, scales=(1,)))
-    out = config.get("out_channels") or channels
-    weight, bias = linear("proj_out_2", patch * patch * out, width)
-    # Rows are (patch row, patch column, channel); channels past the latents' are a learned variance.
-    keep = torch.arange(patch * patch * out).reshape(-1, out)[:, :channels].flatten()
-    put("final", (weight[keep], bias[keep]))
-    dtype, grid = bias.dtype, side // patch
-    state["frequencies"] = time_frequencies(shift=1).to(dtype)
-    positions = get_2d_sincos_pos_embed(width, grid, base_size=grid, output_type="pt")
-    state["positions"] = positions.unsqueeze(0).to(dtype)
-    weights.check_all_taken("pos_embed.pos_embed")
-    return state
+    @staticmethod
+    def fill(config: dict, into: Conversion) -> None:
+        """Stacked, scaled, cut."""
+        patch, channels, head = config["patch_size"], config["in_channels"], config["attention_head_dim"]
+        width, rows = head * config["num_attention_heads"], config["num_embeds_ada_norm"] + 1
+        linear, put = into.linear, into.put
+        into.put_patches("pos_embed.proj", width, channels, patch)
+        for i in range(config["num_layers"]):
+            source, target = f"transformer_blocks.{i}", f"blocks.{i}"
+            embedder = f"{source}.norm1.emb"
+            into.put_embedding(f"{target}.time_", f"{embedder}.timestep_embedder", width, TIME_CHANNELS)
+            labels = into.take(f"{embedder}.class_embedder.embedding_table.weight", rows, width)
+            into.state[f"{target}.labels.weight"] = labels
+            put(f"{target}.modulation", with_ones(linear(f"{source}.norm1.linear", 6 * width, width), 1, 4))
+            q, k, v = (linear(f"{source}.attn1.to_{name}", width, width) for name in "qkv")
+            put(f"{target}.attn.qkv", scaled(q, head**-0.5), k, v)
+            put(f"{target}.attn.out", linear(f"{source}.attn1.to_out.0", width, width))
+            into.put_feed_forward(f"{target}.ff", f"{source}.ff", width)
+        put("final_modulation", with_ones(linear("proj_out_1", 2 * width, width), 1))
+        out = config.get("out_channels") or channels
+        put("final", without_variance(linear("proj_out_2", patch * patch * out, width), channels, out))
+        into.put_constants(frequencies=time_frequencies(shift=1), positions=sincos_positions(config))

@@ -18,13 +18,13 @@ from torch.nn import functional as F
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.fold import LinearModulation, Producer
 from edge_hadanorm.linear import equal_parts
+from edge_hadanorm.models.conversion import Conversion, with_ones
 from edge_hadanorm.models.denoiser import Denoiser, State
 from edge_hadanorm.models.parts import (
     TIME_CHANNELS,
     Heads,
     Pair,
     StackedLinear,
-    Weights,
     attention,
     check_fixed,
     check_sizes,
@@ -33,7 +33,6 @@ from edge_hadanorm.models.parts import (
     rotary,
     rotary_tables,
     sinusoid,
-    stacked,
     time_frequencies,
 )
 
@@ -151,7 +150,6 @@ class FluxDenoiser(Denoiser):
 
     def __init__(self, config: dict):
         super().__init__(config)
-        check_config(config)
         config = DEFAULTS | config
         heads, head = config["num_attention_heads"], config["attention_head_dim"]
         width = heads * head
@@ -170,11 +168,6 @@ class FluxDenoiser(Denoiser):
         self.single_blocks = nn.ModuleList(SingleBlock(width, heads) for _ in range(config["num_single_layers"]))
         self.final_modulation = nn.Linear(width, 2 * width)
         self.final = nn.Linear(width, PATCH**2 * self.channels)
-
-    @staticmethod
-    def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Stacked, ordered, scaled."""
-        return convert(config, Weights(weights))
 
     def latent_shape(self) -> tuple[int, int, int]:
         return self.channels, self.side, self.side
@@ -241,18 +234,21 @@ class FluxDenoiser(Denoiser):
         x = x if text is None else torch.cat([x, text], dim=1)
         return self.single_blocks[stage - len(self.double_blocks)](x, time, self._tables(x.shape[1])), None, time
 
+    def finish(self, state: State) -> torch.Tensor:
+        x, _, time = state
+        scale, shift = equal_parts(self.final_modulation(time), 2)
+        return self._latents(self.final(layer_norm(x[:, : self.grid**2]) * scale + shift))
+
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
         text, share = conditioning
         x, time = self._tokens(latents), self._time(timestep, share)
-        tokens = x.shape[1]
-        tables = self._tables(tokens + text.shape[1])
+        tables = self._tables(x.shape[1] + text.shape[1])
         for block in self.double_blocks:
             x, text = block(x, text, time, tables)
         x = torch.cat([x, text], dim=1)
         for block in self.single_blocks:
             x = block(x, time, tables)
-        scale, shift = equal_parts(self.final_modulation(time), 2)
-        return self._latents(self.final(layer_norm(x[:, :tokens]) * scale + shift))
+        return self.finish((x, None, time))
 
     def _tokens(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, C, H, W] -> [B, S, d]."""
@@ -273,87 +269,76 @@ class FluxDenoiser(Denoiser):
         pairs = ((self.cos, 1.0), (self.sin, 0.0))
         return [torch.cat([image, image.new_full(shape, text)], dim=1) for image, text in pairs]
 
+    @staticmethod
+    def check(config: dict) -> None:
+        config = DEFAULTS | config
+        blocks = ("num_layers", "num_single_layers")
+        check_sizes(config, "num_attention_heads", "attention_head_dim", "in_channels", *blocks)
+        check_sizes(config, "joint_attention_dim", "pooled_projection_dim", "sample_size")
+        check_fixed(config, {"patch_size": 1})
+        side, channels, out = config["sample_size"], config["in_channels"], config.get("out_channels")
+        axes, head = config["axes_dims_rope"], config["attention_head_dim"]
+        if side % PATCH or channels % PATCH**2:
+            raise UserError(f"transformer config: sample_size {side}, in_channels {channels} are not of 2 x 2 patches")
+        if out not in (None, channels):
+            raise UserError(
+                f"transformer config: out_channels is {out!r}; only {channels} (no Fill, Canny, Depth) is supported"
+            )
+        whole = isinstance(axes, list | tuple) and all(type(n) is int and n > 0 and n % 2 == 0 for n in axes)
+        if not whole or len(axes) != 3 or sum(axes) != head:
+            raise UserError(
+                f"transformer config: axes_dims_rope is {axes!r}; only 3 even parts of {head} are supported"
+            )
+
+    @staticmethod
+    def fill(config: dict, into: Conversion) -> None:
+        """Stacked, ordered, scaled."""
+        config = DEFAULTS | config
+        heads, head, channels = config["num_attention_heads"], config["attention_head_dim"], config["in_channels"]
+        width = heads * head
+        # Diffusers' rotary embeddings rotate a feature with its neighbour, ours with that of the head's other half.
+        order = torch.arange(head).reshape(-1, 2).T.flatten()
+        rows = (torch.arange(heads)[:, None] * head + order).flatten()
+        take, linear, put = into.take, into.linear, into.put
+
+        def modulation(source: str, parts: int, *scales: int) -> Pair:
+            return with_ones(linear(source, parts * width, width), *scales)
+
+        def qkv(source: str, names: tuple[str, ...], norms: tuple[str, str], target: str) -> list[Pair]:
+            norm_q, norm_k = (take(f"{source}.{name}.weight", head)[order] for name in norms)
+            into.state |= {f"{target}.norm.q": norm_q * head**-0.5, f"{target}.norm.k": norm_k}
+            q, k, v = (linear(f"{source}.{name}", width, width) for name in names)
+            return [*(tuple(t[rows] for t in pair) for pair in (q, k)), v]
+
+        weight, bias = linear("x_embedder", width, channels)
+        put("patch_embed", (weight.reshape(width, -1, PATCH, PATCH), bias))
+        into.put_embedding("time.", "time_text_embed.timestep_embedder", width, TIME_CHANNELS)
+        if config["guidance_embeds"]:
+            into.put_embedding("guidance.", "time_text_embed.guidance_embedder", width, TIME_CHANNELS)
+        into.put_embedding("pooled.", "time_text_embed.text_embedder", width, config["pooled_projection_dim"])
+        put("text", linear("context_embedder", width, config["joint_attention_dim"]))
+        for i in range(config["num_layers"]):
+            source, target = f"transformer_blocks.{i}", f"double_blocks.{i}"
+            adaptive = (modulation(f"{source}.{norm}.linear", 6, 1, 4) for norm in ("norm1", "norm1_context"))
+            put(f"{target}.modulation", *adaptive)
+            for own, (names, norms, out, ff) in MODALITIES.items():
+                put(f"{target}.{own}.qkv", *qkv(f"{source}.attn", names, norms, f"{target}.{own}"))
+                put(f"{target}.{own}.out", linear(f"{source}.attn.{out}", width, width))
+                into.put_feed_forward(f"{target}.{own}", f"{source}.{ff}", width)
+        for i in range(config["num_single_layers"]):
+            source, target = f"single_transformer_blocks.{i}", f"single_blocks.{i}"
+            put(f"{target}.modulation", modulation(f"{source}.norm.linear", 3, 1))
+            up = linear(f"{source}.proj_mlp", 4 * width, width)
+            put(f"{target}.qkv_up", *qkv(f"{source}.attn", *MODALITIES["image"][:2], target), up)
+            put(f"{target}.down", linear(f"{source}.proj_out", width, 5 * width))
+        put("final_modulation", modulation("norm_out.linear", 2, 0))
+        put("final", linear("proj_out", channels, width))
+        ids, axes = positions(config["sample_size"] // PATCH), enumerate(config["axes_dims_rope"])
+        cos, sin = rotary_tables(torch.cat([ids[:, i, None] * time_frequencies(axis) for i, axis in axes], dim=1))
+        into.put_constants(frequencies=TIME_SCALE * time_frequencies(), cos=cos, sin=sin)
+
 
 def positions(grid: int) -> torch.Tensor:
     """The ids [S, 3] of an image's tokens: 0, row, column."""
     row, column = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     return torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3)
-
-
-def check_config(config: dict) -> None:
-    """Raises UserError where the config is of a FLUX this form does not cover."""
-    config = DEFAULTS | config
-    check_sizes(config, "num_attention_heads", "attention_head_dim", "in_channels", "num_layers", "num_single_layers")
-    check_sizes(config, "joint_attention_dim", "pooled_projection_dim", "sample_size")
-    check_fixed(config, {"patch_size": 1})
-    side, channels, out = config["sample_size"], config["in_channels"], config.get("out_channels")
-    axes, head = config["axes_dims_rope"], config["attention_head_dim"]
-    if side % PATCH or channels % PATCH**2:
-        raise UserError(f"transformer config: sample_size {side}, in_channels {channels} are not of 2 x 2 patches")
-    if out not in (None, channels):
-        raise UserError(
-            f"transformer config: out_channels is {out!r}; only {channels} (no Fill, Canny, Depth) is supported"
-        )
-    whole = isinstance(axes, list | tuple) and all(type(axis) is int and axis > 0 and axis % 2 == 0 for axis in axes)
-    if not whole or len(axes) != 3 or sum(axes) != head:
-        raise UserError(f"transformer config: axes_dims_rope is {axes!r}; only 3 even parts of {head} are supported")
-
-
-def convert(config: dict, weights: Weights) -> dict[str, torch.Tensor]:
-    """A FluxTransformer2DModel state dict as a FluxDenoiser's."""
-    config = DEFAULTS | config
-    heads, head, channels = config["num_attention_heads"], config["attention_head_dim"], config["in_channels"]
-    width = heads * head
-    # Diffusers' rotary embeddings rotate a feature with its neighbour, ours with that of the head's other half.
-    order = torch.arange(head).reshape(-1, 2).T.flatten()
-    rows = (torch.arange(heads)[:, None] * head + order).flatten()
-    take, linear, state = weights.take, weights.linear, {}
-
-    def put(target: str, *pairs: Pair) -> None:
-        state.update(stacked(target, *pairs))
-
-    def embedding(target: str, source: str, inner: int) -> None:
-        put(f"{target}.up", linear(f"{source}.linear_1", width, inner))
-        put(f"{target}.down", linear(f"{source}.linear_2", width, width))
-
-    def modulation(source: str, parts: int, *scales: int) -> Pair:
-        weight, bias = linear(source, parts * width, width)
-        bias = bias.reshape(parts, width).clone()
-        bias[list(scales)] += 1
-        return weight, bias.flatten()
-
-    def qkv(source: str, names: tuple[str, ...], norms: tuple[str, str], target: str) -> list[Pair]:
-        norm_q, norm_k = (take(f"{source}.{name}.weight", head)[order] for name in norms)
-        state.update({f"{target}.norm.q": norm_q * head**-0.5, f"{target}.norm.k": norm_k})
-        q, k, v = (linear(f"{source}.{name}", width, width) for name in names)
-        return [*(tuple(t[rows] for t in pair) for pair in (q, k)), v]
-
-    weight, bias = linear("x_embedder", width, channels)
-    put("patch_embed", (weight.reshape(width, -1, PATCH, PATCH), bias))
-    embedding("time", "time_text_embed.timestep_embedder", TIME_CHANNELS)
-    if config["guidance_embeds"]:
-        embedding("guidance", "time_text_embed.guidance_embedder", TIME_CHANNELS)
-    embedding("pooled", "time_text_embed.text_embedder", config["pooled_projection_dim"])
-    put("text", linear("context_embedder", width, config["joint_attention_dim"]))
-    for i in range(config["num_layers"]):
-        source, target = f"transformer_blocks.{i}", f"double_blocks.{i}"
-        adaptive = (modulation(f"{source}.{norm}.linear", 6, 1, 4) for norm in ("norm1", "norm1_context"))
-        put(f"{target}.modulation", *adaptive)
-        for own, (names, norms, out, ff) in MODALITIES.items():
-            put(f"{target}.{own}.qkv", *qkv(f"{source}.attn", names, norms, f"{target}.{own}"))
-            put(f"{target}.{own}.out", linear(f"{source}.attn.{out}", width, width))
-            put(f"{target}.{own}.up", linear(f"{source}.{ff}.net.0.proj", 4 * width, width))
-            put(f"{target}.{own}.down", linear(f"{source}.{ff}.net.2", width, 4 * width))
-    for i in range(config["num_single_layers"]):
-        source, target = f"single_transformer_blocks.{i}", f"single_blocks.{i}"
-        put(f"{target}.modulation", modulation(f"{source}.norm.linear", 3, 1))
-        up = linear(f"{source}.proj_mlp", 4 * width, width)
-        put(f"{target}.qkv_up", *qkv(f"{source}.attn", *MODALITIES["image"][:2], target), up)
-        put(f"{target}.down", linear(f"{source}.proj_out", width, 5 * width))
-    put("final_modulation", modulation("norm_out.linear", 2, 0))
-    put("final", linear("proj_out", channels, width))
-    weights.check_all_taken()
-    ids, axes = positions(config["sample_size"] // PATCH), enumerate(config["axes_dims_rope"])
-    cos, sin = rotary_tables(torch.cat([ids[:, i, None] * time_frequencies(axis) for i, axis in axes], dim=1))
-    constants = {"frequencies": TIME_SCALE * time_frequencies(), "cos": cos, "sin": sin}
-    return state | {name: tensor.to(bias.dtype) for name, tensor in constants.items()}

@@ -1,5 +1,7 @@
 """What the families' denoisers are made of, in the operators that mobile backends take whole."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -82,6 +84,51 @@ class StackedLinear(nn.Linear):
         return y if parts is None else equal_parts(y, parts)
 
 
+class Attention(nn.Module):
+    """Multi-head attention on the tokens themselves, to which a shift is still to be added."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = StackedLinear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        heads, count = self.qkv(x, shift=shift, parts=3 * self.heads), self.heads
+        return self.out(attention(heads[:count], heads[count : 2 * count], heads[2 * count :]))
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention on the text, whose keys and values come from `prepare`."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q = StackedLinear(width, width)
+        self.kv = StackedLinear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def prepare(self, text: torch.Tensor, weights: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [B, L, d] of text [B, L, d]."""
+        return tuple(self.kv(text, weights, parts=2))
+
+    def forward(self, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        q = self.q(x, parts=self.heads)
+        return self.out(attention(q, equal_parts(k, self.heads), equal_parts(v, self.heads), bias))
+
+
+class FeedForward(nn.Module):
+    """Of tokens, to which a shift is still to be added."""
+
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.up = StackedLinear(width, inner)
+        self.down = nn.Linear(inner, width)
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        return self.down(F.gelu(self.up(x, shift=shift), approximate="tanh"))
+
+
 def sinusoid(timestep: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
     """The embedding [1 or B, 1, 2 n] of a timestep [1], or of one each [B], at frequencies [n], cosines first."""
     angles = timestep.reshape(-1, 1, 1) * frequencies
@@ -102,17 +149,18 @@ def mask_bias(mask: torch.Tensor) -> torch.Tensor:
 class Weights:
     """A transformer's state dict on its way into a denoiser's; every tensor of it has to be taken, with its shape."""
 
-    def __init__(self, tensors: dict[str, torch.Tensor]):
+    def __init__(self, tensors: Mapping[str, torch.Tensor]):
         self.tensors, self.taken = tensors, set()
 
     def take(self, name: str, *shape: int) -> torch.Tensor:
         """Raises UserError where a tensor is missing or has another shape."""
         if name not in self.tensors:
             raise UserError(f"transformer weights: tensor {name!r} is missing; the file is not of this config")
-        if (found := tuple(self.tensors[name].shape)) != shape:
+        tensor = self.tensors[name]
+        if (found := tuple(tensor.shape)) != shape:
             raise UserError(f"transformer weights: {name!r} has shape {list(found)}, the config asks for {list(shape)}")
         self.taken.add(name)
-        return self.tensors[name]
+        return tensor
 
     def linear(self, name: str, rows: int, columns: int, bias: bool = True) -> Pair:
         """Weight and bias of a linear, a bias of None where it has none."""
@@ -122,13 +170,6 @@ class Weights:
         """Raises UserError where a tensor is left, except for those named."""
         if foreign := sorted(set(self.tensors) - self.taken - set(but)):
             raise UserError(f"transformer weights: unknown tensor {foreign[0]!r}; the file is not of this config")
-
-
-def stacked(name: str, *pairs: Pair) -> dict[str, torch.Tensor]:
-    """State of the linear `name` that computes all of these on one input."""
-    weights, biases = zip(*pairs, strict=True)
-    state = {f"{name}.weight": torch.cat(weights).contiguous()}
-    return state if biases[0] is None else state | {f"{name}.bias": torch.cat(biases).contiguous()}
 
 
 def check_sizes(config: dict, *keys: str) -> None:

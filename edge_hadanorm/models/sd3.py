@@ -14,23 +14,21 @@ from torch.nn import functional as F
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.fold import LinearModulation, Producer, Values
 from edge_hadanorm.linear import equal_parts
-from edge_hadanorm.models.denoiser import Denoiser, State
+from edge_hadanorm.models.conversion import Conversion, scaled, with_ones
+from edge_hadanorm.models.denoiser import State
 from edge_hadanorm.models.parts import (
     TIME_CHANNELS,
+    FeedForward,
     Heads,
-    Pair,
     StackedLinear,
-    Weights,
     attention,
     check_fixed,
-    check_sizes,
     layer_norm,
     normed_heads,
     sinusoid,
-    stacked,
     time_frequencies,
 )
-from edge_hadanorm.models.pixart import FeedForward
+from edge_hadanorm.models.patches import PatchDenoiser, check_patches, cropped
 
 # Linears of a block, those that it has, in order of execution.
 LINEARS = (
@@ -79,14 +77,15 @@ class Stream(nn.Module):
 
     def __init__(self, width: int, heads: int, normed: bool, dual: bool = False, last: bool = False):
         super().__init__()
-        self.modulation = nn.Linear(width, (2 if last else 9 if dual else 6) * width)
+        self.count = 2 if last else 9 if dual else 6
+        self.modulation = nn.Linear(width, self.count * width)
         self.attn = Attention(width, heads, normed, last)
         self.attn2 = Attention(width, heads, normed) if dual else None
         self.ff = None if last else FeedForward(width, 4 * width)
 
     def parts(self, condition: torch.Tensor) -> list[torch.Tensor]:
         """Shifts, scales and gates, each [B, 1, d]."""
-        return equal_parts(self.modulation(condition), self.modulation.out_features // self.modulation.in_features)
+        return equal_parts(self.modulation(condition), self.count)
 
     def forward(self, x: torch.Tensor, y: torch.Tensor, parts: list[torch.Tensor], attended: torch.Tensor):
         """x [B, S, d] past the block; y: its layer norm, attended [B, S, d]: what the joint attention made of it."""
@@ -120,7 +119,7 @@ class Block(nn.Module):
         return x, self.text(text, z, words, attended[:, tokens:])
 
 
-class SD3Denoiser(Denoiser):
+class SD3Denoiser(PatchDenoiser):
     """The denoiser of an SD3Transformer2DModel config; H = W = config["sample_size"].
 
     Of a prompt it takes text [L, joint_attention_dim] and pooled [pooled_projection_dim].
@@ -130,14 +129,8 @@ class SD3Denoiser(Denoiser):
 
     def __init__(self, config: dict):
         super().__init__(config)
-        check_config(config)
-        self.heads = config["num_attention_heads"]
-        self.width = width = self.heads * config["attention_head_dim"]
-        self.channels, self.patch, self.side = config["in_channels"], config["patch_size"], config["sample_size"]
+        width, layers = self.width, config["num_layers"]
         self.text_width, self.pooled_width = config["joint_attention_dim"], config["pooled_projection_dim"]
-        grid, layers = self.side // self.patch, config["num_layers"]
-        self.patch_embed = nn.Conv2d(self.channels, width, self.patch, stride=self.patch)
-        self.register_buffer("positions", torch.empty(1, grid * grid, width))
         self.time_up = nn.Linear(TIME_CHANNELS, width)
         self.time_down = nn.Linear(width, width)
         self.pooled_up = nn.Linear(self.pooled_width, width)
@@ -146,16 +139,6 @@ class SD3Denoiser(Denoiser):
         normed, dual = config.get("qk_norm") is not None, config.get("dual_attention_layers") or ()
         self.blocks = nn.ModuleList(Block(width, self.heads, normed, i in dual, i == layers - 1) for i in range(layers))
         self.final_modulation = nn.Linear(width, 2 * width)
-        self.final = nn.Linear(width, self.patch * self.patch * self.channels)
-        self.register_buffer("frequencies", torch.empty(TIME_CHANNELS // 2))
-
-    @staticmethod
-    def convert(config: dict, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Stacked, scaled, cropped, cut."""
-        return convert(config, Weights(weights))
-
-    def latent_shape(self) -> tuple[int, int, int]:
-        return self.channels, self.side, self.side
 
     def prompt_shapes(self, tokens: int, masked: bool = False) -> dict[str, tuple[int, ...]]:
         """There is no mask: the transformer attends to the padding too."""
@@ -185,114 +168,95 @@ class SD3Denoiser(Denoiser):
         return [self.text_embed(text), self.pooled_down(F.silu(self.pooled_up(pooled))).unsqueeze(1)]
 
     def begin(self, latents: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor, pooled: torch.Tensor) -> State:
-        text, pooled = self.prepare(text, pooled)
-        return self._tokens(latents), text, self._condition(timestep, pooled)
+        return self._begun(latents, timestep, self.prepare(text, pooled))
 
     def advance(self, stage: int, state: State) -> State:
         x, text, condition = state
         return *self.blocks[stage](x, text, condition), condition
 
-    def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
-        text, pooled = conditioning
-        x, condition = self._tokens(latents), self._condition(timestep, pooled)
-        for block in self.blocks:
-            x, text = block(x, text, condition)
+    def finish(self, state: State) -> torch.Tensor:
+        x, _, condition = state
         shift, scale = equal_parts(self.final_modulation(condition), 2)
-        x = self.final(layer_norm(x) * scale + shift)
-        grid, patch = self.side // self.patch, self.patch
-        x = x.reshape(-1, grid, grid, patch, patch, self.channels).permute(0, 5, 1, 3, 2, 4)
-        return x.reshape(-1, self.channels, self.side, self.side)
+        return self._latents(layer_norm(x) * scale + shift)
 
-    def _tokens(self, latents: torch.Tensor) -> torch.Tensor:
-        """Patches and their positions: [B, C, H, W] -> [B, S, d]."""
-        return self.patch_embed(latents).flatten(2).transpose(1, 2) + self.positions
+    def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
+        state = self._begun(latents, timestep, conditioning)
+        for stage in range(len(self.blocks)):
+            state = self.advance(stage, state)
+        return self.finish(state)
+
+    def _begun(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> State:
+        """x [B, S, d], text [B, L, d], condition [B, 1, d]."""
+        text, pooled = conditioning
+        return self._tokens(latents), text, self._condition(timestep, pooled)
 
     def _condition(self, timestep: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
         """What every adaptive layer norm reads, of a timestep [1] and the pooled text's share: [B, 1, d]."""
         time = self.time_down(F.silu(self.time_up(sinusoid(timestep, self.frequencies))))
         return F.silu(time + pooled)
 
+    @staticmethod
+    def check(config: dict) -> None:
+        check_patches(config, "num_layers", "joint_attention_dim", "pooled_projection_dim", "pos_embed_max_size")
+        grid, most = config["sample_size"] // config["patch_size"], config["pos_embed_max_size"]
+        if grid > most:
+            raise UserError(f"transformer config: {grid} patches a side are more than pos_embed_max_size {most}")
+        width = config["num_attention_heads"] * config["attention_head_dim"]
+        check_fixed(config, {"caption_projection_dim": width, "out_channels": config["in_channels"]})
+        if (norm := config.get("qk_norm")) not in (None, "rms_norm"):
+            raise UserError(f"transformer config: qk_norm is {norm!r}; only null and 'rms_norm' are supported")
+        dual = config.get("dual_attention_layers") or ()
+        if not isinstance(dual, list | tuple) or any(type(layer) is not int for layer in dual):
+            raise UserError(f"transformer config: dual_attention_layers is {dual!r}, not a list of layers")
+
+    @staticmethod
+    def fill(config: dict, into: Conversion) -> None:
+        """Stacked, scaled, cropped, cut."""
+        head, layers, patch = config["attention_head_dim"], config["num_layers"], config["patch_size"]
+        width, channels = head * config["num_attention_heads"], config["in_channels"]
+        normed, duals = config.get("qk_norm") is not None, config.get("dual_attention_layers") or ()
+        take, linear, put = into.take, into.linear, into.put
+
+        def put_modulation(target: str, source: str, parts: int) -> None:
+            """Shift, scale, gate and so on; of two parts diffusers has the scale first."""
+            pair = tuple(t.roll(width if parts == 2 else 0, dims=0) for t in linear(source, parts * width, width))
+            put(target, with_ones(pair, *range(1, parts, 3)))
+
+        def put_attention(target: str, source: str, names: tuple[str, ...], last: bool = False) -> None:
+            q, k, v = (linear(f"{source}.{name}", width, width) for name in names[:3])
+            if normed:
+                norm_q, norm_k = (take(f"{source}.{name}.weight", head) for name in names[4:])
+                into.state |= {f"{target}.norm_k": norm_k} | ({} if last else {f"{target}.norm_q": norm_q * head**-0.5})
+            else:
+                q = scaled(q, head**-0.5)
+            put(f"{target}.qkv", *(() if last else (q,)), k, v)
+            if not last:
+                put(f"{target}.out", linear(f"{source}.{names[3]}", width, width))
+
+        into.put_patches("pos_embed.proj", width, channels, patch)
+        into.put_embedding("time_", "time_text_embed.timestep_embedder", width, TIME_CHANNELS)
+        into.put_embedding("pooled_", "time_text_embed.text_embedder", width, config["pooled_projection_dim"])
+        put("text_embed", linear("context_embedder", width, config["joint_attention_dim"]))
+        for i in range(layers):
+            source, target, last = f"transformer_blocks.{i}", f"blocks.{i}", i == layers - 1
+            put_modulation(f"{target}.image.modulation", f"{source}.norm1.linear", 9 if i in duals else 6)
+            put_modulation(f"{target}.text.modulation", f"{source}.norm1_context.linear", 2 if last else 6)
+            put_attention(f"{target}.image.attn", f"{source}.attn", IMAGE)
+            put_attention(f"{target}.text.attn", f"{source}.attn", TEXT, last)
+            into.put_feed_forward(f"{target}.image.ff", f"{source}.ff", width)
+            if i in duals:
+                put_attention(f"{target}.image.attn2", f"{source}.attn2", IMAGE)
+            if not last:
+                into.put_feed_forward(f"{target}.text.ff", f"{source}.ff_context", width)
+        put_modulation("final_modulation", "norm_out.linear", 2)
+        put("final", linear("proj_out", patch * patch * channels, width))
+        # Positions are those of a larger grid, of which pictures of this size take the middle.
+        most, grid = config["pos_embed_max_size"], config["sample_size"] // patch
+        positions = take("pos_embed.pos_embed", 1, most * most, width)
+        into.state["positions"] = cropped(positions, most, (most - grid) // 2, grid)
+        into.put_constants(frequencies=time_frequencies())
+
 
 def joined(image: Heads, text: Heads) -> Heads:
     """Heads of both streams' tokens, the image's first; the image's where the text has none."""
     return [torch.cat(pair, dim=1) for pair in zip(image, text, strict=True)] if text else image
-
-
-def check_config(config: dict) -> None:
-    """Raises UserError where the config is of an SD3Transformer2DModel this form does not cover."""
-    check_sizes(config, "num_attention_heads", "attention_head_dim", "in_channels", "patch_size", "sample_size")
-    check_sizes(config, "num_layers", "joint_attention_dim", "pooled_projection_dim", "pos_embed_max_size")
-    side, patch, most = (config[key] for key in ("sample_size", "patch_size", "pos_embed_max_size"))
-    if side % patch:
-        raise UserError(f"transformer config: patch_size {patch} does not divide sample_size {side}")
-    if side // patch > most:
-        raise UserError(f"transformer config: {side // patch} patches a side are more than pos_embed_max_size {most}")
-    width = config["num_attention_heads"] * config["attention_head_dim"]
-    check_fixed(config, {"caption_projection_dim": width, "out_channels": config["in_channels"]})
-    if config.get("qk_norm") not in (None, "rms_norm"):
-        raise UserError(f"transformer config: qk_norm is {config['qk_norm']!r}; only null and 'rms_norm' are supported")
-    dual = config.get("dual_attention_layers") or ()
-    if not isinstance(dual, list | tuple) or any(type(layer) is not int for layer in dual):
-        raise UserError(f"transformer config: dual_attention_layers is {dual!r}, not a list of layers")
-
-
-def convert(config: dict, weights: Weights) -> dict[str, torch.Tensor]:
-    """An SD3Transformer2DModel state dict as an SD3Denoiser's."""
-    head, layers = config["attention_head_dim"], config["num_layers"]
-    width = head * config["num_attention_heads"]
-    normed, duals = config.get("qk_norm") is not None, config.get("dual_attention_layers") or ()
-    take, linear, state = weights.take, weights.linear, {}
-
-    def put(target: str, *pairs: Pair) -> None:
-        state.update(stacked(target, *pairs))
-
-    def put_modulation(target: str, source: str, parts: int) -> None:
-        """Shift, scale, gate and so on, with 1 added to the scales; of two parts diffusers has the scale first."""
-        weight, bias = (t.roll(width if parts == 2 else 0, dims=0) for t in linear(source, parts * width, width))
-        ones = bias.new_tensor([1.0 if i % 3 == 1 else 0.0 for i in range(parts)])
-        put(target, (weight, bias + ones.repeat_interleave(width)))
-
-    def put_attention(target: str, source: str, names: tuple[str, ...], last: bool = False) -> None:
-        q, k, v = (linear(f"{source}.{name}", width, width) for name in names[:3])
-        if normed:
-            norm_q, norm_k = (take(f"{source}.{name}.weight", head) for name in names[4:])
-            state.update({f"{target}.norm_k": norm_k} | ({} if last else {f"{target}.norm_q": norm_q * head**-0.5}))
-        else:
-            q = tuple(t * head**-0.5 for t in q)
-        put(f"{target}.qkv", *(() if last else (q,)), k, v)
-        if not last:
-            put(f"{target}.out", linear(f"{source}.{names[3]}", width, width))
-
-    def put_feed_forward(target: str, source: str) -> None:
-        put(f"{target}.up", linear(f"{source}.net.0.proj", 4 * width, width))
-        put(f"{target}.down", linear(f"{source}.net.2", width, 4 * width))
-
-    patch, channels, most = config["patch_size"], config["in_channels"], config["pos_embed_max_size"]
-    kernel = take("pos_embed.proj.weight", width, channels, patch, patch)
-    put("patch_embed", (kernel, take("pos_embed.proj.bias", width)))
-    time, pooled = "time_text_embed.timestep_embedder", "time_text_embed.text_embedder"
-    put("time_up", linear(f"{time}.linear_1", width, TIME_CHANNELS))
-    put("time_down", linear(f"{time}.linear_2", width, width))
-    put("pooled_up", linear(f"{pooled}.linear_1", width, config["pooled_projection_dim"]))
-    put("pooled_down", linear(f"{pooled}.linear_2", width, width))
-    put("text_embed", linear("context_embedder", width, config["joint_attention_dim"]))
-    for i in range(layers):
-        source, target, last = f"transformer_blocks.{i}", f"blocks.{i}", i == layers - 1
-        put_modulation(f"{target}.image.modulation", f"{source}.norm1.linear", 9 if i in duals else 6)
-        put_modulation(f"{target}.text.modulation", f"{source}.norm1_context.linear", 2 if last else 6)
-        put_attention(f"{target}.image.attn", f"{source}.attn", IMAGE)
-        put_attention(f"{target}.text.attn", f"{source}.attn", TEXT, last)
-        put_feed_forward(f"{target}.image.ff", f"{source}.ff")
-        if i in duals:
-            put_attention(f"{target}.image.attn2", f"{source}.attn2", IMAGE)
-        if not last:
-            put_feed_forward(f"{target}.text.ff", f"{source}.ff_context")
-    put_modulation("final_modulation", "norm_out.linear", 2)
-    put("final", linear("proj_out", patch * patch * channels, width))
-    grid = config["sample_size"] // patch
-    # Positions are those of a larger grid, of which pictures of this size take the middle.
-    table, centre = take("pos_embed.pos_embed", 1, most * most, width), slice((most - grid) // 2, (most + grid) // 2)
-    state["positions"] = table.reshape(most, most, width)[centre, centre].reshape(1, grid * grid, width)
-    state["frequencies"] = time_frequencies().to(state["final.bias"].dtype)
-    weights.check_all_taken()
-    return state

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 import click
 
 from edge_hadanorm import calibration, files, recipe, source, workflow
-from edge_hadanorm.evaluate import denoiser_sqnr_db, layer_sqnr_db, mean_psnr_db, pictures
+from edge_hadanorm.evaluate import Original, denoiser_sqnr_db, layer_sqnr_db, mean_psnr_db, pictures
 from edge_hadanorm.inspection import kind
 from edge_hadanorm.metrics import bits_summary
 from edge_hadanorm.quantize import quantize
@@ -77,7 +77,7 @@ class Bench:
         self.held_out = workflow.evaluation_trajectories(self.model)
         self.inputs = self.held_out.record(self.denoiser)
         self.layer_inputs = workflow.evaluation_trajectories(self.model, LAYER_PROMPTS).record(self.denoiser)
-        self.original = pictures(self.denoiser, self.held_out)
+        self.original = Original.of(self.denoiser, self.inputs, self.held_out)
 
     def measure(self, name: str) -> dict:
         """What a recipe of this name makes of the model."""
@@ -86,8 +86,8 @@ class Bench:
         seconds = time.monotonic() - start
         bits = bits_summary(quantized)
         return {
-            "denoiser_sqnr_db": denoiser_sqnr_db(self.denoiser, quantized, self.inputs),
-            "image_psnr_db": mean_psnr_db(self.original, pictures(quantized, self.held_out)),
+            "denoiser_sqnr_db": denoiser_sqnr_db(self.original, quantized),
+            "image_psnr_db": mean_psnr_db(self.original.pictures, pictures(quantized, self.held_out)),
             "layers": layer_sqnr_db(self.denoiser, quantized, self.layer_inputs[::LAYER_CALLS]),
             "stored_bits": 8 * bits["bytes_per_quantized_parameter"],
             "quantize_seconds": seconds,

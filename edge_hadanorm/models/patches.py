@@ -1,0 +1,73 @@
+"""Denoisers whose tokens are square patches of the latents, each at its place in them."""
+
+import torch
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
+from torch import nn
+
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.models.denoiser import Denoiser
+from edge_hadanorm.models.parts import TIME_CHANNELS, check_sizes
+
+
+class PatchDenoiser(Denoiser):
+    """What such forms begin and end with: tokens of latents, and latents of tokens; H = W = config["sample_size"].
+
+    `frequencies` are those of the timestep's embedding, which a subclass makes, as it does all between the two ends.
+    """
+
+    def __init__(self, config: dict, placed: bool = True, biased: bool = True):
+        """placed: whether tokens have positions. biased: whether the last linear has a bias."""
+        super().__init__(config)
+        self.heads = config["num_attention_heads"]
+        self.width = width = self.heads * config["attention_head_dim"]
+        self.channels, self.patch, self.side = config["in_channels"], config["patch_size"], config["sample_size"]
+        self.grid = self.side // self.patch
+        self.patch_embed = nn.Conv2d(self.channels, width, self.patch, stride=self.patch)
+        self.register_buffer("positions", torch.empty(1, self.grid * self.grid, width) if placed else None)
+        self.register_buffer("frequencies", torch.empty(TIME_CHANNELS // 2))
+        self.final = nn.Linear(width, self.patch * self.patch * self.channels, bias=biased)
+
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.channels, self.side, self.side
+
+    def _tokens(self, latents: torch.Tensor) -> torch.Tensor:
+        """Patches, and their positions where there are any: [B, C, H, W] -> [B, S, d]."""
+        x = self.patch_embed(latents).flatten(2).transpose(1, 2)
+        return x if self.positions is None else x + self.positions
+
+    def _latents(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last linear makes of tokens [B, S, d], at their places: [B, C, H, W]."""
+        grid, patch = self.grid, self.patch
+        x = self.final(x).reshape(-1, grid, grid, patch, patch, self.channels).permute(0, 5, 1, 3, 2, 4)
+        return x.reshape(-1, self.channels, self.side, self.side)
+
+
+def sincos_positions(config: dict, scale: float = 1.0) -> torch.Tensor:
+    """Positions [1, S, d] as sines and cosines of row and column, float64; scale: of interpolation."""
+    width = config["num_attention_heads"] * config["attention_head_dim"]
+    grid = config["sample_size"] // config["patch_size"]
+    table = get_2d_sincos_pos_embed(width, grid, base_size=grid, interpolation_scale=scale, output_type="pt")
+    return table.unsqueeze(0)
+
+
+def cropped(positions: torch.Tensor, side: int, first: int, grid: int) -> torch.Tensor:
+    """Of positions [1, n, d] that fill a square of `side`, those of a smaller one: [1, grid * grid, d].
+
+    Its rows and columns are `grid` from the `first` on.
+    """
+    rows = slice(first, first + grid)
+    return positions[0, : side * side].unflatten(0, (side, side))[rows, rows].reshape(1, grid * grid, -1)
+
+
+def check_patches(config: dict, *sizes: str) -> None:
+    """Raises UserError where one of the sizes that every form reads, or of these, is none, or patches do not fit."""
+    check_sizes(config, "num_attention_heads", "attention_head_dim", "in_channels", "patch_size", "sample_size", *sizes)
+    if (side := config["sample_size"]) % (patch := config["patch_size"]):
+        raise UserError(f"transformer config: patch_size {patch} does not divide sample_size {side}")
+
+
+def check_variance(config: dict) -> None:
+    """Raises UserError where there are fewer output channels than latents have; more are a learned variance."""
+    channels, out = config["in_channels"], config.get("out_channels")
+    if out is not None and out < channels:
+        raise UserError(f"transformer config: out_channels {out} is less than in_channels {channels}")
