@@ -19,6 +19,9 @@ The manifest is one JSON object in UTF-8. A reader ignores keys that it does not
                                     denoise(latents, timestep, conditioning...) -> prediction
                      image_decoder  decode(latents [1, C, h, w]) -> picture [1, 3, H, W], of latents or of a tile
                                     of them (decoder.py mixes the tiles); absent where latents are pixels
+                 For coreml, a method has {package, function}, the folder X.mlpackage that it is in and its name
+                 there, and a tensor has {feature}, its name there; `file` is that package or a folder of several.
+                 A program may have {notes}, lines that its user should read
                  Row 0 of ids, states, latents and prediction is for the empty text, row 1 for the prompt
     prompt       {encoders, lower, labels, embedded} or null, for a transformer alone. One of these is not empty:
                      encoders       {role: {tokenizer, length, pad_id, unknown_id, prefix}}. tokenizer: a `tokenizers`
@@ -128,6 +131,10 @@ FIELDS = {
     "files": {PATH: {"sha256": SHA256, "bytes": INT64}},
 }
 
+# What a method of a Core ML program has besides.
+FEATURES = [{"feature": TEXT}]
+PACKAGED = {"package": PATH, "function": TEXT, "inputs": FEATURES, "outputs": FEATURES}
+
 
 def signature(inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> dict:
     """A method's entry in the manifest, of tensors by name."""
@@ -147,6 +154,10 @@ class Bundle:
 
     folder: Path
     manifest: dict
+
+    @property
+    def target(self) -> str:
+        return self.manifest["target"]
 
     @property
     def recipe(self) -> str:
@@ -196,6 +207,10 @@ class Bundle:
             raise UserError(f"bundle {self.folder} has no table for {steps} steps; take {_choice(tables)}")
         return tables[steps]
 
+    def package(self, role: str, method: str) -> Path:
+        """The Core ML package that a method is in."""
+        return self.folder / self.programs[role]["methods"][method]["package"]
+
     def file(self, name: str) -> Path:
         """Path of a program by its role, of `tokenizer`, `golden` or `simulation`, or of a file by its name in `files`.
 
@@ -205,6 +220,16 @@ class Bundle:
         if name not in roles and name not in self.manifest["files"]:
             raise UserError(f"bundle {self.folder} has no {name!r}; ask for {_choice(roles)} or a listed file")
         return self.folder / roles.get(name, name)
+
+
+def program_bytes(manifest: dict) -> int:
+    """What the programs of a manifest take on disk."""
+    programs = [PurePosixPath(program["file"]) for program in manifest["programs"].values()]
+    return sum(
+        entry["bytes"]
+        for name, entry in manifest["files"].items()
+        if any(program in (path := PurePosixPath(name), *path.parents) for program in programs)
+    )
 
 
 def load(folder: str | Path) -> Bundle:
@@ -295,6 +320,12 @@ def _check_links(manifest: dict) -> None:
         may_be_folder = role == "simulation" or role in programs  # a Core ML program is a folder
         if path not in files and not (may_be_folder and path in folders):
             raise UserError(f"{path!r}, the {role}, is not in .files")
+    for role, program in programs.items():
+        for name, method in program["methods"].items():
+            if "package" in method:
+                _check(method, PACKAGED, f".programs.{role}.methods.{name}")
+                if method["package"] not in folders:
+                    raise UserError(f"{method['package']!r}, the package of {role}.{name}, is not in .files")
     tables = manifest["sampling"]["tables"] if manifest["sampling"] else {}
     for table in tables.values():
         SamplerTable.from_json(table)

@@ -70,7 +70,7 @@ def quantize(model, recipe_name, average_bits, out, dry_run, prompts, inputs, st
 
 @cli.command()
 @click.argument("quantized", type=FOLDER)
-@click.option("--target", required=True, help="xnnpack")
+@click.option("--target", required=True, help="xnnpack, coreml, or coreml-pte: Core ML programs in ExecuTorch ones.")
 @out_folder
 @click.option(
     "--prompts-embedded",
@@ -82,22 +82,25 @@ def quantize(model, recipe_name, average_bits, out, dry_run, prompts, inputs, st
 @click.option(
     "--decode-tile", "tile", type=click.IntRange(1, 4096), help="Side of the latents to decode at once.  [default: 64]"
 )
+@click.option("--precision", help="Of Core ML's floats: fp16, but for what would lose by it, or fp32.  [default: fp16]")
 @force
-def export(quantized: Path, target: str, out: Path, embedded: Path | None, tile: int | None, force: bool) -> None:
+def export(quantized, target, out, embedded, tile, precision, force) -> None:
     """Export a QUANTIZED checkpoint to a bundle that a phone runs."""
-    from edge_hadanorm import checkpoint, files, workflow
+    from edge_hadanorm import bundle, checkpoint, files, workflow
     from edge_hadanorm.export import writer
 
-    options = writer.Options(tuple(workflow.read_prompts(embedded)) if embedded else (), tile)
+    options = writer.Options(tuple(workflow.read_prompts(embedded)) if embedded else (), tile, precision)
 
     saved = checkpoint.load(quantized)
-    writer.check_target(target, saved)
+    writer.check_target(target, saved, precision)
     if quantized.resolve() in out.resolve().parents:
         raise UserError(f"{out} lies in the checkpoint {quantized}; export to a folder of its own")
     with files.new_folder(out, force) as folder:
-        writer.write_bundle(folder, quantized, saved, target, console.status, options)
-    size = sum(f.stat().st_size for f in out.glob("*.pte"))
+        manifest = writer.write_bundle(folder, quantized, saved, target, console.status, options)
+    size = bundle.program_bytes(manifest)
     click.echo(f"{out}: {saved.recipe.name} for {target}, programs of {size / 1e6:.1f} MB")
+    for note in manifest["programs"]["denoiser"]["notes"]:
+        click.echo(note)
 
 
 @cli.command()

@@ -53,6 +53,11 @@ class ImageDecoder(nn.Module):
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"image decoder {folder} is no {class_name}: {reason}; copy it again") from None
 
+    @property
+    def wide(self) -> bool:
+        """Whether its activations may leave the range of float16, as those of most autoencoders do."""
+        return self.autoencoder.config.get("force_upcast", True)
+
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         return self.autoencoder.decode(latents / self.scaling + self.shift, return_dict=False)[0]
 

@@ -97,9 +97,14 @@ def describe_bundle(loaded: Bundle) -> str:
     ]
     if golden := loaded.golden:
         lines.append(f"golden sample: {golden['prompt']!r}, seed {golden['seed']}, at least {golden['psnr_db']} dB")
+    for program in loaded.programs.values():
+        if "precision" in program:
+            target = program["minimum_deployment_target"]
+            lines.append(f"{program['file']}: {target} or later, floats in {program['precision']}")
+        lines += program.get("notes", [])
     header = ("program", "method", "delegate calls", "integer linears", "float linears", "outside the delegate")
     rows = [
-        (program["file"], method, *_delegation(signature.get("delegation")))
+        (signature.get("package", program["file"]), method, *_delegation(signature.get("delegation")))
         for program in loaded.programs.values()
         for method, signature in program["methods"].items()
     ]
@@ -163,11 +168,15 @@ def _folding(linear: QuantizedLinear, producer: Producer | None) -> tuple[str, s
 
 
 def _delegation(account: dict | None) -> Row:
-    """A method's account from `export/xnnpack.py`; the schema asks for none, and another writer's bundle has none."""
+    """A method's account from the target's writer; the schema asks for none, and another writer's bundle has none.
+
+    Linears with integer weights alone, which the account of a Core ML program counts apart, are computed in float.
+    """
     if account is None:
         return ("?",) * 4
     outside = ", ".join(f"{count} x {operator}" for operator, count in account["outside"].items()) or "nothing"
-    return account["delegates"], account["integer_linears"], account["float_linears"], outside
+    floats = account["float_linears"] + account.get("coded_linears", 0)
+    return account["delegates"], account["integer_linears"], floats, outside
 
 
 def _decibel(value: float | None) -> str:

@@ -64,7 +64,33 @@ class TorchRunner:
         return tiled(self.pipeline.decoder, latents[None], self.tile or max(latents.shape[1:]))[0]
 
 
-class ExecuTorchRunner:
+# A method of a program: its inputs in the manifest's order to its outputs in theirs.
+Method = Callable[[list[torch.Tensor]], list[torch.Tensor]]
+
+
+class BundleRunner:
+    """A bundle's programs by whatever runs their methods, each by role and name."""
+
+    def __init__(self, bundle: Bundle, methods: dict[tuple[str, str], Method]):
+        self.bundle, self.latent_shape = bundle, tuple(bundle.latent_shape)
+        self.prompts = BundlePrompts(bundle)
+        self._methods = methods
+
+    def prepare(self, prompt: str) -> list[torch.Tensor]:
+        given = self.prompts(prompt, lambda role, inputs: self._methods[role, "encode"](inputs))
+        return self._methods["denoiser", "prepare"]([given[name] for name in self.prompts.wanted])
+
+    def denoise(self, latents, timestep, conditioning):
+        return self._methods["denoiser", "denoise"]([latents, timestep, *conditioning])[0]
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        if DECODER not in self.bundle.programs:
+            return latents
+        decode = self._methods[DECODER, "decode"]
+        return tiled(lambda tile: decode([tile])[0].clone(), latents[None], self.bundle.decode_side)[0]
+
+
+class ExecuTorchRunner(BundleRunner):
     """A bundle's programs on the ExecuTorch runtime of this machine."""
 
     def __init__(self, bundle: Bundle):
@@ -72,28 +98,13 @@ class ExecuTorchRunner:
             raise UserError("no ExecuTorch runtime here: pip install executorch, or take the simulation")
         from executorch.runtime import Runtime  # a bundle can be read, and simulated, where there is no runtime
 
-        self.bundle, self.latent_shape = bundle, tuple(bundle.latent_shape)
-        self.prompts = BundlePrompts(bundle)
-        runtime = Runtime.get()
-        self._methods = {}
+        runtime, methods = Runtime.get(), {}
         self._programs = []  # a method is valid as long as its program
         for role, program in bundle.programs.items():
             loaded = runtime.load_program(bundle.file(program["file"]))
             self._programs.append(loaded)
-            self._methods |= {(role, name): loaded.load_method(name) for name in program["methods"]}
-
-    def prepare(self, prompt: str) -> list[torch.Tensor]:
-        given = self.prompts(prompt, lambda role, inputs: self._methods[role, "encode"].execute(inputs))
-        return self._methods["denoiser", "prepare"].execute([given[name] for name in self.prompts.wanted])
-
-    def denoise(self, latents, timestep, conditioning):
-        return self._methods["denoiser", "denoise"].execute([latents, timestep, *conditioning])[0]
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        if DECODER not in self.bundle.programs:
-            return latents
-        decode = self._methods[DECODER, "decode"]
-        return tiled(lambda tile: decode.execute([tile])[0].clone(), latents[None], self.bundle.decode_side)[0]
+            methods |= {(role, name): loaded.load_method(name).execute for name in program["methods"]}
+        super().__init__(bundle, methods)
 
 
 def device_of(denoiser: nn.Module) -> torch.device:

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.metrics import save_png
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.recipe import Recipe
-from edge_hadanorm.runtime import ExecuTorchRunner, Stopwatch, TorchRunner, has_executorch, picture
+from edge_hadanorm.runtime import ExecuTorchRunner, Runner, Stopwatch, TorchRunner, has_executorch, picture
 from edge_hadanorm.samples import Inputs, Trajectories
 from edge_hadanorm.source import Source
 
@@ -28,6 +29,8 @@ from edge_hadanorm.source import Source
 DEFAULT_TEXT_TOKENS = 120
 CALIBRATION_PROMPTS = 32
 EVALUATION_PROMPTS = 8
+# Targets whose programs no runtime runs on this machine, but an interpreter.
+NOT_HERE = ("coreml", "coreml-pte")
 # Far from the calibration's, which count from --seed.
 EVALUATION_SEED = 1_000_000
 
@@ -245,10 +248,14 @@ def generate(
     if sampling is None:
         raise UserError(f"bundle {folder} holds a transformer alone: it cannot draw prompts")
     table = loaded.table(sampling["steps"] if steps is None else steps)
+    if backend == "auto" and loaded.target in NOT_HERE:
+        backend = "simulation"
     if backend == "auto":
         backend = "executorch" if has_executorch() else "simulation"
         if backend == "simulation":
             say("edge-hadanorm: no ExecuTorch runtime here (pip install executorch): simulating in PyTorch")
+    if backend == "executorch" and loaded.target in NOT_HERE:
+        raise UserError(f"bundle {folder} is for {loaded.target}, which runs on Apple's systems: --backend simulation")
     if backend == "executorch" and not has_executorch():
         raise UserError("no ExecuTorch runtime here: pip install executorch, or use --backend simulation")
     runner = ExecuTorchRunner(loaded) if backend == "executorch" else simulation(loaded)
@@ -261,8 +268,12 @@ def generate(
     return watch.milliseconds, backend
 
 
-def simulation(loaded: bundles.Bundle) -> TorchRunner:
-    """A bundle's checkpoint in PyTorch."""
+def simulation(loaded: bundles.Bundle) -> Runner:
+    """A bundle's checkpoint in PyTorch; or its own programs, where they are Core ML's and their tools are here."""
+    if loaded.target in NOT_HERE and find_spec("coremltools"):
+        from edge_hadanorm.export import writer
+
+        return writer.backend(loaded.target).runner(loaded)
     saved = _carried(loaded)
     return TorchRunner(saved.denoiser, saved.pipeline, loaded.decode_side)
 

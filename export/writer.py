@@ -1,5 +1,6 @@
 """A quantized checkpoint to a bundle: programs, tokenizer, sampler tables, golden picture, manifest."""
 
+import importlib
 import multiprocessing
 import shutil
 from collections.abc import Callable
@@ -7,27 +8,35 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import torch
-from torch.export import ExportedProgram
 
 import edge_hadanorm
 from edge_hadanorm import bundle
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.decoder import TILE
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.export.program import Denoise, Prepare, export
-from edge_hadanorm.export.quantizer import EightBitQuantizer
-from edge_hadanorm.export.xnnpack import lower
+from edge_hadanorm.export.component import Component, Method
+from edge_hadanorm.export.program import Denoise, Prepare
 from edge_hadanorm.files import link_or_copy, write_tensors
-from edge_hadanorm.linear import DEVICE_BITS
 from edge_hadanorm.metrics import save_png
 from edge_hadanorm.models.generic import GenericDenoiser
 from edge_hadanorm.pipelines import as_given, suffixed, tokenizer_of
-from edge_hadanorm.runtime import ExecuTorchRunner, picture
+from edge_hadanorm.runtime import picture
 from edge_hadanorm.source import TextToImage
 
-TARGETS = ("xnnpack",)
+# By target, the module that has
+#     check(recipe, precision), which raises UserError for what its programs cannot have;
+#     notes(recipe) -> lines that a user of them should read;
+#     write(folder, component, precision) -> the manifest's entry of the program that it writes;
+#     runner(bundle) -> who runs such programs on this machine.
+# Each is imported with its tools, which take seconds, when it is asked for.
+TARGETS = {
+    "xnnpack": "edge_hadanorm.export.xnnpack",
+    "coreml": "edge_hadanorm.export.coreml.package",
+    "coreml-pte": "edge_hadanorm.export.coreml.delegate",
+}
 STEP_COUNTS = (*range(1, 21), 25, 28, 30, 40, 50)
 GOLDEN_SEED = 0
 EMBEDDED = "prompts.safetensors"
@@ -39,27 +48,31 @@ GOLDEN_PSNR_DB = ((8, 8, 40.0), (2, 8, 30.0), (2, 2, 24.0))
 Report = Callable[[str], None]
 
 
-def check_target(target: str, saved: Checkpoint) -> None:
-    """Raises UserError for an unknown target, or a recipe that its backend has no integer kernels for."""
+def backend(target: str) -> ModuleType:
+    """The module of a target. Raises UserError for an unknown one."""
     if target not in TARGETS:
         raise UserError(f"unknown target {target!r}; targets: {', '.join(TARGETS)}")
-    recipe = saved.recipe
-    if recipe.activations == "tensor":
-        raise UserError(f"recipe {recipe.name}: xnnpack quantizes activations per token; quantize without -static")
-    if max(recipe.activation_bits, recipe.weight_bits) > DEVICE_BITS:
-        raise UserError(f"recipe {recipe.name}: xnnpack needs weights and activations of at most 8 bits")
-    if recipe.group_size and (recipe.weight_bits > 4 or recipe.group_size % 32):
-        raise UserError(
-            f"recipe {recipe.name}: xnnpack takes groups of multiples of 32, with weights of at most 4 bits"
-        )
+    try:
+        return importlib.import_module(TARGETS[target])
+    except ImportError as error:
+        raise UserError(f"target {target} needs {error.name}, which is not here: pip install {error.name}") from None
+
+
+def check_target(target: str, saved: Checkpoint, precision: str | None = None) -> None:
+    """Raises UserError for an unknown target, and for a recipe or precision that its programs cannot have."""
+    backend(target).check(saved.recipe, precision)
 
 
 @dataclass(frozen=True)
 class Options:
-    """prompts: encoded here and carried, in place of text encoders. tile: side of the latents to decode at once."""
+    """prompts: encoded here and carried, in place of text encoders. tile: side of the latents to decode at once.
+
+    precision: of the floats in a program, fp16 or fp32, where the target leaves a choice; None: the target's own.
+    """
 
     prompts: tuple[str, ...] = ()
     tile: int | None = None
+    precision: str | None = None
 
 
 def write_bundle(
@@ -69,31 +82,33 @@ def write_bundle(
     target: str,
     report: Report = lambda _: None,
     options: Options = Options(),
-) -> None:
-    """Write the bundle of a checkpoint, which lies in `source`, into an existing empty folder."""
-    check_target(target, saved)
+) -> dict:
+    """Write the bundle of a checkpoint, which lies in `source`, into an existing empty folder; returns its manifest."""
+    check_target(target, saved, options.precision)
     pipeline = saved.pipeline
     if options.prompts and (pipeline is None or not pipeline.tokenizers):
         raise UserError(f"{source} has no text encoder to embed prompts with")
     report("lowering the denoiser")
     try:
-        programs = {"denoiser": _denoiser_program(folder, saved)}
+        programs = {"denoiser": backend(target).write(folder, _denoiser(saved), options.precision)}
     except Exception as error:  # what an exporter says of a module that is not ours
         if not isinstance(saved.denoiser, GenericDenoiser):
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{saved.denoiser.source_class} cannot be lowered to {target}: {reason}") from error
+    programs["denoiser"]["notes"] = backend(target).notes(saved.recipe)
     prompt = None
     if pipeline is not None:
         encoders = {} if options.prompts else pipeline.tokenizers
         for role in encoders:
             report(f"lowering the {role.replace('_', ' ')}")
-            programs[role] = apart(_text_encoder_program, folder, pipeline, role)
+            programs[role] = apart(_text_encoder_program, folder, pipeline, target, options, role)
             shutil.copy(source / tokenizer_of(role) / "tokenizer.json", folder / f"{tokenizer_of(role)}.json")
         prompt = _prompt(folder, saved, options.prompts)
         if pipeline.kind.decoder:
             report("lowering the image decoder")
-            programs[bundle.DECODER] = apart(_decoder_program, folder, pipeline, saved.denoiser.latent_shape(), options)
+            shape = saved.denoiser.latent_shape()
+            programs[bundle.DECODER] = apart(_decoder_program, folder, pipeline, target, options, shape)
     shutil.copytree(source, folder / "simulation", copy_function=link_or_copy)
     channels, height, width = saved.denoiser.latent_shape()
     image = {"width": width, "height": height, "channels": channels}
@@ -120,7 +135,8 @@ def write_bundle(
     written = bundle.write_manifest(folder, manifest)
     if pipeline is not None:
         report("drawing the golden picture")
-        bundle.write_manifest(folder, manifest | {"golden": _golden(written, saved, options)})
+        written = bundle.write_manifest(folder, manifest | {"golden": _golden(written, saved, options)})
+    return written.manifest
 
 
 def apart(make: Callable[..., dict], folder: Path, pipeline: TextToImage, *arguments) -> dict:
@@ -138,8 +154,8 @@ def _made_apart(make: Callable[..., dict], folder: Path, fresh: Callable[[], Tex
     return make(folder, fresh(), *arguments)
 
 
-def _denoiser_program(folder: Path, saved: Checkpoint) -> dict:
-    """denoiser.pte for the guidance batch; returns its entry in the manifest."""
+def _denoiser(saved: Checkpoint) -> Component:
+    """Of the guidance batch."""
     denoiser, pipeline = saved.denoiser, saved.pipeline
     batch = 2  # with and without the prompt
     if pipeline is None:
@@ -149,49 +165,36 @@ def _denoiser_program(folder: Path, saved: Checkpoint) -> dict:
         given, gather = pipeline.given(""), pipeline.kind.gather
     latents, timestep = torch.zeros(batch, *denoiser.latent_shape()), torch.zeros(1)
     conditioning = denoiser.prepare(**gather(given))
-    methods = {
-        "prepare": export(Prepare(denoiser, given, gather), tuple(given.values())),
-        "denoise": export(Denoise(denoiser), (latents, timestep, conditioning)),
-    }
     named = {f"conditioning.{i}": tensor for i, tensor in enumerate(conditioning)}
-    return _program(
-        folder / "denoiser.pte",
-        methods,
-        {
-            "prepare": bundle.signature(given, named),
-            "denoise": bundle.signature({"latents": latents, "timestep": timestep, **named}, {"prediction": latents}),
-        },
-    )
+    stepped = {"latents": latents, "timestep": timestep, **named}
+    methods = {
+        "prepare": Method(Prepare(denoiser, given, gather), given, named),
+        "denoise": Method(Denoise(denoiser), stepped, {"prediction": latents}, (latents, timestep, conditioning)),
+    }
+    return Component("denoiser", methods)
 
 
-def _text_encoder_program(folder: Path, pipeline: TextToImage, role: str) -> dict:
-    """ROLE.pte, its linears in 8 bits; returns its entry in the manifest."""
+def _text_encoder_program(folder: Path, pipeline: TextToImage, target: str, options: Options, role: str) -> dict:
+    """A text encoder's program, its linears in 8 bits; returns its entry in the manifest."""
     encoder, (ids, mask) = pipeline.encoder(role), pipeline.tokenizers[role].rows("")
     given = {"ids": ids} | ({"mask": mask} if encoder.form.masked else {})
     outputs = {suffixed(role, name): t for name, t in zip(encoder.widths, encoder(*given.values()), strict=True)}
-    methods = {"encode": export(encoder, tuple(given.values()), EightBitQuantizer())}
-    return _program(folder / f"{role}.pte", methods, {"encode": bundle.signature(given, outputs)})
+    # Activations of T5 and Gemma go past the ends of float16.
+    component = Component(role, {"encode": Method(encoder, given, outputs)}, eight_bit=True, wide=True)
+    return backend(target).write(folder, component, options.precision)
 
 
-def _decoder_program(folder: Path, pipeline: TextToImage, latent_shape: tuple[int, int, int], options: Options) -> dict:
-    """image_decoder.pte, in float; returns its entry in the manifest."""
+def _decoder_program(
+    folder: Path, pipeline: TextToImage, target: str, options: Options, latent_shape: tuple[int, int, int]
+) -> dict:
+    """The image decoder's program, in float; returns its entry in the manifest."""
     channels, height, width = latent_shape
     side = min(options.tile or TILE, height, width)
     latents = torch.zeros(1, channels, side, side)
     with torch.no_grad():
-        signature = bundle.signature({"latents": latents}, {"picture": pipeline.decoder(latents)})
-    methods = {"decode": export(pipeline.decoder, (latents,))}
-    return _program(folder / f"{bundle.DECODER}.pte", methods, {"decode": signature})
-
-
-def _program(file: Path, methods: dict[str, ExportedProgram], signatures: dict[str, dict]) -> dict:
-    """Write a program of these methods; returns its entry in the manifest."""
-    program, account = lower(methods)
-    file.write_bytes(program.buffer)
-    return {
-        "file": file.name,
-        "methods": {name: signature | {"delegation": account[name]} for name, signature in signatures.items()},
-    }
+        method = Method(pipeline.decoder, {"latents": latents}, {"picture": pipeline.decoder(latents)})
+    component = Component(bundle.DECODER, {"decode": method}, wide=pipeline.decoder.wide)
+    return backend(target).write(folder, component, options.precision)
 
 
 def _prompt(folder: Path, saved: Checkpoint, embedded: tuple[str, ...]) -> dict:
@@ -231,7 +234,8 @@ def _golden(written: bundle.Bundle, saved: Checkpoint, options: Options) -> dict
     """Draw one picture with the bundle's own programs, for any device to compare its own with."""
     pipeline = saved.pipeline
     prompt = next(iter([*options.prompts, *pipeline.prompts]), "")
-    drawn = picture(ExecuTorchRunner(written), prompt, pipeline.table(pipeline.steps), pipeline.guidance, GOLDEN_SEED)
+    runner = backend(written.target).runner(written)
+    drawn = picture(runner, prompt, pipeline.table(pipeline.steps), pipeline.guidance, GOLDEN_SEED)
     (written.folder / "golden").mkdir()
     save_png(drawn, written.folder / "golden/picture.png")
     return {

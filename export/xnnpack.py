@@ -2,12 +2,56 @@
 
 import gc
 from collections import Counter
+from pathlib import Path
 
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 from executorch.exir import ExecutorchProgramManager, to_edge_transform_and_lower
 from executorch.exir.lowered_backend_module import get_lowered_backend_modules
 from torch.export import ExportedProgram
 from torch.fx import Node
+
+from edge_hadanorm.bundle import Bundle
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.export.component import Component
+from edge_hadanorm.export.program import export
+from edge_hadanorm.export.quantizer import EightBitQuantizer
+from edge_hadanorm.linear import DEVICE_BITS
+from edge_hadanorm.recipe import Recipe
+from edge_hadanorm.runtime import ExecuTorchRunner, Runner
+
+
+def check(recipe: Recipe, precision: str | None) -> None:
+    """Raises UserError for a recipe that XNNPACK has no integer kernels for, and for floats of another precision."""
+    if recipe.activations == "tensor":
+        raise UserError(f"recipe {recipe.name}: xnnpack quantizes activations per token; quantize without -static")
+    if max(recipe.activation_bits, recipe.weight_bits) > DEVICE_BITS:
+        raise UserError(f"recipe {recipe.name}: xnnpack needs weights and activations of at most 8 bits")
+    if recipe.group_size and (recipe.weight_bits > 4 or recipe.group_size % 32):
+        raise UserError(
+            f"recipe {recipe.name}: xnnpack takes groups of multiples of 32, with weights of at most 4 bits"
+        )
+    if precision not in (None, "fp32"):
+        raise UserError(f"xnnpack computes floats in fp32; leave out --precision {precision}")
+
+
+def notes(recipe: Recipe) -> list[str]:
+    return []
+
+
+def write(folder: Path, component: Component, precision: str | None) -> dict:
+    """Write ROLE.pte; returns its entry in the manifest."""
+    others = [EightBitQuantizer()] if component.eight_bit else []
+    programs = {name: export(method.module, method.given, *others) for name, method in component.methods.items()}
+    program, account = lower(programs)
+    file = folder / f"{component.role}.pte"
+    file.write_bytes(program.buffer)
+    methods = {name: method.signature() | {"delegation": account[name]} for name, method in component.methods.items()}
+    return {"file": file.name, "methods": methods}
+
+
+def runner(loaded: Bundle) -> Runner:
+    """The ExecuTorch runtime of this machine."""
+    return ExecuTorchRunner(loaded)
 
 
 def lower(methods: dict[str, ExportedProgram]) -> tuple[ExecutorchProgramManager, dict[str, dict]]:
