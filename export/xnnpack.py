@@ -19,6 +19,10 @@ from edge_hadanorm.linear import DEVICE_BITS
 from edge_hadanorm.recipe import Recipe
 from edge_hadanorm.runtime import ExecuTorchRunner, Runner
 
+# New objects after which Python looks for garbage while a program is lowered. Passes make millions and free few: the
+# usual 700 take a quarter of the time, and never looking twice the memory.
+GARBAGE = 1_000_000
+
 
 def check(recipe: Recipe, precision: str | None) -> None:
     """Raises UserError for a recipe that XNNPACK has no integer kernels for, and for floats of another precision."""
@@ -59,13 +63,14 @@ def lower(methods: dict[str, ExportedProgram]) -> tuple[ExecutorchProgramManager
     for program in methods.values():
         for node in program.graph.nodes:
             node.meta.pop("from_node", None)  # a history that every pass would copy, a quarter of the time
-    gc.disable()  # another quarter: passes make millions of small objects and free few
+    usual = gc.get_threshold()
+    gc.set_threshold(GARBAGE, *usual[1:])
     try:
         edge = to_edge_transform_and_lower(methods, partitioner={name: [XnnpackPartitioner()] for name in methods})
         account = {name: delegation(edge.exported_program(name)) for name in methods}
         return edge.to_executorch(), account
     finally:
-        gc.enable()
+        gc.set_threshold(*usual)
 
 
 def delegation(program: ExportedProgram) -> dict:

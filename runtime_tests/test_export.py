@@ -230,7 +230,6 @@ def test_a_plain_linear_beside_ours_gets_8_bits_and_ours_keeps_its_codes(name, b
     assert stored(pair.ours.codes, bits) in ran.buffer
     scale = pair.plain.weight.abs().amax(1, keepdim=True) / 127
     plain = (pair.plain.weight / scale).round().clamp(-127, 127).to(torch.int8)
-    assert torch.equal(frozen_codes(ran.exported)[0], plain)
     assert stored(plain, 8) in ran.buffer
     assert relative_error(ran.y, pair(x)) < 0.02
 
