@@ -13,6 +13,7 @@ from torch.fx import Node
 from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.export.component import Component
+from edge_hadanorm.export.partitioning import searched_dependencies
 from edge_hadanorm.export.program import export
 from edge_hadanorm.export.quantizer import EightBitQuantizer
 from edge_hadanorm.linear import DEVICE_BITS
@@ -21,7 +22,7 @@ from edge_hadanorm.runtime import ExecuTorchRunner, Runner
 
 # New objects after which Python looks for garbage while a program is lowered. Passes make millions and free few: the
 # usual 700 take a quarter of the time, and never looking twice the memory.
-GARBAGE = 1_000_000
+GARBAGE = 500_000
 
 
 def check(recipe: Recipe, precision: str | None) -> None:
@@ -64,9 +65,10 @@ def lower(methods: dict[str, ExportedProgram]) -> tuple[ExecutorchProgramManager
         for node in program.graph.nodes:
             node.meta.pop("from_node", None)  # a history that every pass would copy, a quarter of the time
     usual = gc.get_threshold()
-    gc.set_threshold(GARBAGE, *usual[1:])
+    gc.set_threshold(GARBAGE, 1, 1)
     try:
-        edge = to_edge_transform_and_lower(methods, partitioner={name: [XnnpackPartitioner()] for name in methods})
+        with searched_dependencies():
+            edge = to_edge_transform_and_lower(methods, partitioner={name: [XnnpackPartitioner()] for name in methods})
         account = {name: delegation(edge.exported_program(name)) for name in methods}
         return edge.to_executorch(), account
     finally:

@@ -1,5 +1,6 @@
 """export/: the codes of the program are the checkpoint's, the device computes what is simulated, the bundle says so."""
 
+import contextlib
 import hashlib
 import math
 from functools import partial
@@ -18,7 +19,7 @@ from transformers import T5Config, T5EncoderModel
 import helpers
 from edge_hadanorm import bundle, checkpoint, files, workflow
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.export import writer
+from edge_hadanorm.export import writer, xnnpack
 from edge_hadanorm.export.program import Denoise, Prepare, export
 from edge_hadanorm.export.quantizer import EightBitQuantizer
 from edge_hadanorm.export.xnnpack import lower
@@ -205,6 +206,16 @@ def test_export_leaves_the_model_as_it_was(name):
     export(nn.Sequential(linear), (x,))
     assert linear.lowering is None
     assert torch.equal(linear(x), before)
+
+
+@pytest.mark.parametrize("method", ["prepare", "denoise"])
+def test_partitions_are_the_same_without_sets_of_all_dependencies(exported, method, monkeypatch):
+    component = writer._denoiser(checkpoint.load(exported.bundle.file("simulation")))
+    program, made = component.methods[method], []
+    for patch in (contextlib.nullcontext, xnnpack.searched_dependencies):
+        monkeypatch.setattr(xnnpack, "searched_dependencies", patch)
+        made.append(lower({method: export(program.module, program.given)})[0].buffer)
+    assert made[0] == made[1]
 
 
 # Beside other quantizers.
