@@ -69,7 +69,7 @@ func pairs(with row: Int, in file: URL) throws -> Tensors {
         let both = [0, row].reduce(into: Data()) { both, i in
             both += data.subdata(in: start + ends[0] + i * size..<start + ends[0] + (i + 1) * size)
         }
-        found[name] = try both.withUnsafeBytes { bytes in
+        found[name] = try both.withUnsafeBytes { bytes -> MLMultiArray in
             switch entry["dtype"] as? String {
             case "F32":
                 let values = stride(from: 0, to: bytes.count, by: 4).map {
