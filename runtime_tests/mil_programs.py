@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 from pathlib import Path
 
 import coremltools as ct
@@ -14,10 +13,10 @@ from coremltools.converters.mil.mil import Function, Program, Var, types
 from coremltools.proto import MIL_pb2, Model_pb2
 from torch import nn
 
+from edge_hadanorm.export.coreml import conversion, graph
+
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 MODEL = "com.apple.CoreML/model.mlmodel"
-# Converting stumbles over a linear and a scalar that is added to it.
-BROKEN_PASSES = {"common::fuse_linear_bias"}
 # Arguments that MIL takes as constants alone.
 CONSTANT = {"weight", "bias", "gamma", "beta", "mean", "variance", "scale", "zero_point"}
 
@@ -86,48 +85,13 @@ def inferred(kind: str, arguments: dict[str, object], target: ct.target) -> list
         return [result.val for result in results]
 
 
-def gelu(x: torch.Tensor, approximate: str = "none") -> torch.Tensor:
-    """By its definition, which conversion finds; of torch's operator it takes the exact form always."""
-    if approximate == "none":
-        return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
-    return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x.pow(3))))
-
-
-# Operators that coremltools converts to others, or not at all.
-DEFINITIONS = {
-    torch.ops.aten.gelu.default: gelu,
-    torch.ops.aten.alias.default: torch.clone,
-    torch.ops.aten.where.ScalarOther: lambda condition, x, y: torch.where(condition, x, torch.full_like(x, y)),
-}
-
-
 def traced(module: nn.Module, inputs: tuple) -> torch.export.ExportedProgram:
-    """A module's forward in the operators that coremltools converts."""
-    with torch.no_grad():
-        return torch.export.export(module, inputs).run_decompositions(DEFINITIONS)
-
-
-def rounds_well(operation: object) -> bool:
-    """All but what makes the angles of a timestep, whose rounding to fp16 would be most of an angle's error."""
-    results = [operation, *(child for output in operation.outputs for child in output.child_ops)]
-    return not any(one.op_type in ("sin", "cos") for one in results)
-
-
-PRECISIONS = {
-    "FLOAT32": ct.precision.FLOAT32,
-    "FLOAT16": ct.transform.FP16ComputePrecision(op_selector=rounds_well),
-}
+    """A module's forward in the operators that are converted."""
+    return conversion.decomposed(graph.export(module, inputs))
 
 
 def converted(program: torch.export.ExportedProgram, path: Path, target: str, precision: str) -> Path:
-    """The package of a program, as `ct.convert` makes it."""
-    pipeline = ct.PassPipeline.DEFAULT
-    pipeline.remove_passes(BROKEN_PASSES)
-    ct.convert(
-        program,
-        minimum_deployment_target=getattr(ct.target, target),
-        compute_precision=PRECISIONS[precision],
-        pass_pipeline=pipeline,
-        skip_model_load=True,
-    ).save(str(path))
+    """The package of a traced program; its inputs keep their names, and its outputs are y_0, y_1, ..."""
+    outputs = [f"y_{i}" for i in range(len(program.graph_signature.user_outputs))]
+    conversion.converted(program, outputs, precision, getattr(ct.target, target)).save(str(path))
     return path

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import coreml
 import pytest
 import torch
 from operators import operator_times
@@ -56,6 +57,23 @@ def test_tables_name_every_method_and_what_ours_gains():
     gain = METHODS.index("hadanorm-auto") - METHODS.index("vidit-q")
     assert f"| `hadanorm-auto` over the best of other authors without a branch |  | {gain:+.1f} |" in text
     assert "stress" not in text
+
+
+def test_a_table_of_packages_has_a_row_for_each():
+    row = {
+        "recipe": "rtn-w8a8-static",
+        "target": "iOS17",
+        "bytes": 12_345_678,
+        "operators": 90,
+        "seconds": 12.3,
+        "simulated_psnr_db": 45.678,
+        "package_psnr_db": 45.5,
+        "step_error": {"fp32": 1.2e-6, "fp16": 0.004},
+    }
+    lines = coreml.table([row, row | {"recipe": "rtn-w4a8-static"}]).splitlines()
+    assert len(lines) == 4
+    assert lines[2] == "| `rtn-w8a8-static` | iOS17 | 12.3 | 90 | 12 | 45.68 | 45.50 | 1.2e-06 | 4.0e-03 |"
+    assert lines[3].startswith("| `rtn-w4a8-static` |")
 
 
 @pytest.mark.slow

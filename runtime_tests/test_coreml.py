@@ -1,7 +1,10 @@
 """export/coreml/: packages hold the checkpoint's codes and compute what is simulated; the audit finds what does not."""
 
 import dataclasses
+import io
+import shlex
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,9 +22,11 @@ from torch.nn import functional as F
 from transformers import T5Config, T5EncoderModel
 
 import helpers
-from edge_hadanorm import bundle, checkpoint, files, source, workflow
+from edge_hadanorm import bundle, checkpoint, console, files, source, workflow
+from edge_hadanorm import quantize as quantization
 from edge_hadanorm.calibration import calibrate
 from edge_hadanorm.checkpoint import Checkpoint, Text
+from edge_hadanorm.cli import cli
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.export import writer
 from edge_hadanorm.export.component import Component, Method
@@ -174,6 +179,25 @@ def test_features_are_the_manifests_names_without_dots(program):
             for tensor in method[way]:
                 assert tensor["feature"] == tensor["name"].replace(".", "_")
                 assert tensor["shape"] == shapes[tensor["feature"]]
+
+
+def test_large_linears_outside_the_recipe_have_8_bits_and_float_inputs(tmp_path, monkeypatch):
+    """Beside static activations, in a package of 4-bit weights."""
+    monkeypatch.setattr(quantization, "LARGE", 4096)
+    made = quantized("dit", named("hadanorm-folded-w4a8-static"), tmp_path)
+    names = {name for name, module in made.denoiser.named_modules() if isinstance(module, QuantizedLinear)}
+    rest = names - set(made.denoiser.quantizable())
+    assert rest
+    assert {made.denoiser.get_submodule(name).recipe.name for name in rest} == {"rest-w8a16"}
+    entry = package.write(tmp_path, writer._denoiser(made.saved), "fp32")
+    accounts = [method["delegation"] for method in entry["methods"].values()]
+    assert sum(account["coded_linears"] for account in accounts) == len(rest)
+    assert sum(account["integer_linears"] for account in accounts) == len(names - rest)
+    own = {name: load(tmp_path / entry["file"])[name] for name in entry["methods"]}
+    prepared = own["prepare"](made.call.prompt)
+    given = {"latents": made.call.latents, "timestep": made.call.timestep, **prepared}
+    inputs = {name: given[name] for name in own["denoise"].inputs}
+    assert relative_error(own["denoise"](inputs)["prediction"], made.call.run(made.denoiser)) < FP32
 
 
 # The audit. Each program violates what one check is for.
@@ -563,6 +587,62 @@ def test_emulation_is_said(target):
 def test_a_target_says_what_it_does_not_take(target, recipe, precision, message):
     with pytest.raises(UserError, match=message):
         writer.check_target(target, SimpleNamespace(recipe=named(recipe)), precision)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys) -> Callable[[str], tuple[int, str, str]]:
+    """run(command line) -> exit status, what it printed, and what else was on the screen."""
+
+    def run(line: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(console, "screen", io.StringIO())
+        status = console.run(lambda: cli.main(shlex.split(line), prog_name="edge-hadanorm", standalone_mode=False))
+        return status, capsys.readouterr().out, console.screen.getvalue()
+
+    return run
+
+
+# (recipe of the checkpoint, options of the export, what it says)
+REFUSED = [
+    (STATIC, "--target coreml --precision int8", "unknown precision 'int8'; precisions: fp16, fp32"),
+    (STATIC, "--target coreml-pte --precision ''", "unknown precision ''; precisions: fp16, fp32"),
+    (STATIC, "--target core-ml", "unknown target 'core-ml'; targets: xnnpack, coreml, coreml-pte"),
+    ("rtn-w16a8", "--target coreml", "recipe rtn-w16a8: coreml needs weights of at most 8 bits; quantize with fewer"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "options", "message"), REFUSED)
+def test_an_export_that_cannot_be_is_answered_in_a_line(recipe, options, message, tiny_checkpoint, run, tmp_path):
+    status, printed, shown = run(f"export {tiny_checkpoint(recipe)} {options} --out {tmp_path / 'bundle'}")
+    assert (status, printed, shown) == (console.MISTAKE, "", f"edge-hadanorm: {message}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("generate {bundle} 'red a' --backend executorch --out {out}", "runs on Apple's systems: --backend simulation"),
+        ("generate {bundle} 'red a' --steps 1000 --out {out}", "has no table for 1000 steps"),
+        ("evaluate {bundle}", "{bundle}"),
+        ("export {bundle} --target coreml --out {out}", "{bundle}"),
+        ("bench {bundle}", "{bundle}"),
+    ],
+)
+def test_what_a_bundle_is_not_for_is_answered_in_a_line(line, message, loaded, run, tmp_path):
+    places = {"bundle": loaded.folder, "out": tmp_path / "out.png"}
+    status, printed, shown = run(line.format(**places))
+    assert (status, printed) == (console.MISTAKE, "")
+    assert message.format(**places) in shown
+    assert len(shown.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_is_inspected_and_reported(loaded, run, tmp_path):
+    status, printed, shown = run(f"inspect {loaded.folder}")
+    assert (status, shown) == (0, "")
+    assert f"bundle {STATIC} for {loaded.target}" in printed
+    status, _, shown = run(f"report {loaded.folder} --out {tmp_path / 'report.html'}")
+    assert (status, shown) == (0, "")
+    assert STATIC in (tmp_path / "report.html").read_text()
 
 
 def test_a_target_without_its_tools_is_a_mistake(monkeypatch):

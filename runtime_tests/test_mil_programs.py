@@ -1,6 +1,7 @@
 """Whole Core ML programs, simulated: what PyTorch computes, of every family and of what stands around it."""
 
 import dataclasses
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import transformers
 from coremltools.converters.mil.frontend.milproto import load as milproto
 from coremltools.converters.mil.mil import Builder as mb
 from coremltools.converters.mil.mil import Function as MilFunction
-from coremltools.converters.mil.mil import get_new_symbol
+from coremltools.converters.mil.mil import get_new_symbol, types
 from executorch.backends.apple.coreml.compiler.coreml_preprocess import CoreMLBackend
 from executorch.backends.apple.coreml.partition.coreml_partitioner import CoreMLPartitioner
 from executorch.exir import to_edge_transform_and_lower
@@ -32,7 +33,7 @@ from helpers import randn, relative_error
 from mil_programs import converted, package, traced
 
 # Target, precision, and the error of a program that is of them to PyTorch's float32.
-FORMS = (("iOS17", "FLOAT32", 1e-5), ("iOS18", "FLOAT16", 1e-2))
+FORMS = (("iOS17", "fp32", 1e-5), ("iOS18", "fp16", 1e-2))
 
 
 def single(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -160,8 +161,8 @@ class Quantized(nn.Module):
 @pytest.mark.parametrize(
     ("bits", "group", "forms"),
     [
-        (8, 32, [("iOS17", "FLOAT32", 1e-5), ("iOS18", "FLOAT16", 3e-2)]),  # fp16 moves numbers across a code's edge
-        (4, 8, [("iOS18", "FLOAT32", 1e-5)]),
+        (8, 32, [("iOS17", "fp32", 1e-5), ("iOS18", "fp16", 3e-2)]),  # fp16 moves numbers across a code's edge
+        (4, 8, [("iOS18", "fp32", 1e-5)]),
     ],
     ids=["w8", "w4-groups"],
 )
@@ -180,7 +181,7 @@ def test_quantized_weights_and_activations(bits, group, forms, tmp_path):
 def test_constants_are_what_coremltools_reads(tmp_path):
     """With its native reader and its own arithmetic."""
     x = single(2, 5, 32)
-    path = converted(traced(Quantized(4, 8), (x,)), tmp_path / "x.mlpackage", "iOS18", "FLOAT16")
+    path = converted(traced(Quantized(4, 8), (x,)), tmp_path / "x.mlpackage", "iOS18", "fp16")
     weights = str(path / "Data/com.apple.CoreML/weights")
     program = milproto.load(ct.utils.load_spec(str(path)), ct.target.iOS18, file_weights_dir=weights)
     found = load(path)["main"].constants
@@ -220,7 +221,7 @@ def scores():
 @pytest.fixture(scope="module")
 def half_package(scores, tmp_path_factory):
     program = traced(scores, (X, GAIN))
-    return converted(program, tmp_path_factory.mktemp("scores") / "scores.mlpackage", "iOS18", "FLOAT16")
+    return converted(program, tmp_path_factory.mktemp("scores") / "scores.mlpackage", "iOS18", "fp16")
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +229,7 @@ def multifunction(scores, half_package, tmp_path_factory):
     """That program twice, and another."""
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("multifunction")
-    other = converted(traced(Scores(6).eval(), (X, GAIN[:, :6])), folder / "other.mlpackage", "iOS18", "FLOAT16")
+    other = converted(traced(Scores(6).eval(), (X, GAIN[:, :6])), folder / "other.mlpackage", "iOS18", "fp16")
     packages = {"one": half_package, "same": half_package, "other": other}
     return combined(packages, folder / "all.mlpackage"), other
 
@@ -269,7 +270,7 @@ def test_functions_share_what_they_share_on_disk(multifunction):
 
 def test_functions_share_what_they_share_as_codes(tmp_path):
     x = single(2, 5, 32)
-    alone = converted(traced(Quantized(4, 8), (x,)), tmp_path / "alone.mlpackage", "iOS18", "FLOAT16")
+    alone = converted(traced(Quantized(4, 8), (x,)), tmp_path / "alone.mlpackage", "iOS18", "fp16")
     functions = load(combined({"one": alone, "same": alone}, tmp_path / "all.mlpackage"))
     assert weights_of(functions["one"]) == weights_of(functions["same"])
     assert weights_of(functions["one"])
@@ -278,15 +279,15 @@ def test_functions_share_what_they_share_as_codes(tmp_path):
         assert torch.equal(actual, expected)
 
 
-def test_floats_are_rounded_as_declared_or_not_at_all(half_package, scores):
-    inputs = {"x": X, "gain": GAIN}
+def test_floats_are_rounded_as_declared_or_not_at_all(tmp_path):
+    with MilFunction({"x": mb.placeholder((2, 16), types.fp16)}, opset_version=ct.target.iOS17) as function:
+        function.set_outputs([mb.sub(x=function.inputs["x"], y=np.float16(1))])
+    path = package(function, tmp_path / "x.mlpackage", ct.target.iOS17)
     declared, exact = (
-        list(load(half_package, precision)["main"](inputs).values()) for precision in ("declared", "float32")
+        next(iter(load(path, precision)["main"]({"x": X}).values())) for precision in ("declared", "float32")
     )
-    assert [tensor.dtype for tensor in declared] == [torch.float16] * 2
-    assert [tensor.dtype for tensor in exact] == [torch.float32] * 2
-    assert torch.equal(declared[1], X.half() - 1)
-    assert torch.equal(exact[1], X - 1)
+    assert torch.equal(declared, X.half() - 1)
+    assert torch.equal(exact, X - 1)
 
 
 def test_running_leaves_constants_and_inputs_as_they_are(half_package):
@@ -323,6 +324,18 @@ def test_shapes_that_a_program_computes(tmp_path):
         x = single(length, 4)
         (y,) = run({"x": x}).values()
         assert torch.equal(y, x.reshape(length, 2, 2))
+
+
+@pytest.mark.skipif(sys.platform != "darwin", reason="Core ML is on macOS alone")
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-4), ("fp16", 3e-2)])
+def test_core_ml_itself_gives_the_same(precision, error, tmp_path):
+    x = single(2, 5, 32)
+    path = converted(traced(Quantized(8, 32), (x,)), tmp_path / "x.mlpackage", "iOS17", precision)
+    predicted = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_ONLY).predict({"x": x.numpy()})
+    simulated = load(path)["main"]({"x": x})
+    assert set(predicted) == set(simulated)
+    for name, tensor in simulated.items():
+        assert relative_error(torch.from_numpy(np.asarray(predicted[name], np.float32)), tensor) < error
 
 
 # The delegates of ExecuTorch programs.

@@ -51,7 +51,7 @@ def write(folder: Path, component: Component, precision: str | None) -> dict:
     """Write the packages of a component, audited; returns its entry in the manifest."""
     programs = exported(component)
     precision, target = settled(component, precision), target_of(programs)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+    with tempfile.TemporaryDirectory(dir=folder) as work:
         packages = {}
         for name, method in component.methods.items():
             packages[name] = Path(work) / f"{name}.mlpackage"
