@@ -59,7 +59,7 @@ class _Writer:
         return self.bundle.file(self.bundle.programs[role]["file"]).resolve()
 
     def tensor(self, name: str, tensor: torch.Tensor) -> None:
-        file, dtype = f"{name}.raw", str(tensor.dtype).removeprefix("torch.")
+        file, dtype = f"{len(self.lines)}-{name}.raw", str(tensor.dtype).removeprefix("torch.")
         tensor.contiguous().numpy().tofile(self.folder / file)
         self.lines.append(["tensor", name, dtype, ",".join(map(str, tensor.shape)), file])
 
