@@ -41,12 +41,16 @@ class Ran:
 
 @dataclass(frozen=True)
 class Machine:
-    """One that runs the runner. cpu: a model of qemu's; None: this machine. memory: what the emulated one may map."""
+    """One that runs the runner. cpu: a model of qemu's; None: this machine. prefix: a command that runs the command.
+
+    extra, wheel: what its runner is built of, see toolchain.py.
+    """
 
     name: str
     cpu: str | None = None
     extra: toolchain.Extra = field(default=toolchain.Extra())
     wheel: Path | None = None
+    prefix: tuple[str, ...] = ()
 
     @cached_property
     def runner(self) -> Path:
@@ -87,9 +91,9 @@ class Machine:
 
     def _prefix(self, count: bool) -> list[object]:
         if self.cpu is None:
-            return []
+            return list(self.prefix)
         plugin = ["-plugin", toolchain.counter()] if count else []
-        return [toolchain.qemu(), "-cpu", self.cpu, "-L", toolchain.SYSROOT, *plugin]
+        return [*self.prefix, toolchain.qemu(), "-cpu", self.cpu, "-L", toolchain.SYSROOT, *plugin]
 
 
 def _raw(tensor: np.ndarray | Path, file: Path) -> Path:

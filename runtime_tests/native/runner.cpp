@@ -8,6 +8,9 @@
 //
 // stdout is one JSON object: {"load_ms", "ms": [of each call], "peak_rss_kib"}, of `generate` {"timed": [[what, ms]],
 // "peak_rss_kib"}. Errors are one line on stderr and a status of status.h.
+//
+// Private memory that loading needs, as RLIMIT_DATA counts it: with mmap once the program (its weights, packed), with
+// file twice, besides 16 MB and what the method plans for its activations.
 
 #include <new>
 
@@ -123,6 +126,7 @@ int main(int argc, char** argv) {
   const auto command = commands.find(argc > 1 ? argv[1] : "");
   if (command == commands.end()) fail(kBadArguments, "usage: runner run|generate ...");
   const Options options = parse(argc, argv);
+  keep_log();
   try {
     executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(options.threads);
     return command->second(options);
