@@ -1,6 +1,5 @@
-"""native/: the runner here and on emulated ARM64 processors, against Python's runtime and the simulation."""
+"""native/: the runner on this machine gives the bits of Python's runtime, and says what goes wrong."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,73 +13,40 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.export import writer
 from edge_hadanorm.export.program import export
 from edge_hadanorm.export.xnnpack import lower
-from edge_hadanorm.metrics import psnr_db, to_pixels
 from edge_hadanorm.runtime import ExecuTorchRunner, picture
-from native import costs, plan, programs, toolchain
-from native.costs import KERNELS, PRODUCTS
-from native.machine import ARM, HOST, MACHINES, Machine, Ran, RunnerError
+from native import costs, machine, programs, toolchain
+from native.machine import HOST, RunnerError
+from native.plan import draw
 from native.toolchain import Missing
 from tiny_pipelines import save
 
-LINEARS = [name for name in programs.SUBJECTS if name.startswith(("linear", "exact"))]
-STEPS_OF_FAMILIES = [name for name in programs.SUBJECTS if name.startswith("family")]
-SMALL = [*LINEARS, *STEPS_OF_FAMILIES]
-REFERENCE = ("hadanorm-w8a8", "hadanorm-w4a8")
 BAD_ARGUMENTS, CANNOT_LOAD, NO_SUCH_METHOD, WRONG_INPUT, FAILED, OUT_OF_MEMORY, CANNOT_WRITE = range(2, 9)
 PROMPT, STEPS, GUIDANCE, SEED = "red a", 4, 1.5, 3
-MEBIBYTE = 1 << 20
-on_every_arm = pytest.mark.parametrize("machine", [machine.name for machine in ARM])
+SAMPLING = STEPS, GUIDANCE, SEED
 
 
-def built(make: Callable[[], object]) -> None:
-    """Skip, by name, what a tool is missing for."""
-    try:
-        make()
-    except Missing as missing:
-        pytest.skip(str(missing))
-
-
-@pytest.fixture(scope="session")
-def host() -> Machine:
-    built(lambda: HOST.runner)
-    return HOST
-
-
-@pytest.fixture(scope="session")
-def emulator(host) -> None:
-    built(toolchain.build)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def small(host) -> programs.Subject:
     """A program of one linear."""
     return programs.subject("exact 8")
 
 
 def on_python(subject: programs.Subject) -> np.ndarray:
-    from executorch.runtime import Runtime
-
-    program = Runtime.get().load_program(subject.file)
-    inputs = [torch.from_numpy(x) for x in subject.inputs]
-    return program.load_method(subject.method).execute(inputs)[0].clone().numpy()
-
-
-def followed(machine: Machine, folder: Path, made: Bundle, prompt: str, **options) -> tuple[torch.Tensor, dict]:
-    """The picture of a plan, and the runner's report."""
-    folder.mkdir()
-    given = plan.write_plan(folder, made, prompt, STEPS, GUIDANCE, SEED)
-    report, _ = machine.call(["generate", given], **options)
-    return plan.read(folder, made), report
+    return machine.on_python(subject.file, subject.method, subject.inputs)
 
 
 # The runner on this machine: the bits of Python's runtime.
 
 
-@pytest.mark.parametrize(
-    "name", [*LINEARS, *(pytest.param(name, marks=pytest.mark.slow) for name in STEPS_OF_FAMILIES)]
-)
+@pytest.mark.parametrize("name", costs.named("linear", "exact"))
 def test_a_method_gives_the_bits_of_pythons_runtime(host, name):
-    assert np.array_equal(costs.ran(name, HOST.name).output(), on_python(programs.subject(name)).ravel())
+    assert np.array_equal(costs.ran(name, HOST.name).output(), on_python(programs.subject(name)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", costs.named("family"))
+def test_a_step_of_a_family_gives_the_bits_of_pythons_runtime(host, name):
+    assert np.array_equal(costs.ran(name, HOST.name).output(), on_python(programs.subject(name)))
 
 
 @pytest.mark.parametrize("options", [{"load": "file"}, {"load": "mmap"}, {"threads": 2}, {"repeat": 3}])
@@ -97,7 +63,7 @@ def test_options_change_the_report_and_not_the_output(host, small, options):
 @pytest.mark.parametrize("options", [{}, {"load": "file", "threads": 2}], ids=["mmap", "file"])
 def test_a_picture_has_the_bits_of_pythons_runtime(host, tiny_bundle, tmp_path, recipe, options):
     made = tiny_bundle(recipe)
-    drawn, report = followed(host, tmp_path / "plan", made, PROMPT, **options)
+    drawn, report = draw(host, tmp_path / "plan", made, PROMPT, *SAMPLING, **options)
     assert torch.equal(drawn, picture(ExecuTorchRunner(made), PROMPT, made.table(STEPS), GUIDANCE, SEED))
     assert [what for what, _ in report["timed"]].count("denoise") == STEPS
 
@@ -116,10 +82,10 @@ def test_a_plan_has_classes_or_encoders_and_a_decoder(host, tmp_path, name):
         return bundle.load(out)
 
     made = exported(tmp_path / "whole")
-    drawn, _ = followed(host, tmp_path / "plan", made, prompt)
+    drawn, _ = draw(host, tmp_path / "plan", made, prompt, *SAMPLING)
     assert torch.equal(drawn, picture(ExecuTorchRunner(made), prompt, made.table(STEPS), GUIDANCE, SEED))
     with pytest.raises(UserError, match="decodes in tiles"):
-        followed(host, tmp_path / "tiles", exported(tmp_path / "tiled", tile=4), prompt)
+        draw(host, tmp_path / "tiles", exported(tmp_path / "tiled", tile=4), prompt, *SAMPLING)
 
 
 # What goes wrong has a status of its own and one line.
@@ -243,84 +209,3 @@ def test_another_release_has_no_wheel(monkeypatch, tmp_path):
     monkeypatch.setattr(toolchain, "version", lambda name: "1.4.0")
     with pytest.raises(Missing, match=r"no sha256 is known of executorch 1\.4\.0 for aarch64"):
         toolchain.wheel(cache_folder=tmp_path)
-
-
-# Emulated processors.
-
-
-@on_every_arm
-@pytest.mark.parametrize("bits", [8, 4])
-def test_an_emulated_processor_multiplies_integers_exactly(emulator, machine, bits):
-    """Every product of a code and an 8-bit activation: an emulator that gets one wrong says nothing of programs."""
-    subject = programs.subject(f"exact {bits}")
-    assert np.array_equal(costs.ran(f"exact {bits}", machine).output(), subject.expected.ravel())
-
-
-@pytest.mark.slow
-@on_every_arm
-@pytest.mark.parametrize("name", SMALL)
-def test_arm_computes_what_is_simulated_and_what_this_machine_computes(emulator, machine, name):
-    assert costs.error(name, machine) <= costs.tolerance(name)
-    assert costs.error(name, HOST.name) <= costs.tolerance(name)
-    arm, here = (costs.ran(name, m).output() for m in (machine, HOST.name))
-    assert costs.relative(arm, here) <= costs.tolerance(name)
-
-
-def products(ran: Ran) -> dict[str, int]:
-    """Multiply-adds of integers by kind of instruction."""
-    return {kind: size * ran.counts[kind] for kind, size in PRODUCTS.items()}
-
-
-@pytest.mark.slow
-@on_every_arm
-@pytest.mark.parametrize("name", [name for name in LINEARS if name.startswith("linear")])
-def test_a_linear_runs_on_the_integer_kernels_of_its_processor(emulator, machine, name):
-    """All its products, and no more than the mean's row and a last tile add."""
-    found = products(costs.ran(name, machine))
-    used = sum(found.pop(kind) for kind in KERNELS[machine])
-    assert 1 <= used / (programs.TOKENS * programs.WIDTH**2) <= 1.05
-    assert not any(found.values())
-
-
-@pytest.mark.slow
-@on_every_arm
-@pytest.mark.parametrize("name", STEPS_OF_FAMILIES)
-def test_a_family_runs_on_the_integer_kernels_of_its_processor(emulator, machine, name):
-    found = products(costs.ran(name, machine))
-    assert sum(found.pop(kind) for kind in KERNELS[machine]) > 0
-    assert not any(found.values())
-
-
-# The reference model.
-
-
-@pytest.mark.slow
-@on_every_arm
-@pytest.mark.parametrize("recipe", REFERENCE)
-def test_a_step_of_the_reference_model(emulator, machine, recipe):
-    name = f"reference {recipe}"
-    arm, here, simulated = (
-        costs.ran(name, machine).output(),
-        costs.ran(name, HOST.name).output(),
-        programs.subject(name).expected,
-    )
-    assert np.array_equal(here, on_python(programs.subject(name)).ravel())
-    for a, b in ((arm, simulated), (here, simulated), (arm, here)):
-        assert costs.relative(a, b) <= 2e-2
-    found = products(costs.ran(name, machine))
-    assert sum(found.pop(kind) for kind in KERNELS[machine]) > 0
-    assert not any(found.values())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("recipe", "least"), zip(REFERENCE, (40, 33), strict=True))
-def test_a_picture_of_the_reference_model(emulator, tmp_path, recipe, least):
-    """Simulated, on this machine and on an emulated processor."""
-    made = programs.reference_bundle(recipe)
-    prompt = made.golden["prompt"]
-    drawn = [picture(workflow.simulation(made), prompt, made.table(STEPS), GUIDANCE, SEED)]
-    drawn += [followed(MACHINES[m], tmp_path / m, made, prompt)[0] for m in (HOST.name, "cortex-a76")]
-    pixels = [to_pixels(x) for x in drawn]
-    assert torch.equal(drawn[1], picture(ExecuTorchRunner(made), prompt, made.table(STEPS), GUIDANCE, SEED))
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        assert psnr_db(pixels[i], pixels[j]) >= least

@@ -15,7 +15,6 @@ from edge_hadanorm.recipe import named
 from edge_hadanorm.transform import FeatureTransform
 from helpers import randn
 from native.machine import HOST, Machine, RunnerError
-from native.toolchain import Missing
 
 pytestmark = pytest.mark.slow
 
@@ -27,12 +26,8 @@ COPIES, BESIDES = {"mmap": 1, "file": 2}, 16 * MEGABYTE
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory) -> Path:
+def program(host, tmp_path_factory) -> Path:
     """25 MB of 8-bit weights."""
-    try:
-        HOST.runner  # noqa: B018
-    except Missing as missing:
-        pytest.skip(str(missing))
     codes = torch.randint(-127, 128, (WIDTH, WIDTH), generator=torch.Generator().manual_seed(0)).to(torch.int8)
     scale, recipe = torch.full((WIDTH, 1), 1e-3), named("rtn-w8a8")
     linears = [QuantizedLinear(recipe, FeatureTransform(), codes.roll(i, 0), scale, None) for i in range(LINEARS)]

@@ -2,9 +2,9 @@
 
     python runtime_tests/native/costs.py [NAME...] [--write]
 
-NAME: the first words of programs, see programs.py (default: all of them, 15 minutes). --write: keep the counts in
-costs.json, which the tests hold programs to. With one thread they repeat exactly for the same program, wheel, compiler
-and C library.
+NAME: the first words of programs, see programs.py (default: all of them, a quarter of an hour and more). --write: keep
+the counts in costs.json, which the tests hold programs to. With one thread they repeat exactly for the same program,
+wheel, compiler and C library.
 """
 
 import json
@@ -52,6 +52,11 @@ def ran(name: str, machine: str) -> Ran:
 def error(name: str, machine: str) -> float:
     """Relative L2 of what a program gives on a machine to what it should."""
     return relative(ran(name, machine).output(), programs.subject(name).expected)
+
+
+def named(*kinds: str) -> list[str]:
+    """The programs whose names begin so."""
+    return [name for name in programs.SUBJECTS if name.startswith(kinds)]
 
 
 def relative(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -103,9 +108,8 @@ def golden() -> dict[str, dict[str, int]]:
 @click.argument("names", nargs=-1)
 @click.option("--write", is_flag=True, help=f"Keep the counts in {GOLDEN.name}.")
 def main(names: tuple[str, ...], write: bool) -> None:
-    chosen = [name for name in programs.SUBJECTS if not names or name.startswith(names)]
     try:
-        counts = count(chosen)
+        counts = count(named(*(names or [""])))
     except Missing as missing:
         raise click.ClickException(str(missing)) from None
     print(as_table(counts))

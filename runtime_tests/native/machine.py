@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from native import toolchain
 from native.toolchain import Missing
@@ -94,6 +95,15 @@ class Machine:
             return list(self.prefix)
         plugin = ["-plugin", toolchain.counter()] if count else []
         return [*self.prefix, toolchain.qemu(), "-cpu", self.cpu, "-L", toolchain.SYSROOT, *plugin]
+
+
+def on_python(program: Path, method: str, inputs: Sequence[np.ndarray]) -> np.ndarray:
+    """The first output of a method in Python's runtime, flat."""
+    from executorch.runtime import Runtime
+
+    loaded = Runtime.get().load_program(program)
+    tensors = [torch.from_numpy(x) for x in inputs]
+    return loaded.load_method(method).execute(tensors)[0].flatten().clone().numpy()
 
 
 def _raw(tensor: np.ndarray | Path, file: Path) -> Path:

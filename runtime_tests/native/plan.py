@@ -9,6 +9,7 @@ from edge_hadanorm.bundle import DECODER, Bundle
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.noise import normal
 from edge_hadanorm.prompts import BundlePrompts
+from native.machine import Machine
 
 PLAN, LATENTS, PICTURE = "plan.tsv", "latents.raw", "picture.raw"
 Line = list[object]
@@ -41,11 +42,18 @@ def write_plan(folder: Path, bundle: Bundle, prompt: str, steps: int, guidance: 
     return plan
 
 
-def read(folder: Path, bundle: Bundle) -> torch.Tensor:
-    """The picture float32 [C, H, W] that a followed plan left."""
+def draw(
+    machine: Machine, folder: Path, bundle: Bundle, prompt: str, steps: int, guidance: float, seed: int, **options
+) -> tuple[torch.Tensor, dict]:
+    """The picture float32 [C, H, W] of a plan in a new folder, and the runner's report. Raises RunnerError, UserError.
+
+    options: see runner.cpp.
+    """
+    folder.mkdir()
+    report, _ = machine.call(["generate", write_plan(folder, bundle, prompt, steps, guidance, seed)], **options)
     width, height = bundle.image_size
     file = folder / (PICTURE if DECODER in bundle.programs else LATENTS)
-    return torch.from_numpy(np.fromfile(file, np.float32)).view(bundle.manifest["image"]["channels"], height, width)
+    return torch.from_numpy(np.fromfile(file, np.float32)).view(-1, height, width), report
 
 
 class _Writer:

@@ -9,10 +9,12 @@ reference RECIPE           a step of the embedded model, of its bundle
 
 import dataclasses
 import hashlib
+import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -47,6 +49,7 @@ STOCK = {"stock-8da8w": "8da8w", "stock-8da4w": "8da4w"}
 FAMILY_RECIPE = "hadanorm-w8a8"
 REFERENCE_STEPS, SEED = 4, 7
 CASE = Case(blocks=1, tokens=256)
+WEEK = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,12 @@ class Subject:
     expected: np.ndarray
 
 
+@cache
 def workshop(folder: Path = CACHE) -> Path:
-    """Where programs are kept, until the code that they are made by changes."""
+    """Where programs are kept, until the code that they are made by changes. Those of a week ago are forgotten."""
+    for old in folder.glob("programs-*"):
+        if time.time() - old.stat().st_mtime > WEEK:
+            shutil.rmtree(old, ignore_errors=True)
     package = Path(edge_hadanorm.__file__).parent
     here = Path(__file__).resolve()
     sources = [*package.rglob("*.py"), *(package / "export").glob("*.py"), here, here.parents[1] / "families.py"]
@@ -176,14 +183,16 @@ def _reference(folder: Path, recipe: str) -> _Made:
     return _Made("bundle/denoiser.pte", "denoise", given, inputs.run(saved.denoiser))
 
 
-_LINEARS = [named(f"{method}-{form}") for form in FORMS for method in METHODS] + [named("svdquant-r32-w4a8")]
-_BLOCKS = {block: dataclasses.replace(named("hadanorm-w8a8"), block=block) for block in BLOCKS}
+LINEARS = [named(f"{method}-{form}") for form in FORMS for method in METHODS] + [named("svdquant-r32-w4a8")]
+LINEARS_BY_BLOCK = {block: dataclasses.replace(named("hadanorm-w8a8"), block=block) for block in BLOCKS}
+# A block or the reference model takes a minute to make.
+STEPS = ("rtn-w8a8", "hadanorm-w8a8", "hadanorm-folded-w8a8", "rtn-w4a8", "hadanorm-w4a8")
+REFERENCE = ("rtn-w8a8", "hadanorm-w8a8", "hadanorm-w4a8")
 SUBJECTS: dict[str, Callable[[Path], _Made]] = {
-    **{f"linear {recipe.name}": partial(_linear, recipe=recipe) for recipe in _LINEARS},
-    **{f"linear {recipe.name} block {n}": partial(_linear, recipe=recipe) for n, recipe in _BLOCKS.items()},
+    **{f"linear {recipe.name}": partial(_linear, recipe=recipe) for recipe in LINEARS},
+    **{f"linear {recipe.name} block {n}": partial(_linear, recipe=recipe) for n, recipe in LINEARS_BY_BLOCK.items()},
     **{f"exact {bits}": partial(_exact, bits=bits) for bits in (8, 4)},
     **{f"family {name}": partial(_family, name=name) for name in FAMILIES},
-    **{f"block {name}": partial(_block, name=name) for name in STOCK},
-    **{f"block {method}-{form}": partial(_block, name=f"{method}-{form}") for form in FORMS for method in METHODS},
-    **{f"reference {m}-{form}": partial(_reference, recipe=f"{m}-{form}") for form in FORMS[:2] for m in METHODS},
+    **{f"block {name}": partial(_block, name=name) for name in (*STEPS, *STOCK)},
+    **{f"reference {recipe}": partial(_reference, recipe=recipe) for recipe in REFERENCE},
 }
