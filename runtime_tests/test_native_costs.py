@@ -63,8 +63,8 @@ def test_the_default_transform_costs_little(machine, most, form):
     assert ratio(f"block hadanorm-{form}", f"block rtn-{form}", machine) <= most
 
 
-@on_every_arm
+@pytest.mark.parametrize(("machine", "most"), [("cortex-a53", 0.85), ("cortex-a76", 0.75), ("i8mm", 0.75)])
 @pytest.mark.parametrize("bits", [8, 4])
-def test_a_step_costs_three_quarters_of_the_stock_exports(machine, bits):
-    """Of the same block; the stock export of 4 bits has groups of 32."""
-    assert ratio(f"block hadanorm-w{bits}a8", f"block stock-8da{bits}w", machine) <= 0.75
+def test_a_step_costs_less_than_the_stock_exports(machine, most, bits):
+    """Of the same block. The stock export of 4 bits has groups of 32; on plain NEON products are most of either."""
+    assert ratio(f"block hadanorm-w{bits}a8", f"block stock-8da{bits}w", machine) <= most
