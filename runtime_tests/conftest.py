@@ -1,4 +1,4 @@
-"""A tiny random pipeline, and its checkpoints and bundles by recipe, made once a session."""
+"""A tiny random pipeline, its checkpoints and bundles by recipe, made once a session; machines that run programs."""
 
 import logging
 import warnings
@@ -12,6 +12,7 @@ from edge_hadanorm import bundle, checkpoint, files, source, workflow
 from edge_hadanorm.calibration import calibrate
 from edge_hadanorm.reference.model import make_pipeline
 from edge_hadanorm.reference.train import save_pipeline
+from native import machine, toolchain
 
 logging.disable(logging.WARNING)
 warnings.filterwarnings("ignore")
@@ -104,3 +105,23 @@ def tiny_bundle(tiny_checkpoint, tmp_path_factory) -> Callable[[str], bundle.Bun
         return made[recipe]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def host() -> machine.Machine:
+    """The runner without Python on this machine."""
+    _skip_without(lambda: machine.HOST.runner)
+    return machine.HOST
+
+
+@pytest.fixture(scope="session")
+def emulator(host) -> None:
+    """That there is a runner on emulated ARM64 processors."""
+    _skip_without(toolchain.build)
+
+
+def _skip_without(tools: Callable[[], object]) -> None:
+    try:
+        tools()
+    except toolchain.Missing as missing:
+        pytest.skip(str(missing))

@@ -20,16 +20,18 @@ from edge_hadanorm import console
 
 if __name__ == "__main__":
     console.silence_libraries()  # before they are imported
+    sys.path.append(str(Path(__file__).parents[1]))
 
 import click
 import torch
-from rotation_arm import Emulator, wheel_folder
-from rotation_native import Missing
+from rotation_native import arm_machine
 from rotation_programs import Workshop
 from rotation_variants import VARIANTS, WIDTHS, case
 
 from edge_hadanorm.inspection import table
 from edge_hadanorm.runtime import set_threads
+from native.machine import Machine
+from native.toolchain import Missing
 
 CACHE = Path.home() / ".cache/edge-hadanorm/rotation"
 ROUNDS = 40
@@ -62,13 +64,14 @@ def measure(workshop: Workshop, rounds: int) -> list[Result]:
     return results
 
 
-def count_on_arm(results: list[Result], workshop: Workshop, emulator: Emulator) -> None:
+def count_on_arm(results: list[Result], workshop: Workshop, machine: Machine) -> None:
     """Add to each result its instructions, and how far the output is from this machine's; says where that is far."""
     for result in console.progress("emulating ARM64")(results):
         name, width = result["variant"], result["width"]
-        result["arm_instructions"], y = emulator.run(workshop.program(name, width), case(width).x.numpy())
+        ran = machine.run(workshop.program(name, width), "forward", [case(width).x.numpy()], count=True)
+        result["arm_instructions"] = ran.counts["instructions"]
         expected = workshop.load(name, width)()
-        result["arm_difference"] = _relative(torch.from_numpy(y).view_as(expected), expected)
+        result["arm_difference"] = _relative(torch.from_numpy(ran.output().copy()).view_as(expected), expected)
         if result["arm_difference"] > ARM_TOLERANCE:
             console.say(f"{name}, width {width}: ARM64 differs by {result['arm_difference']:.1e}: do not trust it")
 
@@ -121,8 +124,7 @@ def main(arm: bool, wheel: Path | None, rounds: int, json_file: Path | None) -> 
     results = measure(workshop, rounds)
     if arm:
         try:
-            emulator = Emulator(wheel_folder(wheel, CACHE), workshop.folder)
-            count_on_arm(results, workshop, emulator)
+            count_on_arm(results, workshop, arm_machine(wheel, workshop.folder))
         except Missing as missing:
             console.say(f"ARM64 instructions: left out, {missing}")
     print(as_table(results))

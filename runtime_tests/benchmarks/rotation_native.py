@@ -1,66 +1,44 @@
-"""Compiles what is in native/: for this machine, and for ARM64 against the libraries of ExecuTorch's own wheel."""
+"""Compiles the kernels in native/: for this machine, and for ARM64 with the runner of ../native."""
 
-import shutil
 import struct
-import subprocess
 from pathlib import Path
+
+from native import toolchain
+from native.machine import Machine
+from native.toolchain import Extra
 
 NATIVE = Path(__file__).parent / "native"
 KERNEL = NATIVE / "hadamard_kernel.cpp"
-CROSS = "aarch64-linux-gnu-g++"
 CPU = "cortex-a76"
-LIBRARIES = [
-    "executorch",
-    *(f"executorch_{part}" for part in ("kernels_optimized", "kernels_quantized", "backend_xnnpack", "threadpool")),
-    "executorch_etdump",
-    "custom_ops_aot_lib",
-]
 CUSTOM_OPS = "extension/llm/custom_ops/libcustom_ops_aot_lib.so"
 # The one datum that the library of custom operators takes from libtorch; its kernels do not touch it.
 TORCH_DATUM = "_ZN3c1019UndefinedTensorImpl10_singletonE"
 
 
-class Missing(Exception):
-    """What is not there and how to get it, in one line."""
+def host_kernel(folder: Path) -> Path:
+    """The fused kernel as a shared library that registers itself in the ExecuTorch installed here. Raises Missing."""
+    executorch = toolchain.installed()
+    command = [
+        toolchain.require("g++", "g++"),
+        "-O3",
+        "-march=native",
+        "-shared",
+        "-fPIC",
+        *toolchain.includes(executorch),
+    ]
+    command += [str(KERNEL), f"-L{executorch / 'lib'}", "-lexecutorch"]
+    return toolchain.compiled(command, "libhadamard_kernel.so", [KERNEL], folder)
 
 
-def require(tool: str, package: str) -> str:
-    """The path of a tool. Raises Missing."""
-    path = shutil.which(tool)
-    if path is None:
-        raise Missing(f"{tool} is not installed (apt-get install {package})")
-    return path
-
-
-def host_kernel(executorch: Path, folder: Path) -> Path:
-    """The fused kernel as a shared library that registers itself when it is loaded beside `executorch`."""
-    library = folder / "libhadamard_kernel.so"
-    flags = ["-O3", "-march=native", "-shared", "-fPIC"]
-    link = [f"-L{executorch / 'lib'}", "-lexecutorch"]
-    _compile([require("g++", "g++"), *flags, *_includes(executorch), str(KERNEL), "-o", str(library), *link])
-    return library
-
-
-def plugin(folder: Path) -> Path:
-    """qemu's instruction counter."""
-    library = folder / "libcount_instructions.so"
-    gcc = require("gcc", "gcc")
-    _compile([gcc, "-O2", "-shared", "-fPIC", str(NATIVE / "count_instructions.c"), "-o", str(library)])
-    return library
-
-
-def arm_runner(executorch: Path, folder: Path) -> Path:
-    """The runner with both Hadamard kernels, for ARM64; `executorch` is the unpacked folder of an aarch64 wheel."""
-    runner, operators = folder / "runner", folder / Path(CUSTOM_OPS).name
+def arm_machine(wheel: Path | None, folder: Path) -> Machine:
+    """An emulated processor whose runner has both Hadamard kernels, see `toolchain.wheel`. Raises Missing."""
+    toolchain.qemu()
+    executorch = toolchain.wheel(wheel)
+    operators = folder / Path(CUSTOM_OPS).name
     operators.write_bytes(without_torch((executorch / CUSTOM_OPS).read_bytes()))
-    sources = [str(NATIVE / name) for name in ("runner.cpp", "llama_hadamard.cpp")]
-    flags = ["-O3", f"-mcpu={CPU}", "-DET_EVENT_TRACER_ENABLED", "-DET_USE_THREADPOOL"]
-    link = [part for path in (executorch / "lib", folder) for part in (f"-L{path}", f"-Wl,-rpath,{path}")]
-    link += ["-Wl,--no-as-needed", *(f"-l{library}" for library in LIBRARIES), "-Wl,--as-needed", "-lpthread", "-ldl"]
-    link += ["-Wl,--allow-shlib-undefined", f"-Wl,--defsym={TORCH_DATUM}=0"]
-    compiler = require(CROSS, "g++-aarch64-linux-gnu libc6-dev-arm64-cross")
-    _compile([compiler, *flags, *_includes(executorch), *sources, str(KERNEL), "-o", str(runner), *link])
-    return runner
+    link = (f"-L{folder}", f"-Wl,-rpath,{folder}", "-lcustom_ops_aot_lib", f"-Wl,--defsym={TORCH_DATUM}=0")
+    extra = Extra((NATIVE / "llama_hadamard.cpp", KERNEL), ("-O3", f"-mcpu={CPU}"), link)
+    return Machine(CPU, CPU, extra, executorch)
 
 
 def without_torch(library: bytes) -> bytes:
@@ -82,15 +60,3 @@ def without_torch(library: bytes) -> bytes:
             value = 0
         struct.pack_into("<QQ", patched, at, tag, value)
     return bytes(patched)
-
-
-def _includes(executorch: Path) -> list[str]:
-    include = executorch / "include"
-    portable = include / "executorch/runtime/core/portable_type/c10"
-    return ["-std=c++17", "-DC10_USING_CUSTOM_GENERATED_MACROS", f"-I{include}", f"-I{portable}"]
-
-
-def _compile(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")

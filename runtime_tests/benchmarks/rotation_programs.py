@@ -10,7 +10,6 @@ from importlib.metadata import version
 from math import sqrt
 from pathlib import Path
 
-import executorch
 import rotation_native as native
 import rotation_variants
 import torch
@@ -56,8 +55,7 @@ class Workshop:
 @cache
 def _register_fused(folder: Path) -> torch.library.Library:
     """The fused operator, for export and in the running runtime, as long as what this returns is kept."""
-    library = native.host_kernel(Path(executorch.__path__[0]), folder)
-    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    ctypes.CDLL(str(native.host_kernel(folder)), mode=ctypes.RTLD_GLOBAL)
     operators = torch.library.Library("edge_hadanorm", "DEF")
     operators.define("scaled_hadamard(Tensor x, Tensor scale) -> Tensor")
     operators.define("scaled_hadamard.out(Tensor x, Tensor scale, *, Tensor(a!) out) -> Tensor(a!)")

@@ -1,0 +1,130 @@
+// A program file and the tensors that its methods take and give, as bytes with a dtype and a shape.
+
+#pragma once
+
+#include <chrono>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <executorch/extension/module/module.h>
+#include <executorch/extension/tensor/tensor.h>
+#include <executorch/runtime/core/exec_aten/util/scalar_type_util.h>
+
+#include "status.h"
+
+using executorch::aten::ScalarType;
+using executorch::extension::Module;
+using executorch::runtime::EValue;
+
+struct Tensor {
+  ScalarType dtype = ScalarType::Float;
+  std::vector<executorch::aten::SizesType> shape;
+  std::vector<char> bytes;
+
+  float* floats() { return reinterpret_cast<float*>(bytes.data()); }
+  size_t count() const {
+    size_t product = 1;
+    for (const auto size : shape) product *= size;
+    return product;
+  }
+};
+
+inline std::string described(ScalarType dtype, const std::vector<executorch::aten::SizesType>& shape) {
+  std::string text = executorch::runtime::toString(dtype);
+  for (const auto size : shape) text += " " + std::to_string(size);
+  return text;
+}
+
+class Stopwatch {
+ public:
+  double milliseconds() const { return std::chrono::duration<double, std::milli>(Clock::now() - started_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point started_ = Clock::now();
+};
+
+class Program {
+ public:
+  Program(const std::string& path, Module::LoadMode mode) : path_(path), module_(path, mode) {
+    if (!std::ifstream(path)) fail(kCannotLoad, path + " cannot be read");
+    require(module_.load(), kCannotLoad, path + " is no program that this runtime loads");
+  }
+
+  // Loading a method packs its weights; the time that takes.
+  double load(const std::string& method) {
+    const auto names = module_.method_names();
+    if (!names.ok() || !names->count(method)) fail(kNoSuchMethod, path_ + " has no method " + method);
+    const Stopwatch watch;
+    if (!module_.is_method_loaded(method)) require(module_.load_method(method), kCannotLoad, path_ + " " + method);
+    return watch.milliseconds();
+  }
+
+  // Of a loaded method: zeros, as it declares its inputs.
+  std::vector<Tensor> inputs(const std::string& method) {
+    auto meta = module_.method_meta(method);
+    require(meta.error(), kCannotLoad, path_ + " " + method);
+    std::vector<Tensor> all;
+    for (size_t i = 0; i < meta->num_inputs(); ++i) {
+      auto info = meta->input_tensor_meta(i);
+      require(info.error(), kWrongInput, path_ + " " + method + ": an input is no tensor");
+      const auto sizes = info->sizes();
+      all.push_back({info->scalar_type(), {sizes.begin(), sizes.end()}, std::vector<char>(info->nbytes())});
+    }
+    return all;
+  }
+
+  std::vector<Tensor> call(const std::string& method, std::vector<Tensor*> given) {
+    const std::string name = path_ + " " + method;
+    const auto declared = inputs(method);
+    if (given.size() != declared.size())
+      fail(kWrongInput, name + ": " + std::to_string(given.size()) + " inputs, not " + std::to_string(declared.size()));
+    std::vector<executorch::extension::TensorPtr> tensors;
+    std::vector<EValue> values;
+    for (size_t i = 0; i < given.size(); ++i) {
+      Tensor& tensor = *given[i];
+      if (tensor.dtype != declared[i].dtype || tensor.shape != declared[i].shape ||
+          tensor.bytes.size() != declared[i].bytes.size())
+        fail(kWrongInput, name + ": input " + std::to_string(i) + " is " + described(tensor.dtype, tensor.shape) +
+                              ", not " + described(declared[i].dtype, declared[i].shape));
+      tensors.push_back(executorch::extension::from_blob(tensor.bytes.data(), tensor.shape, tensor.dtype));
+      values.emplace_back(tensors.back());
+    }
+    auto results = module_.execute(method, values);
+    require(results.error(), kFailed, name);
+    std::vector<Tensor> outputs;
+    for (const auto& value : *results) {
+      if (!value.isTensor()) fail(kFailed, name + ": an output is no tensor");
+      const auto tensor = value.toTensor();
+      const auto* data = static_cast<const char*>(tensor.const_data_ptr());
+      outputs.push_back({tensor.scalar_type(), {tensor.sizes().begin(), tensor.sizes().end()}, {data, data + tensor.nbytes()}});
+    }
+    return outputs;
+  }
+
+ private:
+  std::string path_;
+  Module module_;
+};
+
+// Fills a tensor from a file of exactly its bytes.
+inline void read(const std::string& path, Tensor& tensor) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  if (!file) fail(kBadArguments, path + " cannot be read");
+  const auto size = static_cast<size_t>(file.tellg());
+  if (size != tensor.bytes.size())
+    fail(kWrongInput, path + " has " + std::to_string(size) + " bytes, not " + std::to_string(tensor.bytes.size()) +
+                          " (" + described(tensor.dtype, tensor.shape) + ")");
+  file.seekg(0);
+  if (!file.read(tensor.bytes.data(), size)) fail(kBadArguments, path + " cannot be read");
+}
+
+inline void write(const std::string& path, const Tensor& tensor) {
+  std::ofstream file(path, std::ios::binary);
+  file.write(tensor.bytes.data(), tensor.bytes.size());
+  if (!file.flush()) fail(kCannotWrite, path + " cannot be written");
+}
