@@ -32,10 +32,10 @@ from edge_hadanorm.samples import Trajectories
 
 MODELS = ("reference", "stress")
 METHODS = (
-    *("rtn", "smoothquant", "quarot", "vidit-q", "hadanorm", "hadanorm-balanced", "hadanorm-auto"),
+    *("rtn", "smoothquant", "quarot", "vidit-q", "hadanorm", "hadanorm-balanced", "hadanorm-folded", "hadanorm-auto"),
     *("svdquant-r16", "svdquant-r32", "hadanorm-auto-r32"),
 )
-FORMS = ("w4a4", "w4a6", "w4a8", "w4a8-g32", "w8a8", "w8a8-static")
+FORMS = ("w4a4", "w4a6", "w4a8", "w4a8-g32", "w8a8", "w8a8-static", "w4a8-static")
 # Linears are compared on calls of more prompts, one of so many: by single tokens, ranges of all calls differ by luck.
 LAYER_PROMPTS, LAYER_CALLS = 32, 13
 # Ranges of static activations: trajectories of so many prompts.
@@ -131,8 +131,8 @@ def _main_table(model: str, forms: dict[str, dict[str, dict]]) -> list[str]:
     for method in METHODS:
         cells = [forms[form].get(method) for form in forms]
         if any(cells):
-            bits = next((cell["stored_bits"] for cell in cells if cell), 0)
-            lines.append(_row(f"`{method}`", f"{bits:.1f}", *(_cell(cell) for cell in cells)))
+            at_w4 = [cell["stored_bits"] for form, cell in zip(forms, cells, strict=True) if cell and form[:2] == "w4"]
+            lines.append(_row(f"`{method}`", f"{at_w4[0]:.1f}" if at_w4 else "", *(_cell(cell) for cell in cells)))
     for ours, others in CLASSES.items():
         gains, shares = [], []
         for results in forms.values():
