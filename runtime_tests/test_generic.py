@@ -18,7 +18,7 @@ from edge_hadanorm import allocation, bundle, checkpoint, console, files, source
 from edge_hadanorm import models as forms
 from edge_hadanorm.calibration import observed
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.export import writer
+from edge_hadanorm.export import writer, xnnpack
 from edge_hadanorm.fold import Folding, shared_copy
 from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.models import generic
@@ -330,7 +330,7 @@ def test_the_program_is_the_simulation(name, recipe, tmp_path, screen):
 @torch.no_grad()
 def test_what_cannot_be_lowered_is_said_in_a_line(tmp_path, screen, monkeypatch):
     folder = quantized(OTHERS["prx"], "rtn-w8a8", tmp_path)
-    monkeypatch.setattr(writer, "lower", lambda _: 1 / 0)
+    monkeypatch.setattr(xnnpack, "lower", lambda _: 1 / 0)
     with (
         pytest.raises(UserError, match="PRXTransformer2DModel cannot be lowered to xnnpack: division by zero"),
         files.new_folder(tmp_path / "bundle") as staging,
