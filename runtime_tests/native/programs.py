@@ -7,12 +7,14 @@ block NAME                 a step of `bench`'s PixArt of 1152 features with one 
 reference RECIPE           a step of the embedded model, of its bundle
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -80,16 +82,29 @@ def workshop(folder: Path = CACHE) -> Path:
 def subject(name: str, folder: Path | None = None) -> Subject:
     """The program of a name in SUBJECTS, made if it is not there."""
     home = (folder or workshop()) / name.replace(" ", "-")
+    with alone(home):
+        _make(name, home)
+    about, tensors = files.read_json(home / "subject.json", "subject"), files.read_tensors(home / "tensors.safetensors")
+    inputs = [tensors[f"input.{i}"].numpy() for i in range(len(tensors) - 1)]
+    return Subject(home / about["file"], about["method"], inputs, tensors["expected"].numpy())
+
+
+@contextlib.contextmanager
+def alone(home: Path) -> Iterator[None]:
+    """Make others who would make this folder wait, while inside."""
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with home.with_name(f".{home.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make(name: str, home: Path) -> None:
     if not home.exists():
-        home.parent.mkdir(parents=True, exist_ok=True)
         with files.new_folder(home) as partial_folder, torch.no_grad():
             made = SUBJECTS[name](partial_folder)
             tensors = {f"input.{i}": tensor.contiguous() for i, tensor in enumerate(made.inputs)}
             files.write_tensors(partial_folder / "tensors.safetensors", tensors | {"expected": made.expected})
             files.write_json(partial_folder / "subject.json", {"file": made.file, "method": made.method})
-    about, tensors = files.read_json(home / "subject.json", "subject"), files.read_tensors(home / "tensors.safetensors")
-    inputs = [tensors[f"input.{i}"].numpy() for i in range(len(tensors) - 1)]
-    return Subject(home / about["file"], about["method"], inputs, tensors["expected"].numpy())
 
 
 def reference_bundle(recipe: str, folder: Path | None = None) -> bundle.Bundle:
