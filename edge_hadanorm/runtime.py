@@ -87,7 +87,7 @@ class BundleRunner:
         if DECODER not in self.bundle.programs:
             return latents
         decode = self._methods[DECODER, "decode"]
-        return tiled(lambda tile: decode([tile])[0].clone(), latents[None], self.bundle.decode_side)[0]
+        return tiled(lambda tile: decode([tile.contiguous()])[0].clone(), latents[None], self.bundle.decode_side)[0]
 
 
 class ExecuTorchRunner(BundleRunner):
