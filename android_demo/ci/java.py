@@ -11,8 +11,10 @@ from ci import tools
 
 # The oldest Android that the app is for, and the Java that its sources are in.
 MIN_API, RELEASE = 24, 8
-# Everything that javac can warn of, but for the age of RELEASE and what annotations of other people's classes lack.
-LINT = "-Xlint:all,-options,-classfile"
+# Of bytecode that is translated back: D8 takes the code of interfaces out of them, as older class files cannot say it.
+NO_CODE_IN_INTERFACES = 23
+# Everything that javac can warn of, but for what RELEASE needs and what annotations of other people's classes lack.
+LINT = "-Xlint:all,-options,-classfile,-strictfp"
 TIMEOUT = 600
 
 
@@ -60,10 +62,10 @@ def pack(archive: Path, folder: Path) -> Path:
     return archive
 
 
-def dex(folder: Path, jars: Sequence[Path], android: Path, d8: Path) -> Path:
+def dex(folder: Path, jars: Sequence[Path], android: Path, d8: Path, min_api: int = MIN_API) -> Path:
     """The one classes.dex of jars, in a folder. Raises Failed."""
     folder.mkdir(parents=True)
-    command = [tools.tool("java"), "-cp", d8, "com.android.tools.r8.D8", "--release", "--min-api", MIN_API]
+    command = [tools.tool("java"), "-cp", d8, "com.android.tools.r8.D8", "--release", "--min-api", min_api]
     run([*command, "--lib", android, "--output", folder, *jars])
     made = sorted(path.name for path in folder.iterdir())
     if made != ["classes.dex"]:
@@ -72,9 +74,11 @@ def dex(folder: Path, jars: Sequence[Path], android: Path, d8: Path) -> Path:
 
 
 def undex(jar: Path, bytecode: Path) -> Path:
-    """A jar of the classes that a classes.dex stands for. Raises Failed."""
-    said = run([tools.tool("enjarify"), bytecode, "-o", jar])
-    if re.search(r"^([1-9]\d*) errors", said, re.MULTILINE):
+    """A jar of the classes that a classes.dex for NO_CODE_IN_INTERFACES stands for. Raises Failed."""
+    # It is a module of the system's Python, and takes the first one of the path.
+    environment = os.environ | {"PATH": os.defpath}
+    said = run([tools.tool("enjarify"), bytecode, "-o", jar], env=environment)
+    if not re.search(r"\b0 classes had errors", said):
         raise Failed(f"enjarify could not translate everything back:\n{said[-4000:]}")
     return jar
 
