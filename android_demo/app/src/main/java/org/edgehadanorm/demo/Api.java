@@ -3,7 +3,6 @@ package org.edgehadanorm.demo;
 import android.content.Context;
 import android.os.Build;
 import java.io.File;
-import java.lang.reflect.Array;
 import java.lang.reflect.Field;
 
 /**
@@ -13,6 +12,8 @@ import java.lang.reflect.Field;
 final class Api {
     /** Intent.ACTION_OPEN_DOCUMENT, level 19. */
     static final String OPEN_DOCUMENT = "android.intent.action.OPEN_DOCUMENT";
+    /** Intent.EXTRA_MIME_TYPES, level 19. */
+    static final String MIME_TYPES = "android.intent.extra.MIME_TYPES";
     /** MediaStore.MediaColumns.RELATIVE_PATH and IS_PENDING, level 29. */
     static final String RELATIVE_PATH = "relative_path";
     static final String IS_PENDING = "is_pending";
@@ -38,7 +39,7 @@ final class Api {
     /** The first of Build.SUPPORTED_ABIS (level 21). */
     static String abi() {
         Object abis = field("SUPPORTED_ABIS");
-        return abis instanceof String[] && Array.getLength(abis) > 0 ? ((String[]) abis)[0] : Build.CPU_ABI;
+        return abis instanceof String[] && ((String[]) abis).length > 0 ? ((String[]) abis)[0] : Build.CPU_ABI;
     }
 
     /** Maker and name of the chip where the system tells it (level 31), else the board's name. */

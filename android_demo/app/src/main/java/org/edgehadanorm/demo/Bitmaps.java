@@ -2,7 +2,11 @@ package org.edgehadanorm.demo;
 
 import android.content.res.Resources;
 import android.graphics.Bitmap;
+import android.graphics.BitmapFactory;
 import android.graphics.drawable.BitmapDrawable;
+import java.io.File;
+import java.io.IOException;
+
 import org.edgehadanorm.core.Picture;
 
 /** Pictures as Android has them. */
@@ -15,6 +19,17 @@ final class Bitmaps {
 
     static Bitmap of(Picture picture) {
         return Bitmap.createBitmap(picture.argb(), picture.width(), picture.height(), Bitmap.Config.ARGB_8888);
+    }
+
+    /** A picture file of a bundle. */
+    static Picture read(File file) throws IOException {
+        Bitmap bitmap = BitmapFactory.decodeFile(file.getPath());
+        if (bitmap == null) {
+            throw new IOException(file.getName() + " is no picture");
+        }
+        int[] argb = new int[bitmap.getWidth() * bitmap.getHeight()];
+        bitmap.getPixels(argb, 0, bitmap.getWidth(), 0, 0, bitmap.getWidth(), bitmap.getHeight());
+        return new Picture(bitmap.getWidth(), bitmap.getHeight(), argb);
     }
 
     /** To be drawn at any size. */

@@ -25,7 +25,7 @@ public final class DemoApplication extends Application {
         Handler main = new Handler(Looper.getMainLooper());
         DeviceFacts device = new DeviceFacts(this);
         session = new Session(new BundleStore(Api.privateFolder(this)), new Asset(), ExecuTorchRunner::loader,
-                new MemoryCheck(device::freeMemory), new PeakMemory(), worker, main::post);
+                Bitmaps::read, new MemoryCheck(device::freeMemory), new PeakMemory(), worker, main::post);
         saver = new Saver(this, files, main::post);
     }
 

@@ -12,11 +12,13 @@ import org.edgehadanorm.core.Benchmark;
 import org.edgehadanorm.core.Bundle;
 import org.edgehadanorm.core.BundleException;
 import org.edgehadanorm.core.Cancelled;
+import org.edgehadanorm.core.Clock;
 import org.edgehadanorm.core.Generator;
 import org.edgehadanorm.core.Listener;
 import org.edgehadanorm.core.ModuleRunner;
 import org.edgehadanorm.core.Phase;
 import org.edgehadanorm.core.Picture;
+import org.edgehadanorm.core.PictureReader;
 import org.edgehadanorm.core.Progress;
 import org.edgehadanorm.core.Request;
 import org.edgehadanorm.core.RunnerException;
@@ -45,6 +47,7 @@ final class Session {
     private final BundleStore store;
     private final BundleStore.Packed packed;
     private final IntFunction<ModuleRunner.Loader> loaders;
+    private final PictureReader reader;
     private final MemoryCheck memory;
     private final PeakMemory peak;
     private final ExecutorService worker;
@@ -55,11 +58,12 @@ final class Session {
     private volatile boolean cancelled;
 
     /** loaders: of programs that run on so many threads, 0 for as many as the runtime likes. */
-    Session(BundleStore store, BundleStore.Packed packed, IntFunction<ModuleRunner.Loader> loaders, MemoryCheck memory,
-            PeakMemory peak, ExecutorService worker, Executor main) {
+    Session(BundleStore store, BundleStore.Packed packed, IntFunction<ModuleRunner.Loader> loaders,
+            PictureReader reader, MemoryCheck memory, PeakMemory peak, ExecutorService worker, Executor main) {
         this.store = store;
         this.packed = packed;
         this.loaders = loaders;
+        this.reader = reader;
         this.memory = memory;
         this.peak = peak;
         this.worker = worker;
@@ -146,7 +150,7 @@ final class Session {
         start(State.Kind.RUNNING, State.Task.MEASURE, () -> {
             Bundle bundle = runnable();
             peak.reset();
-            Benchmark benchmark = Benchmark.run(bundle, loaders.apply(threads), request, steps());
+            Benchmark benchmark = Benchmark.run(bundle, loaders.apply(threads), request, Clock.SYSTEM, steps());
             update(next -> next.benchmark(benchmark, peak.kibibytes(), threads));
         });
     }
@@ -154,7 +158,7 @@ final class Session {
     /** Draws the bundle's golden picture and compares. */
     void check() {
         start(State.Kind.RUNNING, State.Task.CHECK, () -> {
-            SelfCheck.Result result = new SelfCheck(runnable(), loaders.apply(0)).run(steps());
+            SelfCheck.Result result = new SelfCheck(runnable(), loaders.apply(0), reader).run(steps());
             update(next -> next.check(result));
         });
     }
