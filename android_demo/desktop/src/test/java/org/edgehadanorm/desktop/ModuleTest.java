@@ -36,7 +36,8 @@ public final class ModuleTest {
             for (int threads : new int[] {0, 1, 2}) {
                 try (Module module = Module.load(LINEAR, mode, threads)) {
                     assertArrayEquals(new String[] {"forward"}, module.getMethods());
-                    assertArrayEquals(new String[] {"XnnpackBackend"}, module.getMethodMetadata("forward").getBackends());
+                    String[] backends = module.getMethodMetadata("forward").getBackends();
+                    assertArrayEquals(new String[] {"XnnpackBackend"}, backends);
                     Tensor output = module.forward(EValue.from(tensor(floats("linear.input"))))[0].toTensor();
                     assertArrayEquals(new long[] {1, 33, 96}, output.shape());
                     assertArrayEquals(floats("linear.output"), output.getDataAsFloatArray(), 0f);

@@ -47,14 +47,16 @@ public final class RunnerTest {
         byte[] whole = Files.readAllBytes(LINEAR.toPath());
         for (int length : new int[] {0, 7, 100, whole.length / 2, whole.length - 1}) {
             File file = write("cut.pte", Arrays.copyOf(whole, length));
-            assertSentence("Cannot load cut.pte", () -> LOADER.load(file));
+            assertSentence("Cannot load cut.pte: this app's ExecuTorch does not understand it",
+                    () -> LOADER.load(file));
         }
     }
 
     @Test
     public void aFileThatIsNoProgramIsRefused() throws IOException {
         File file = write("text.pte", new byte[1 << 16]);
-        assertSentence("Cannot load text.pte", () -> LOADER.load(file));
+        assertSentence("Cannot load text.pte: this app's ExecuTorch does not understand it",
+                () -> LOADER.load(file));
         assertSentence("Cannot load none.pte", () -> LOADER.load(new File(folder.getRoot(), "none.pte")));
         assertSentence("Cannot load", () -> LOADER.load(folder.getRoot()));
     }
@@ -67,7 +69,8 @@ public final class RunnerTest {
             bytes.seek(4);
             bytes.writeBytes("ET99");
         }
-        assertSentence("Cannot load newer.pte", () -> LOADER.load(file));
+        assertSentence("Cannot load newer.pte: this app's ExecuTorch does not understand it",
+                () -> LOADER.load(file));
     }
 
     @Test
@@ -88,7 +91,8 @@ public final class RunnerTest {
                 {ZEROS, ZEROS},
             };
             for (Tensor[] inputs : wrong) {
-                assertSentence("Cannot run `forward` of linear.pte", () -> runner.run("forward", inputs));
+                assertSentence("Cannot run `forward` of linear.pte: its inputs are not what the manifest says",
+                        () -> runner.run("forward", inputs));
             }
             assertArrayEquals(new float[33 * 96], runner.run("forward", ZEROS)[0].floats(), 0f);
         }
