@@ -13,12 +13,16 @@ import org.pytorch.executorch.ExecutorchRuntimeException;
 import org.pytorch.executorch.Module;
 
 /**
- * A program on the ExecuTorch runtime of the AAR; the only file that knows its classes. What the AAR has had since 1.0.1
- * is all that it uses, so that another version is a change of gradle/libs.versions.toml alone.
+ * A program on the ExecuTorch runtime of the AAR; the only file that knows its classes. What the AAR has had since
+ * 1.0.1 is all that it uses, so that another version is a change of gradle/libs.versions.toml alone.
  *
  * <p>Programs are mapped, not read: reading needs their size in private memory besides what XNNPACK packs.
  */
 public final class ExecuTorchRunner implements ModuleRunner {
+    private static final String NOT_UNDERSTOOD = "this app's ExecuTorch does not understand it and may be older than"
+            + " what exported it. Build the app with a newer executorch-android, or export the bundle again";
+    private static final String OTHER_INPUTS = "its inputs are not what the manifest says. Export the bundle again";
+
     private final File program;
     private final Module module;
 
@@ -45,7 +49,7 @@ public final class ExecuTorchRunner implements ModuleRunner {
             if (module != null) {
                 module.destroy();
             }
-            throw failed(program, "load", error);
+            throw failed(program, "load", NOT_UNDERSTOOD, error);
         }
     }
 
@@ -67,7 +71,7 @@ public final class ExecuTorchRunner implements ModuleRunner {
             }
             return outputs;
         } catch (RuntimeException | OutOfMemoryError error) {
-            throw failed(program, "run `" + method + "` of", error);
+            throw failed(program, "run `" + method + "` of", OTHER_INPUTS, error);
         }
     }
 
@@ -96,15 +100,16 @@ public final class ExecuTorchRunner implements ModuleRunner {
                 + " gives something else than float32 or int64 tensors: export the bundle again with edge-hadanorm");
     }
 
-    private static RunnerException failed(File program, String what, Throwable error) {
+    /** invalid: what it means here that the runtime calls an argument invalid or not supported. */
+    private static RunnerException failed(File program, String what, String invalid, Throwable error) {
         String hint = error instanceof ExecutorchRuntimeException
-                ? hint(((ExecutorchRuntimeException) error).getErrorCode())
+                ? hint(((ExecutorchRuntimeException) error).getErrorCode(), invalid)
                 : hint(error);
         return new RunnerException("Cannot " + what + " " + program.getName() + ": " + hint, error);
     }
 
     /** What a runtime's error means to a person, and the way out. */
-    private static String hint(int code) {
+    private static String hint(int code, String invalid) {
         switch (code) {
             case ExecutorchRuntimeException.MEMORY_ALLOCATION_FAILED:
             case ExecutorchRuntimeException.DELEGATE_MEMORY_ALLOCATION_FAILED:
@@ -114,13 +119,12 @@ public final class ExecuTorchRunner implements ModuleRunner {
             case ExecutorchRuntimeException.DELEGATE_INVALID_COMPATIBILITY:
             case ExecutorchRuntimeException.OPERATOR_MISSING:
             case ExecutorchRuntimeException.NOT_FOUND:
-            case ExecutorchRuntimeException.NOT_SUPPORTED:
             case ExecutorchRuntimeException.NOT_IMPLEMENTED:
-                return "this app's ExecuTorch does not understand it and may be older than what exported it. Build the"
-                        + " app with a newer executorch-android, or export the bundle again" + codeOf(code);
+                return NOT_UNDERSTOOD + codeOf(code);
             case ExecutorchRuntimeException.INVALID_ARGUMENT:
             case ExecutorchRuntimeException.INVALID_TYPE:
-                return "its inputs are not what the manifest says. Export the bundle again" + codeOf(code);
+            case ExecutorchRuntimeException.NOT_SUPPORTED:
+                return invalid + codeOf(code);
             case ExecutorchRuntimeException.ACCESS_FAILED:
                 return "the file cannot be read. Import the bundle again" + codeOf(code);
             default:

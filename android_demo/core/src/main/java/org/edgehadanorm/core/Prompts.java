@@ -1,8 +1,11 @@
 package org.edgehadanorm.core;
 
+import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+
+import org.edgehadanorm.core.text.PromptTokenizer;
 
 /** What a bundle makes of a prompt: its tokenizers and text encoders, its classes, or what it carries encoded. */
 final class Prompts {
@@ -45,8 +48,48 @@ final class Prompts {
             case EMBEDDED:
                 return carried(prompt);
             default:
-                throw new BundleException("text encoders are not supported yet");
+                return encoded(prompt, encode);
         }
+    }
+
+    /** Every prompt is found right or wrong before the first encoder is loaded. */
+    private Map<String, Tensor> encoded(String prompt, Encode encode)
+            throws RunnerException, BundleException, Cancelled {
+        Map<String, Tensor[]> inputs = new LinkedHashMap<>();
+        for (Map.Entry<String, PromptForm.Encoder> entry : form.encoders().entrySet()) {
+            inputs.put(entry.getKey(), rows(entry.getValue(), prompt));
+        }
+        Map<String, Tensor> given = new LinkedHashMap<>();
+        for (String role : inputs.keySet()) {
+            Method method = bundle.programs().get(role).method("encode");
+            boolean masked = method.inputs().size() > 1;
+            Tensor[] rows = inputs.get(role);
+            if (masked) {
+                given.put("mask" + role.substring("text_encoder".length()), rows[1]);
+            }
+            Tensor[] outputs = encode.run(role, masked ? rows : new Tensor[] {rows[0]});
+            for (int i = 0; i < outputs.length; i++) {
+                given.put(method.outputs().get(i).name(), outputs[i]);
+            }
+        }
+        return given;
+    }
+
+    /** Ids int64 [2, length] of the empty prompt and of this one, and their mask: 1 for tokens, 0 for padding. */
+    private Tensor[] rows(PromptForm.Encoder encoder, String prompt) throws BundleException {
+        PromptTokenizer tokenizer = new PromptTokenizer(
+                encoder.tokenizer(), encoder.length(), encoder.padId(), form.lower(), encoder.prefix());
+        int length = encoder.length();
+        long[] ids = new long[2 * length];
+        float[] mask = new float[2 * length];
+        int row = 0;
+        for (String text : new String[] {"", prompt}) {
+            long[] found = tokenizer.ids(text);
+            System.arraycopy(tokenizer.padded(found), 0, ids, row, length);
+            Arrays.fill(mask, row, row + found.length, 1);
+            row += length;
+        }
+        return new Tensor[] {Tensor.of(ids, 2, length), Tensor.of(mask, 2, length)};
     }
 
     /** The numbers of no class and of the class that a prompt names. */

@@ -1,12 +1,12 @@
 package org.edgehadanorm.core;
 
 /** Words for messages. */
-final class Text {
+public final class Text {
     private Text() {
     }
 
     /** The text, or its beginning and `...` where it has more characters. */
-    static String shortened(String text, int most) {
+    public static String shortened(String text, int most) {
         if (text.length() <= most) {
             return text;
         }
@@ -15,7 +15,7 @@ final class Text {
     }
 
     /** The text on one line: control characters and halves of surrogate pairs become `?`. */
-    static String plain(String text) {
+    public static String plain(String text) {
         StringBuilder out = new StringBuilder(text.length());
         text.codePoints().forEach(point -> out.appendCodePoint(
                 Character.isISOControl(point) || Character.getType(point) == Character.SURROGATE ? '?' : point));
@@ -23,7 +23,7 @@ final class Text {
     }
 
     /** `a, b, c`: the first of many names. */
-    static String some(Iterable<?> names, int most) {
+    public static String some(Iterable<?> names, int most) {
         StringBuilder out = new StringBuilder();
         int count = 0;
         for (Object name : names) {
@@ -36,7 +36,7 @@ final class Text {
     }
 
     /** The message of an exception, or its name where it has none, on one line. */
-    static String of(Throwable error) {
+    public static String of(Throwable error) {
         String message = error.getMessage();
         return message == null || message.isEmpty() ? error.getClass().getSimpleName() : plain(message);
     }
