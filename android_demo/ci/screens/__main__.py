@@ -1,4 +1,6 @@
-"""Draws the app's screens from its resources, for the README: python android_demo/ci/screens BUNDLE --out PICTURE.
+"""Draws the app's screens from its resources, for the README.
+
+    cd android_demo && python -m ci.screens BUNDLE --out app/screens.webp
 
 Layouts, strings, colours, sizes and drawables are read from android_demo/app/src/main/res and laid out by Chromium,
 not by Android: the picture says so. The pictures in the screens are drawn by the ExecuTorch runtime of this machine
@@ -18,12 +20,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from ci.screens.layout import Page
+from ci.screens.resources import Resources, Unknown
+from ci.screens.run import run
+from ci.screens.scenes import Shot, shots
 from edge_hadanorm.bundle import load
 from edge_hadanorm.errors import UserError
-from layout import Page
-from resources import Resources, Unknown
-from run import run
-from scenes import Shot, shots
 
 RESOURCES = Path(__file__).parents[2] / "app/src/main/res"
 PORTRAIT, LANDSCAPE = (360, 780), (780, 360)  # dp: a phone of 1080 x 2340 pixels

@@ -8,7 +8,7 @@ import html
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element
 
-from resources import Resources, Unknown, attributes
+from ci.screens.resources import Resources, Unknown, attributes
 
 # Nothing to see on a still picture.
 # fmt: off

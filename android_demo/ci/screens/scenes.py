@@ -3,9 +3,9 @@
 import platform
 from dataclasses import dataclass
 
-from layout import Scene
-from resources import Resources
-from run import Run
+from ci.screens.layout import Scene
+from ci.screens.resources import Resources
+from ci.screens.run import Run
 
 
 @dataclass(frozen=True)
