@@ -19,7 +19,7 @@ import org.edgehadanorm.core.Request;
 /** Puts pictures where other apps find them. Writes on a thread of its own and answers on the main one. */
 final class Saver {
     static final String TYPE = "image/png";
-    private static final String ALBUM = Environment.DIRECTORY_PICTURES + "/edge-hadanorm";
+    private static final String ALBUM = "/edge-hadanorm";
     private static final int LONGEST_NAME = 60;
 
     /** What became of it. */
@@ -76,7 +76,7 @@ final class Saver {
         ContentValues values = new ContentValues();
         values.put(MediaStore.MediaColumns.DISPLAY_NAME, name);
         values.put(MediaStore.MediaColumns.MIME_TYPE, TYPE);
-        values.put(Api.RELATIVE_PATH, ALBUM);
+        values.put(Api.RELATIVE_PATH, Environment.DIRECTORY_PICTURES + ALBUM);
         values.put(Api.IS_PENDING, 1);
         Uri uri = resolver.insert(MediaStore.Images.Media.EXTERNAL_CONTENT_URI, values);
         if (uri == null) {
