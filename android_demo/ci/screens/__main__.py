@@ -44,11 +44,13 @@ figcaption, footer { color: #5b5d6b; font-size: 15px; text-align: center; }
 footer { padding-bottom: 16px; }
 .screen { display: flex; overflow: hidden; border-radius: 28px; padding: 28px 0 20px;
           box-shadow: 0 0 0 1px #8884, 0 6px 20px #0002; }
-.picture { width: 100%; height: 100%; image-rendering: pixelated; display: block; }
+.picture { width: 100%; height: 100%; image-rendering: pixelated; display: block;
+           object-fit: contain; }
 .line { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
 .radio { width: 20px; height: 20px; margin: 0 6px; border: 2px solid; border-radius: 10px; display: grid;
          place-items: center; flex: none; }
 .radio.checked::after { content: ""; width: 10px; height: 10px; border-radius: 5px; background: currentColor; }
+.rest { flex: 1; display: grid; align-items: center; }
 svg { flex: none; }
 """
 # Boxes that a finger cannot hit, and text that is wider or higher than its view.

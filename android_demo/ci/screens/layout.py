@@ -64,7 +64,7 @@ class Page:
         kind = element.tag.rpartition(".")[2]
         states = self.scene.states.get(name, frozenset())
         css, seen = self._box(given, parent, states)
-        inner, css_inner, seen_inner = self._inside(kind, element, name, given, texts, states)
+        inner, css_inner, seen_inner = self._inside(kind, parent, element, name, given, texts, states)
         left = given.keys() - seen - seen_inner - UNSEEN - {"visibility"}
         if left:
             raise Unknown(f"{', '.join(sorted(left))} of <{kind}>")
@@ -85,11 +85,11 @@ class Page:
         css, seen = "", {"layout_width", "layout_height", "layout_weight"}
         for axis, main in (("width", parent == "row"), ("height", parent == "column")):
             size = given[f"layout_{axis}"]
-            if main and "layout_weight" in given:
+            if main and float(given.get("layout_weight", 0)):
                 css += f"flex:{given['layout_weight']} 1 0;min-{axis}:0;"
             elif size == "match_parent":
                 css += f"min-{axis}:0;" + (f"flex:1 1 100%;{axis}:100%;" if main else "align-self:stretch;")
-                css += "justify-self:stretch;" if parent == "grid" else ""
+                css += "justify-self:stretch;" if parent.endswith("grid") else ""
             elif size == "wrap_content":
                 css += "flex:none;" if main else "align-self:flex-start;" if parent != "row" else ""
             else:
@@ -110,6 +110,7 @@ class Page:
     def _inside(
         self,
         kind: str,
+        parent: str,
         element: Element,
         name: str,
         given: dict[str, str],
@@ -128,7 +129,9 @@ class Page:
             css += self._gravity(given, direction)
             return children, css, {"orientation", "gravity"}
         if kind == "FrameLayout":
-            return "".join(self._view(child, "grid", {}, texts) for child in element), "display:grid;", set()
+            fits = "grid" if given["layout_height"] == "wrap_content" else "full grid"
+            inner = "".join(self._view(child, fits, {}, texts) for child in element)
+            return inner, "display:grid;grid-template-rows:minmax(0,1fr);", set()
         if kind in TEXTS:
             return self._text(kind, name, given, texts, states)
         if kind == "Spinner":
@@ -140,7 +143,8 @@ class Page:
         if kind == "PictureView":
             picture = self.scene.pictures.get(name, "")
             shown = f'<img src="{picture}" class="picture">' if picture else ""
-            return shown, "aspect-ratio:1;", set()
+            # As large as there is room for, in its proportions and in the middle.
+            return shown, "height:100%;" if parent == "full grid" else "aspect-ratio:1;", {"layout_gravity"}
         if kind == "ProgressBar":
             return self._bar(given, self.scene.progress[name]), "position:relative;", {"progressDrawable"}
         if kind == "View":
@@ -161,7 +165,8 @@ class Page:
             words = f'<span class="line">{shown}</span>'
         if kind == "RadioButton" and "drawableTop" in given:
             tint = self.resources.color(given["drawableTint"], states)
-            words = self.resources.svg(given["drawableTop"], tint) + words
+            # The icon is at the top, the text in the middle of what is left.
+            words = self.resources.svg(given["drawableTop"], tint) + words.replace("<span>", '<span class="rest">')
             css += "flex-direction:column;"
         elif kind == "RadioButton":
             accent = self.resources.color("@color/accent" if "checked" in states else "@color/text_quiet", states)
@@ -191,6 +196,7 @@ class Page:
 BOX = {
     "layout_marginTop": "margin-top",
     "layout_marginBottom": "margin-bottom",
+    "layout_marginStart": "margin-left",
     "layout_marginEnd": "margin-right",
     "padding": "padding",
     "paddingTop": "padding-top",
