@@ -67,6 +67,9 @@ public class ManifestTest {
         }
         Matcher place = PLACE.matcher(expected);
         Matcher foundPlace = PLACE.matcher(found);
+        if (expected.contains(".methods.") && expected.contains(" is missing")) {  // of several, Python takes any
+            return found.contains(" is missing");
+        }
         if (place.find() && !place.group(2).contains("[")) {
             return foundPlace.find() && foundPlace.group(2).equals(place.group(2));
         }
