@@ -37,7 +37,7 @@ HARD = [
     "a</s>b<pad> <unk> <bos>x <extra_id_0> <extra_id_1>  <extra_id_3> y",
     "<|startoftext|>a cat<|endoftext|> <|ENDOFTEXT|>",
     "▁under▁line _ __ ▁",
-    "½ำ½ຳ½ﾞ½ﾟ½\u200c½\u200d½\u0600½\u00ad½🏽 \r\n\r x\r\ny \n\r",
+    "½ำ½ຳ½ﾞ½ﾟ½\u200c½\u200d½\u0600½\u00ad½🏽 \u0600a\u0301\u06dda\u0301 \r\n\r x\r\ny \n\r",
     "1234567890 3.14 1,000 1e-3 ٣٤ 九",
     "!!!??? ... --- ~~ @#$%^&*()[]{}|\\/<>",
     "cat cats scat cat. CAT red hat red  hat   x redhat HAT hat",

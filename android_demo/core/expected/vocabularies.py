@@ -190,6 +190,7 @@ REFUSED = {
     "UnicodeScripts": ("pre_tokenizer", pre_tokenizers.UnicodeScripts()),
     "Digits": ("pre_tokenizer", pre_tokenizers.Sequence([pre_tokenizers.Digits()])),
     r"\w+": ("pre_tokenizer", pre_tokenizers.Split(Regex(r"\w+"), "isolated")),
+    "^a": ("pre_tokenizer", pre_tokenizers.Split(Regex(r"^a"), "isolated")),
     "(?i:a)": ("pre_tokenizer", pre_tokenizers.Split(Regex(r"(?i:a)"), "isolated")),
     "[a&&b]": ("normalizer", normalizers.Replace(Regex("[a&&b]"), "")),
     "BertProcessing": ("post_processor", processors.BertProcessing(("</s>", 1), ("<s>", 0))),

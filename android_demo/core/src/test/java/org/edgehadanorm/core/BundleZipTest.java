@@ -78,8 +78,8 @@ public class BundleZipTest {
     @Test
     public void noEntryLeavesTheFolder() throws IOException {
         String[] names = {
-            "../evil", "../../evil", "/evil", "golden/../../evil", "golden/..", "..", "a\\..\\..\\evil", "C:evil", "./x",
-            "a//b", "//evil", "x\u0000y", "x\ny",
+            "../evil", "../../evil", "/evil", "golden/../../evil", "golden/..", "..", "a\\..\\..\\evil", "C:evil",
+            "./x", "a//b", "//evil", "x\u0000y", "x\ny",
         };
         for (String name : names) {
             Map<String, byte[]> before = new LinkedHashMap<>(files);

@@ -33,7 +33,8 @@ public class JsonTest {
 
     @Test
     public void stringsKeepEveryCharacter() {
-        assertEquals("\"\\/\b\f\n\r\té😀\uD800", Json.parse("\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\\uD83d\\uDE00\\ud800\""));
+        assertEquals("\"\\/\b\f\n\r\té😀\uD800",
+                Json.parse("\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u00e9\\uD83d\\uDE00\\ud800\""));
         assertEquals("日本語 😀", Json.parse("\"日本語 😀\""));
     }
 
@@ -46,8 +47,8 @@ public class JsonTest {
     public void whatIsNoJsonIsRefused() {
         String[] wrong = {
             "", " ", "{", "[", "[1", "[1,", "[1,]", "[,]", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "{a:1}", "{1:1}", "'a'",
-            "\"", "\"\\x\"", "\"\\u12g4\"", "\"\\u+123\"", "\"\n\"", "\"a\tb\"", "01", "-", "-01", "+1", "1.", ".5", "1e",
-            "1e+", "0x1", "tru", "nul", "NaN", "Infinity", "-Infinity", "1 2", "[] []", "\u00a01", "// 1", "٣",
+            "\"", "\"\\x\"", "\"\\u12g4\"", "\"\\u+123\"", "\"\n\"", "\"a\tb\"", "01", "-", "-01", "+1", "1.", ".5",
+            "1e", "1e+", "0x1", "tru", "nul", "NaN", "Infinity", "-Infinity", "1 2", "[] []", "\u00a01", "// 1", "٣",
         };
         for (String text : wrong) {
             assertThrows(text, IllegalArgumentException.class, () -> Json.parse(text));

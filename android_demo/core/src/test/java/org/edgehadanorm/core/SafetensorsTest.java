@@ -37,7 +37,8 @@ public class SafetensorsTest {
     public void brokenFilesAreRefused() throws IOException {
         String good = "{\"a\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 8]}}";
         String[] wrong = {
-            "", "[]", "{", "{\"a\": 1}", good.replace("F32", "F16"), good.replace("[2]", "[3]"), good.replace("[2]", "[-2]"),
+            "", "[]", "{", "{\"a\": 1}", good.replace("F32", "F16"), good.replace("[2]", "[3]"),
+            good.replace("[2]", "[-2]"),
             good.replace("[2]", "2"), good.replace("[0, 8]", "[0]"), good.replace("[0, 8]", "[0, 16]"),
             good.replace("[0, 8]", "[8, 0]"), good.replace("[0, 8]", "[-8, 0]"), good.replace("[0, 8]", "[0, 8.0]"),
             good.replace("[2]", "[4611686018427387904, 4]"), good.replace("[0, 8]", "[4294967296, 4294967304]"),

@@ -33,7 +33,8 @@ public class TokenizerRefusalTest {
 
     @Parameters(name = "{0}")
     public static Collection<Object[]> parts() {
-        return Vectors.named(Vectors.<List<Map<String, Object>>>json(new File(Vectors.folder("tokens"), "refused.json")));
+        File file = new File(Vectors.folder("tokens"), "refused.json");
+        return Vectors.named(Vectors.<List<Map<String, Object>>>json(file));
     }
 
     @Test
