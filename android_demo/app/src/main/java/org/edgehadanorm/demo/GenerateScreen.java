@@ -116,7 +116,7 @@ final class GenerateScreen implements Screen {
             guidance.setText(String.valueOf(bundle.defaultGuidance()));
             // So that the first tap draws something that the model knows.
             bundle.golden().ifPresent(golden -> {
-                prompt.setText(golden.request().prompt());
+                prompt.setText(golden.request().prompt(), false);
                 seed.setText(String.valueOf(golden.request().seed()));
             });
         }
