@@ -5,8 +5,8 @@ ExecuTorch, lacks those of fbjni and nativeloader, which Gradle brings, and is s
 """
 
 import shutil
-import zipfile
 import xml.etree.ElementTree as ElementTree
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

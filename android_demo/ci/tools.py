@@ -5,7 +5,6 @@ cache beside the native programs. None of it is part of the app, of the reposito
 """
 
 import hashlib
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -108,12 +107,13 @@ class Jars:
 def jars(folder: Path | None = None) -> Jars:
     """Raises Missing."""
     folder = folder or CACHE.with_name("android")
-    kept = {name: path for archive in ARCHIVES for name, path in _members(archive, folder).items()}
+    kept = {name: path for archive in ARCHIVES for name, path in members(archive, folder).items()}
     libraries = {abi: kept[f"{abi}.so"] for abi in ABIS}
     return Jars(kept["d8.jar"], kept["android.jar"], kept["executorch.jar"], libraries)
 
 
-def _members(archive: Archive, folder: Path) -> dict[str, Path]:
+def members(archive: Archive, folder: Path) -> dict[str, Path]:
+    """What is kept of an archive in a folder, by name, fetched if it is not there. Raises Missing."""
     home = folder / f"{archive.name}-{archive.release}-{archive.sha256[:8]}"
     with alone(home):
         if not home.exists():
@@ -127,12 +127,19 @@ def _unpack(archive: Archive, file: Path, folder: Path) -> None:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != archive.sha256:
         raise Missing(f"{archive.title} has sha256 {digest}, not {archive.sha256}: it is not what was checked")
-    opened = zipfile.ZipFile(file) if zipfile.is_zipfile(file) else tarfile.open(file)
-    with opened as content:
-        for name, member in archive.members.items():
-            source = content.open(member) if isinstance(content, zipfile.ZipFile) else content.extractfile(member)
-            with source, (folder / name).open("wb") as target:
-                shutil.copyfileobj(source, target)
+    read = _from_zip if zipfile.is_zipfile(file) else _from_tar
+    for name, content in read(file, archive.members).items():
+        (folder / name).write_bytes(content)
+
+
+def _from_zip(file: Path, members: Mapping[str, str]) -> dict[str, bytes]:
+    with zipfile.ZipFile(file) as archive:
+        return {name: archive.read(member) for name, member in members.items()}
+
+
+def _from_tar(file: Path, members: Mapping[str, str]) -> dict[str, bytes]:
+    with tarfile.open(file) as archive:
+        return {name: archive.extractfile(member).read() for name, member in members.items()}
 
 
 def tool(name: str) -> str:

@@ -1,7 +1,7 @@
 """What Android's own tools read in an APK and in its bytecode."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ci import java, tools
@@ -54,12 +54,33 @@ def aligned(apk: Path) -> None:
     java.run([tools.tool("zipalign"), "-c", "-p", 4, apk])
 
 
-def references(dex: Path) -> dict[str, set[str]]:
-    """The classes of a classes.dex, each with the classes that its code, fields and signatures name."""
-    found: dict[str, set[str]] = {}
-    names: set[str] = set()
+@dataclass
+class Class:
+    """A class of the bytecode: all classes that it names, members that it names by holder, and those that it has.
+
+    A member is "field:type" or "method:(types)type".
+    """
+
+    parent: str = ""
+    names: set[str] = field(default_factory=set)
+    members: set[tuple[str, str]] = field(default_factory=set)
+    declared: set[str] = field(default_factory=set)
+
+
+def classes(dex: Path) -> dict[str, Class]:
+    """The classes of a classes.dex by descriptor. Raises Failed, Missing."""
+    found: dict[str, Class] = {}
+    current, member = Class(), ""
     for line in java.run([tools.tool("dexdump"), "-d", dex]).splitlines():
         if started := re.match(r"  Class descriptor  : '(.*)'$", line):
-            names = found.setdefault(started[1], set())
-        names.update(re.findall(r"L[\w$/-]+;", line))
+            current = found.setdefault(started[1], Class())
+        elif parent := re.match(r"  Superclass        : '(.*)'$", line):
+            current.parent = parent[1]
+        elif name := re.match(r"      name          : '(.*)'$", line):
+            member = name[1]
+        elif of := re.match(r"      type          : '(.*)'$", line):
+            current.declared.add(f"{member}:{of[1]}")
+        elif named := re.search(r" (L[^; ]+;)\.(\S+:\S+) // (?:method|field)@", line):
+            current.members.add((named[1], named[2]))
+        current.names.update(re.findall(r"L[\w$/-]+;", line))
     return found

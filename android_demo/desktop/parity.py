@@ -1,8 +1,8 @@
 """What the app's loop should do on a desktop: every call of a program and every picture as Python's runtime has them.
 
-`write` leaves cases.json, a list of {name, bundle, prompt, seed, steps, guidance, calls, pixels}. calls: one of each call
-of a program in their order, "file method sha256", of all inputs and then all outputs, each as a line "dtype [sizes]" and
-its little-endian bytes. pixels: sha256 of the picture's bytes, [3, H, W].
+`write` leaves cases.json, a list of {name, bundle, prompt, seed, steps, guidance, calls, pixels}. calls: one of each
+call of a program in their order, "file method sha256", of all inputs and then all outputs, each as a line
+"dtype [sizes]" and its little-endian bytes. pixels: sha256 of the picture's bytes, [3, H, W].
 """
 
 import hashlib

@@ -3,10 +3,12 @@
 import json
 import random
 import unicodedata
+from functools import cache
 from pathlib import Path
 
 from expected.files import write
 from expected.vocabularies import REFUSED, TOKENIZERS, sentences
+from tokenizers import Tokenizer
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.text import PromptTokenizer
@@ -52,10 +54,14 @@ def make(folder: Path) -> None:
         (folder / name).mkdir()
         file = folder / name / "tokenizer.json"
         build().save(str(file))
-        write(folder / name / "cases.json", [_setting(file, *setting) for setting in SETTINGS])
+        plain = Tokenizer.from_file(str(file))
+        plain.no_padding()
+        texts = [{"text": text, "ids": plain.encode(text).ids} for text in prompts()]
+        write(folder / name / "cases.json", {"texts": texts, "prompts": [_setting(file, *each) for each in SETTINGS]})
     write(folder / "refused.json", _refused(folder / "reference/tokenizer.json"))
 
 
+@cache
 def prompts() -> list[str]:
     """Plain ones, hard ones, and random ones of characters that Unicode has had for long."""
     pool = random.Random(0)
@@ -65,7 +71,8 @@ def prompts() -> list[str]:
     random_ones = [
         "".join(pool.choice(pool.choice(kinds)) for _ in range(pool.randint(1, MOST))) for _ in range(RANDOM)
     ]
-    return list(dict.fromkeys([*HARD, *sentences()[::25], *random_ones]))
+    after_fractions = ["½" + "½".join(marks[i : i + 20]) for i in range(0, len(marks), 20)]  # what is mapped, marked
+    return list(dict.fromkeys([*HARD, *sentences()[::25], *random_ones, *after_fractions]))
 
 
 def _setting(file: Path, length: int, lower: bool, prefix: str) -> dict:

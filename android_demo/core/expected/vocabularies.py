@@ -51,7 +51,7 @@ def _unigram(
     made.normalizer, made.pre_tokenizer = normalizer, pre_tokenizer
     bytes_ = [f"<0x{value:02X}>" for value in range(256)] if byte_fallback else []
     trainer = trainers.UnigramTrainer(
-        vocab_size=size + len(bytes_), special_tokens=SPECIAL, unk_token="<unk>", max_piece_length=12
+        show_progress=False, vocab_size=size + len(bytes_), special_tokens=SPECIAL, unk_token="<unk>", max_piece_length=12
     )
     made.train_from_iterator(sentences(), trainer)
     if byte_fallback:
@@ -108,11 +108,11 @@ def clip() -> Tokenizer:
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=1100, special_tokens=CLIP_SPECIAL, initial_alphabet=alphabet, end_of_word_suffix="</w>"
+        show_progress=False, vocab_size=1100, special_tokens=CLIP_SPECIAL, initial_alphabet=alphabet, end_of_word_suffix="</w>"
     )
     made.train_from_iterator(sentences(), trainer)
     begin, end = _ids(made, CLIP_SPECIAL)
-    made.post_processor = processors.RobertaProcessing(sep=end, cls=begin, trim_offsets=False, add_prefix_space=False)
+    made.post_processor = processors.RobertaProcessing(end, begin, trim_offsets=False, add_prefix_space=False)
     return made
 
 
@@ -122,7 +122,7 @@ def gemma() -> Tokenizer:
     made.normalizer = normalizers.Replace(" ", "▁")
     made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     special = [*SPECIAL, *(f"<0x{value:02X}>" for value in range(256))]
-    made.train_from_iterator(sentences(), trainers.BpeTrainer(vocab_size=900, special_tokens=special))
+    made.train_from_iterator(sentences(), trainers.BpeTrainer(show_progress=False, vocab_size=900, special_tokens=special))
     made = _without_added(made, special[len(SPECIAL) :])
     made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=_ids(made, SPECIAL))
     made.add_tokens([AddedToken("\n\n", normalized=False), AddedToken("<table>", normalized=False)])
@@ -134,7 +134,7 @@ def unknowing() -> Tokenizer:
     made = Tokenizer(models.BPE(unk_token="<unk>", ignore_merges=True, continuing_subword_prefix="##"))
     made.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.Prepend("▁")])
     made.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s"), "merged_with_next")
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=SPECIAL, continuing_subword_prefix="##")
+    trainer = trainers.BpeTrainer(show_progress=False, vocab_size=400, special_tokens=SPECIAL, continuing_subword_prefix="##")
     made.train_from_iterator([text for text in sentences() if text.isascii()][:300], trainer)
     return made
 
@@ -144,7 +144,7 @@ def byte_level(template: str) -> Tokenizer:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=template.startswith("<"))
     trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=SPECIAL, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())
+        show_progress=False, vocab_size=500, special_tokens=SPECIAL, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet())
     )
     made.train_from_iterator(sentences(), trainer)
     made.post_processor = processors.Sequence(

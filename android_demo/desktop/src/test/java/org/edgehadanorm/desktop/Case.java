@@ -31,6 +31,10 @@ final class Case {
         return cases;
     }
 
+    static Case named(String name) throws IOException {
+        return all().stream().filter(one -> one.toString().equals(name)).findFirst().get();
+    }
+
     /** The first that is asked of the bundle in a folder. */
     static Case of(File folder) throws IOException {
         return all().stream().filter(one -> one.folder().equals(folder)).findFirst().get();
