@@ -1,4 +1,4 @@
-"""android_demo/app/src/main/res: what can be known of the screens without Android, and the harness that draws them."""
+"""The app's manifest and resources: what can be known of them without Android, and the harness that draws them."""
 
 import os
 import re
@@ -69,6 +69,15 @@ def test_every_field_has_a_label_and_every_picture_a_description(layout):
             # The one in a row is described when its name is known.
             named = "contentDescription" in given or given.get("importantForAccessibility") == "no"
             assert named or given["id"] == "@+id/delete"
+
+
+def test_the_manifest_asks_for_nothing_and_shows_the_activity_alone():
+    manifest = ElementTree.parse(APP / "AndroidManifest.xml").getroot()
+    assert not [element for element in manifest.iter() if element.tag.startswith("uses-permission")]
+    application = attributes(manifest.find("application"))
+    assert (application["allowBackup"], application["usesCleartextTraffic"]) == ("false", "false")
+    exported = {attributes(part)["name"]: attributes(part)["exported"] for part in manifest.find("application")}
+    assert [name for name, value in exported.items() if value == "true"] == ["org.edgehadanorm.demo.MainActivity"]
 
 
 def test_every_resource_is_used():

@@ -203,6 +203,9 @@ final class GenerateScreen implements Screen {
                 now -> saver.toShare(now.request(), now.picture().get(), new Answer() {
                     @Override
                     public void saved(Uri uri) {
+                        if (activity.isDestroyed()) {
+                            return;
+                        }
                         Intent send = new Intent(Intent.ACTION_SEND).setType(Saver.TYPE)
                                 .putExtra(Intent.EXTRA_STREAM, uri).putExtra(Intent.EXTRA_TEXT, now.request().prompt())
                                 .addFlags(Intent.FLAG_GRANT_READ_URI_PERMISSION);
