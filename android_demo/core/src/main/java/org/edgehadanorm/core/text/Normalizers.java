@@ -2,7 +2,6 @@ package org.edgehadanorm.core.text;
 
 import java.text.Normalizer.Form;
 import java.util.ArrayList;
-import java.util.Base64;
 import java.util.List;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
@@ -75,7 +74,7 @@ final class Normalizers {
 
     private static Normalizer charsmap(Part part) throws BundleException {
         try {
-            return new Charsmap(Base64.getDecoder().decode(part.text("precompiled_charsmap")));
+            return new Charsmap(Base64.decoded(part.text("precompiled_charsmap")));
         } catch (IllegalArgumentException error) {
             throw new BundleException(part.where() + ".precompiled_charsmap is damaged; copy the bundle again", error);
         }
