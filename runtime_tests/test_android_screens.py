@@ -30,6 +30,17 @@ READ = [
     ("on_accent", "accent"),
     ("problem", "problem_surface"),
 ]
+# What the code takes a view for, and the elements that are one.
+IS_A = {
+    "TextView": {"TextView", "EditText", "AutoCompleteTextView", "Button", "RadioButton"},
+    "EditText": {"EditText", "AutoCompleteTextView"},
+    "ViewGroup": {"LinearLayout", "FrameLayout", "RadioGroup", "ScrollView"},
+    "ImageView": {"ImageView", "ImageButton", "PictureView"},
+}
+TAKEN = (
+    re.compile(r"\((\w+)\) \w+\.findViewById\(R\.id\.(\w+)\)"),
+    re.compile(r"(\w+) \w+ = findView\(R\.id\.(\w+)\)"),
+)
 # Attributes that a person reads or hears.
 SAID = ("text", "hint", "contentDescription", "label", "title")
 
@@ -95,15 +106,18 @@ def test_every_resource_is_used():
     assert unused == set()
 
 
-def test_views_that_the_code_asks_for_are_in_the_layouts_of_both_orientations():
-    asked = set(re.findall(r"R\.id\.(\w+)", "".join(path.read_text() for path in APP.rglob("*.java"))))
-    for qualifiers in ((), ("land",)):
-        resources = Resources(RES, qualifiers)
-        found = set()
-        for layout in {path.stem for path in LAYOUTS}:
-            for element in resources.layout(layout).iter():
-                found.add(attributes(element).get("id", "").removeprefix("@+id/"))
-        assert asked <= found
+@pytest.mark.parametrize("qualifiers", [(), ("land",)])
+def test_views_that_the_code_asks_for_are_there_and_are_what_it_takes_them_for(qualifiers):
+    code = "".join(path.read_text() for path in APP.rglob("*.java"))
+    resources, kinds = Resources(RES, qualifiers), {}
+    for layout in {path.stem for path in LAYOUTS}:
+        for element in resources.layout(layout).iter():
+            name = attributes(element).get("id", "").removeprefix("@+id/")
+            kinds.setdefault(name, element.tag.rpartition(".")[2])
+    assert set(re.findall(r"R\.id\.(\w+)", code)) <= kinds.keys()
+    taken = [pair for pattern in TAKEN for pair in pattern.findall(code)]
+    assert len(taken) > 20
+    assert not [(kind, name) for kind, name in taken if kinds[name] not in IS_A.get(kind, {kind})]
 
 
 @pytest.mark.parametrize(

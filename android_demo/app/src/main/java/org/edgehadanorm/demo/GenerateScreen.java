@@ -6,6 +6,7 @@ import android.content.Intent;
 import android.net.Uri;
 import android.os.Bundle;
 import android.view.View;
+import android.view.inputmethod.EditorInfo;
 import android.view.inputmethod.InputMethodManager;
 import android.widget.ArrayAdapter;
 import android.widget.AutoCompleteTextView;
@@ -66,6 +67,8 @@ final class GenerateScreen implements Screen {
         generate = activity.findViewById(R.id.generate);
         cancel = activity.findViewById(R.id.cancel);
         generate.setOnClickListener(view -> generate());
+        prompt.setOnEditorActionListener((view, action, event) ->
+                action == EditorInfo.IME_ACTION_GO && generate.isEnabled() && generate.performClick());
         cancel.setOnClickListener(view -> session.cancel());
         activity.findViewById(R.id.new_seed).setOnClickListener(
                 view -> seed.setText(String.valueOf(random.nextInt(SEEDS))));
