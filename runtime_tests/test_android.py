@@ -9,15 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from executorch.exir._serialize._program import deserialize_pte_binary
 
 import android_bundles
 from ci import api_levels, apk, gradle, java, jvm, tools, verify
 from desktop.parity import Case, write
+from edge_hadanorm.bundle import Bundle
 from native import machine, programs
 from native.toolchain import Missing
 
 ROOT = gradle.ROOT.parent
 ASSET = "reference.zip"
+BUNDLES = (*android_bundles.REFERENCE, *android_bundles.PIPELINES)
 EXACT = "exact 8"
 # Prompt, seed, steps, guidance.
 ASKED = [
@@ -31,6 +34,7 @@ ASKED = [
 @pytest.fixture(scope="module")
 def jars() -> tools.Jars:
     try:
+        jvm.natives()
         return tools.build()
     except Missing as missing:
         pytest.skip(str(missing))
@@ -117,6 +121,38 @@ def test_nothing_is_called_that_came_after_the_oldest_android(bytecode, jars):
     assert api_levels.newer(bytecode, known, java.MIN_API) == {}
 
 
+# ExecuTorch's library on a phone; that of the npm package, as near as can be had to that of the AAR.
+
+
+def operators(bundle: Bundle) -> set[str]:
+    """The operators and backends that programs call, by the names that they are registered by."""
+    found = set()
+    for program in bundle.programs.values():
+        read = deserialize_pte_binary(bundle.file(program["file"]).read_bytes()).program
+        for plan in read.execution_plan:
+            found |= {delegate.id for delegate in plan.delegates}
+            found |= {f"{operator.name}.{operator.overload}".rstrip(".") for operator in plan.operators}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("abi", tools.ABIS)
+@pytest.mark.parametrize("name", BUNDLES)
+def test_every_operator_of_the_programs_is_in_the_library(jars, abi, name):
+    library, called = jars.libraries[abi].read_bytes(), operators(android_bundles.made(name))
+    assert "XnnpackBackend" in called
+    assert not {operator for operator in called if operator.encode() + b"\0" not in library}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("abi", tools.ABIS)
+def test_every_native_that_is_stood_in_for_is_in_the_library(jars, abi):
+    natives = re.findall(r"Java_org_pytorch_executorch_Module_(\w+)", jvm.NATIVES.read_text())
+    library = jars.libraries[abi].read_bytes()
+    assert len(natives) > 4
+    assert not {native for native in natives if native.encode() + b"\0" not in library}
+
+
 # What the Gradle files say, which are not run.
 
 
@@ -172,7 +208,7 @@ def linear(tmp_path_factory) -> Path:
 def cases(tmp_path_factory) -> Path:
     """What Python's runtime makes of all bundles."""
     folder = tmp_path_factory.mktemp("cases")
-    write(folder, [case for name in (*android_bundles.REFERENCE, *android_bundles.PIPELINES) for case in asked(name)])
+    write(folder, [case for name in BUNDLES for case in asked(name)])
     return folder
 
 
