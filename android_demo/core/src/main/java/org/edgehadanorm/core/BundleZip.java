@@ -39,7 +39,7 @@ public final class BundleZip {
      * lies beside it as `.NAME.partial`, which what a killed run left is removed from first.
      *
      * @param mostBytes of all unpacked files
-     * @param progress is told of the bytes unpacked, whose total is not known (-1)
+     * @param progress is told of the bytes unpacked, whose total is not known (-1), then of the bytes verified
      * @throws BundleException where the file is damaged, holds no bundle, unpacks to too much or leaves its folder
      */
     public static Bundle unpack(InputStream zip, File target, long mostBytes, Progress progress)
@@ -52,7 +52,7 @@ public final class BundleZip {
             delete(partial);
             create(partial);
             new BundleZip(partial, mostBytes, progress).extract(zip);
-            Bundle bundle = Bundle.open(bundleFolder(partial), target.getName(), Progress.NONE);
+            Bundle bundle = Bundle.open(bundleFolder(partial), target.getName(), progress);
             if (!bundle.folder().renameTo(target)) {
                 throw new IOException("the folder " + target.getName() + " cannot be created");
             }

@@ -8,6 +8,7 @@ import java.util.Optional;
  */
 public final class Generator {
     private static final double MOST_GUIDANCE = 100;
+    private static final int MOST_LATENTS = 1 << 26;
 
     private final Bundle bundle;
     private final ModuleRunner.Loader loader;
@@ -62,7 +63,12 @@ public final class Generator {
         if (request.seed() < 0) {
             throw new BundleException("seed is " + request.seed() + ", not a number from 0 to " + Long.MAX_VALUE);
         }
-        int channels = bundle.latentShape()[0];
+        int[] shape = bundle.latentShape();
+        int channels = shape[0];
+        if ((double) channels * shape[1] * shape[2] > MOST_LATENTS) {
+            throw new BundleException("bundle " + bundle.name() + " has latents of " + channels + " x " + shape[1] + " x "
+                    + shape[2] + " numbers, more than a phone can hold; take a smaller bundle");
+        }
         if (!bundle.programs().containsKey(Links.DECODER) && channels != 1 && channels != 3) {
             throw new BundleException("bundle " + bundle.name() + " has no " + Links.DECODER + " for its latents of "
                     + channels + " channels; export the bundle again");
@@ -75,7 +81,7 @@ public final class Generator {
         Program denoiser = bundle.programs().get(Links.DENOISER);
         boolean pixels = !bundle.programs().containsKey(Links.DECODER);
         int[] shape = bundle.latentShape();
-        int count = shape[0] * shape[1] * shape[2];
+        float[] noise = Noise.normal(request.seed(), shape[0] * shape[1] * shape[2], 0);
         try (ModuleRunner runner = loader.load(denoiser.file())) {
             Tensor[] conditioning = denoiser.method("prepare").run(runner, inputs);
             begin(Phase.DENOISE, listener);
@@ -88,14 +94,13 @@ public final class Generator {
                 return denoise.run(runner, given)[0].floats();
             };
             long[] last = {clock.nanoseconds()};
-            return new Sampler(table, request.guidance()).sample(model, Noise.normal(request.seed(), count, 0),
-                    (k, latents) -> {
-                        long now = clock.nanoseconds();
-                        Picture preview = Preview.of(latents, shape[0], shape[1], shape[2], pixels);
-                        listener.step(k + 1, table.steps(), (now - last[0]) / 1e6, preview);
-                        stopIfCancelled(listener);
-                        last[0] = clock.nanoseconds();
-                    });
+            return new Sampler(table, request.guidance()).sample(model, noise, (k, latents) -> {
+                long now = clock.nanoseconds();
+                Picture preview = Preview.of(latents, shape[0], shape[1], shape[2], pixels);
+                listener.step(k + 1, table.steps(), (now - last[0]) / 1e6, preview);
+                stopIfCancelled(listener);
+                last[0] = clock.nanoseconds();
+            });
         }
     }
 

@@ -154,6 +154,16 @@ public class BundleTest {
         assertEquals(error.getMessage(), again.getMessage());
     }
 
+    @Test
+    public void latentsThatNoPhoneHoldsAreRefused() throws Exception {
+        edit("[\n   4,\n   10,\n   24\n  ]", "[2147483647, 2147483647, 2147483647]");
+        Bundle bundle = Bundle.open(folder, Progress.NONE);
+        BundleException error = assertThrows(BundleException.class, () -> new Generator(bundle, program -> {
+            throw new AssertionError("loaded");
+        }).generate(new Request("", 0, 4, 1), Listener.NONE));
+        assertTrue(error.getMessage(), error.getMessage().contains("more than a phone can hold"));
+    }
+
     private void edit(String before, String after) throws IOException {
         File manifest = new File(folder, "manifest.json");
         String text = new String(Vectors.bytes(manifest), "UTF-8");
