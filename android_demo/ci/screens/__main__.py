@@ -11,6 +11,7 @@ text that does not fit.
 import argparse
 import io
 import json
+import platform
 import re
 import shutil
 import subprocess
@@ -33,7 +34,7 @@ GAP, CAPTION = 24, 60
 MOST_BYTES = 150_000
 NOTE = (
     "Drawn by android_demo/ci/screens from the app's resources, not by Android; the emoji and the times come from"
-    " ExecuTorch on an x86-64 machine."
+    f" ExecuTorch on {platform.system()}, {platform.machine()}."
 )
 CSS = """
 * { box-sizing: border-box; margin: 0; }
@@ -88,7 +89,8 @@ def main() -> int:
 
 def draw(options: argparse.Namespace) -> None:
     bundle = load(options.bundle)
-    golden = bundle.golden or {"prompt": "", "seed": 0}
+    if (golden := bundle.golden) is None:
+        raise Unknown(f"{options.bundle} has no golden sample; take a bundle of a whole pipeline")
     seed = golden["seed"] if options.seed is None else options.seed
     made = run(bundle, options.prompt or golden["prompt"], seed)
     size = LANDSCAPE if options.landscape else PORTRAIT
