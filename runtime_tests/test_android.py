@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 
 import android_bundles
-from ci import apk, gradle, java, jvm, tools, verify
+from ci import api_levels, apk, gradle, java, jvm, tools, verify
 from desktop.parity import Case, write
 from native import machine, programs
 from native.toolchain import Missing
 
 ROOT = gradle.ROOT.parent
 ASSET = "reference.zip"
-# Packages and classes that came after the oldest Android that the app is for, and that D8 does not bring along.
-NEWER = ("Ljava/nio/file/", "Ljava/time/", "Ljava/util/Base64", "Ljava/lang/invoke/VarHandle", "Ljava/net/http/")
 EXACT = "exact 8"
 # Prompt, seed, steps, guidance.
 ASKED = [
@@ -84,9 +82,8 @@ def test_libraries_are_mapped_from_the_package_and_bundles_are_not_compressed_tw
 
 
 @pytest.fixture(scope="module")
-def references(built) -> dict[str, set[str]]:
-    """What each class of the bytecode names."""
-    return verify.references(built.dex)
+def bytecode(built) -> dict[str, verify.Class]:
+    return verify.classes(built.dex)
 
 
 def classes(jar: Path) -> set[str]:
@@ -95,27 +92,29 @@ def classes(jar: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_the_bytecode_has_every_class_of_ours_and_of_executorch_and_no_test(built, jars, references):
+def test_the_bytecode_has_every_class_of_ours_and_of_executorch_and_no_test(built, jars, bytecode):
     ours = classes(built.core) | classes(built.app)
-    assert ours | classes(jars.executorch) <= references.keys()
-    assert {name for name in references if not name.startswith((verify.OURS, verify.EXECUTORCH))} == set()
+    assert ours | classes(jars.executorch) <= bytecode.keys()
+    assert {name for name in bytecode if not name.startswith((verify.OURS, verify.EXECUTORCH))} == set()
     assert not any("Test;" in name for name in ours)
 
 
 @pytest.mark.slow
-def test_one_class_knows_executorch_and_the_core_knows_no_android(references):
+def test_one_class_knows_executorch_and_the_core_knows_no_android(bytecode):
     def users(package: str, within: str = verify.OURS) -> set[str]:
-        named = {name for name, named in references.items() if any(other.startswith(package) for other in named)}
-        return {name.rstrip(";").partition("$")[0] for name in named if name.startswith(within)}
+        found = {name for name, one in bytecode.items() if any(other.startswith(package) for other in one.names)}
+        return {name.rstrip(";").partition("$")[0] for name in found if name.startswith(within)}
 
     assert users(verify.EXECUTORCH) == {f"{verify.OURS}demo/ExecuTorchRunner"}
     assert users("Landroid/", f"{verify.OURS}core/") == set()
 
 
 @pytest.mark.slow
-def test_nothing_is_called_that_came_after_the_oldest_android(references):
-    called = set().union(*references.values())
-    assert not {name for name in called if name.startswith(NEWER)}
+def test_nothing_is_called_that_came_after_the_oldest_android(bytecode, jars):
+    known = api_levels.levels(jars.d8)
+    assert known["Ljava/util/Base64;"] == 26
+    assert known["Landroid/view/View;.setElevation:(F)V"] == 21
+    assert api_levels.newer(bytecode, known, java.MIN_API) == {}
 
 
 # What the Gradle files say, which are not run.

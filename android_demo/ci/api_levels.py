@@ -13,11 +13,24 @@ DATABASE = "resources/new_api_database.ser"
 PLACE = struct.Struct(">IH")
 STRINGS_HASH, ENTRIES_HASH = 1 << 17, 1 << 18
 TYPE, FIELD, METHOD = range(3)
+# What every class has of java.lang.Object, which has no entries.
+EVERYWHERE = (
+    "<init>",
+    "clone",
+    "equals",
+    "finalize",
+    "getClass",
+    "hashCode",
+    "notify",
+    "notifyAll",
+    "toString",
+    "wait",
+)
 
 
 @cache
 def levels(d8: Path) -> dict[str, int]:
-    """API levels by descriptor: "Lholder;", "Lholder;.field:type", "Lholder;.method:(types)type"; inherited ones too."""
+    """API levels by descriptor: "Lholder;", "Lholder;.field:type", "Lholder;.method:(types)type", inherited or not."""
     with zipfile.ZipFile(d8) as archive:
         content = archive.read(DATABASE)
     (count,) = struct.unpack_from(">I", content)
@@ -55,14 +68,10 @@ def newer(classes: dict[str, Class], known: dict[str, int], min_api: int) -> dic
             if known.get(name, 0) > min_api:
                 found[name] = known[name]
         for holder, member in used.members:
-            while holder in classes and not _declares(classes[holder], member):
+            while holder in classes and member not in classes[holder].declared:
                 holder = classes[holder].parent
-            if holder not in classes and holder in known:
+            if holder not in classes and holder in known and member.partition(":")[0] not in EVERYWHERE:
                 level = known.get(f"{holder}.{member}", 0)
                 if not level or level > min_api:
                     found[f"{holder}.{member}"] = level
     return found
-
-
-def _declares(one: Class, member: str) -> bool:
-    return member in one.declared

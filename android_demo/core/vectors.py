@@ -1,7 +1,7 @@
 """What Python says, for the tests of the Java core: python android_demo/core/vectors.py OUT
 
-OUT becomes a folder of JSON and raw little-endian numbers, made by edge_hadanorm itself. The tests read its path from the
-system property `vectors`. It is made anew for every check and never committed, so it cannot be stale.
+OUT becomes a folder of JSON and raw little-endian numbers, made by edge_hadanorm itself. The tests read its path from
+the system property `vectors`. It is made anew for every check and never committed, so it cannot be stale.
 """
 
 import sys

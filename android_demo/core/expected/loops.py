@@ -11,8 +11,6 @@ from pathlib import Path
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
-from expected.files import numbers, write
-from expected.vocabularies import REFERENCE
 
 from edge_hadanorm import bundle, runtime
 from edge_hadanorm.errors import UserError
@@ -20,6 +18,8 @@ from edge_hadanorm.files import write_tensors
 from edge_hadanorm.metrics import save_png, to_pixels
 from edge_hadanorm.noise import normal
 from edge_hadanorm.sampling import probe
+from expected.files import numbers, write
+from expected.vocabularies import REFERENCE
 
 SCHEDULER = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.5)
 STEPS = (1, 2, 4, 8)
@@ -202,7 +202,7 @@ def _bundle(folder: Path, form: Form) -> bundle.Bundle:
         carried = {name: torch.randn(rows + shape[1:], generator=generator) for name, shape in form.given.items()}
         write_tensors(folder / "prompts.safetensors", carried)
     (folder / "golden/picture.png").write_bytes(b"to come")
-    channels, height, width = form.latents
+    _, height, width = form.latents
     return bundle.write_manifest(
         folder,
         {

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from expected.files import numbers, write
-
 from edge_hadanorm.noise import normal, philox
+from expected.files import numbers, write
 
 SEEDS = (0, 1, 42, 2**31, 2**32 - 1, 2**32, 2**53 + 1, 2**63 - 1)
 STREAMS = (0, 1, 2**32 - 1)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from expected.files import numbers, write
 
 from edge_hadanorm.metrics import psnr_db, save_png, to_pixels
+from expected.files import numbers, write
 
 HEIGHT, WIDTH = 24, 37
 
@@ -22,11 +22,11 @@ def make(folder: Path) -> None:
         save_png(values, folder / f"{name}.png")
         file = numbers(folder / f"{name}.f32", values)
         pixels = numbers(folder / f"{name}.i64", to_pixels(values).long())
-        cases.append({"name": name, "values": file, "pixels": pixels, "png": f"{name}.png", "shape": list(values.shape)})
+        cases.append(
+            {"name": name, "values": file, "pixels": pixels, "png": f"{name}.png", "shape": list(values.shape)}
+        )
     levels = {name: to_pixels(values) for name, values in pictures.items()}
-    distances = [
-        {"a": a, "b": b, "psnr_db": psnr_db(levels[a], levels[b])} for a in levels for b in levels if a != b
-    ]
+    distances = [{"a": a, "b": b, "psnr_db": psnr_db(levels[a], levels[b])} for a in levels for b in levels if a != b]
     write(folder / "cases.json", {"pictures": cases, "distances": distances})
 
 

@@ -11,9 +11,9 @@ from diffusers import (
     HeunDiscreteScheduler,
     UniPCMultistepScheduler,
 )
-from expected.files import numbers, write
 
 from edge_hadanorm.sampling import probe, sample
+from expected.files import numbers, write
 
 FLOW = dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.5)
 SCHEDULERS = {

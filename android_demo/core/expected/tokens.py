@@ -6,12 +6,12 @@ import unicodedata
 from functools import cache
 from pathlib import Path
 
-from expected.files import write
-from expected.vocabularies import REFUSED, TOKENIZERS, sentences
 from tokenizers import Tokenizer
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.text import PromptTokenizer
+from expected.files import write
+from expected.vocabularies import REFUSED, TOKENIZERS, sentences
 
 # (length, lower, prefix)
 SETTINGS = [(64, False, ""), (64, True, ""), (400, True, "Enhanced prompt: a ")]
@@ -37,6 +37,7 @@ HARD = [
     "a</s>b<pad> <unk> <bos>x <extra_id_0> <extra_id_1>  <extra_id_3> y",
     "<|startoftext|>a cat<|endoftext|> <|ENDOFTEXT|>",
     "▁under▁line _ __ ▁",
+    "½ำ½ຳ½ﾞ½ﾟ½\u200c½\u200d½\u0600½\u00ad½🏽 \u0600a\u0301\u06dda\u0301 \r\n\r x\r\ny \n\r",
     "1234567890 3.14 1,000 1e-3 ٣٤ 九",
     "!!!??? ... --- ~~ @#$%^&*()[]{}|\\/<>",
     "cat cats scat cat. CAT red hat red  hat   x redhat HAT hat",
@@ -96,7 +97,7 @@ def _refused(reference: Path) -> list[dict]:
         cases.append({"name": name, "file": json.dumps(whole | {key: made})})
     changes = {
         "future": {"future": {"type": "New"}},
-        "single": {"added_tokens": [{"id": 0, "content": "<pad>", "future": True}]},
-        "another id": {"added_tokens": [{"id": 9, "content": "<pad>", "special": True}]},
+        "added_tokens[0]": {"added_tokens": [{"id": 0, "content": "<pad>", "future": True}]},
+        "another id than the vocabulary": {"added_tokens": [{"id": 9, "content": "<pad>", "special": True}]},
     }
     return [*cases, *({"name": name, "file": json.dumps(whole | change)} for name, change in changes.items())]

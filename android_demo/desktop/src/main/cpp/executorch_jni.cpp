@@ -12,6 +12,7 @@
 #include <mutex>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <executorch/extension/module/module.h>
@@ -137,6 +138,25 @@ class Java {
   JNIEnv* const env;
 };
 
+// The local references made while it lives are given back at its end.
+class Frame {
+ public:
+  explicit Frame(const Java& java) : env_(java.env) {
+    if (env_->PushLocalFrame(kReferences)) throw Thrown();
+  }
+  ~Frame() {
+    if (env_) env_->PopLocalFrame(nullptr);
+  }
+  Frame(const Frame&) = delete;
+
+  // One of them that is kept.
+  jobject keep(jobject object) { return std::exchange(env_, nullptr)->PopLocalFrame(object); }
+
+ private:
+  static constexpr jint kReferences = 16;
+  JNIEnv* env_;
+};
+
 std::string native_error(Error code) {
   std::ostringstream text;
   text << " [Native Error: 0x" << std::hex << std::uppercase << static_cast<uint32_t>(code) << "]";
@@ -150,8 +170,14 @@ Module& module_of(const Java& java, jobject self) {
   return *reinterpret_cast<Module*>(java.env->GetLongField(data, java.field(holder, "pointer", "J")));
 }
 
-// A tensor over the direct buffer of a Java tensor.
-TensorPtr from_java(const Java& java, jobject tensor) {
+// A tensor over the direct buffer of that of a Java EValue.
+TensorPtr from_java(const Java& java, jobject value) {
+  const Frame frame(java);
+  const auto values = java.type("org/pytorch/executorch/EValue");
+  if (java.env->GetIntField(value, java.field(values, "mTypeCode", "I")) != kTensor)
+    java.fail(Error::NotSupported, "An input is no tensor");
+  const auto to_tensor = java.method(values, "toTensor", "()Lorg/pytorch/executorch/Tensor;");
+  const auto tensor = java.checked(java.env->CallObjectMethod(value, to_tensor));
   const auto type = java.type("org/pytorch/executorch/Tensor");
   const auto code = java.checked(java.env->CallIntMethod(tensor, java.method(type, "dtypeJniCode", "()I")));
   const auto shape = static_cast<jlongArray>(java.env->GetObjectField(tensor, java.field(type, "shape", "[J")));
@@ -172,8 +198,11 @@ TensorPtr from_java(const Java& java, jobject tensor) {
   java.fail(Error::InvalidArgument, "Unknown Tensor jdtype: [" + std::to_string(code) + "]");
 }
 
-// A Java tensor over the memory of an output.
-jobject to_java(const Java& java, const executorch::aten::Tensor& tensor) {
+// A Java EValue of a tensor over the memory of an output.
+jobject to_java(const Java& java, const EValue& value) {
+  if (!value.isTensor()) java.fail(Error::NotSupported, "An output is no tensor");
+  const auto tensor = value.toTensor();
+  Frame frame(java);
   const std::vector<jlong> sizes(tensor.sizes().begin(), tensor.sizes().end());
   const auto shape = java.checked(java.env->NewLongArray(sizes.size()));
   java.env->SetLongArrayRegion(shape, 0, sizes.size(), sizes.data());
@@ -187,35 +216,35 @@ jobject to_java(const Java& java, const executorch::aten::Tensor& tensor) {
   const auto make = java.static_method(type, "nativeNewTensor",
                                        "(Ljava/nio/ByteBuffer;[JILcom/facebook/jni/HybridData;)"
                                        "Lorg/pytorch/executorch/Tensor;");
-  for (const auto& dtype : kDtypes)
-    if (dtype.type == tensor.scalar_type())
-      return java.checked(java.env->CallStaticObjectMethod(type, make, buffer, shape, dtype.code, nullptr));
+  const auto values = java.type("org/pytorch/executorch/EValue");
+  const auto wrap =
+      java.static_method(values, "from", "(Lorg/pytorch/executorch/Tensor;)Lorg/pytorch/executorch/EValue;");
+  for (const auto& dtype : kDtypes) {
+    if (dtype.type != tensor.scalar_type()) continue;
+    const auto made = java.checked(java.env->CallStaticObjectMethod(type, make, buffer, shape, dtype.code, nullptr));
+    return frame.keep(java.checked(java.env->CallStaticObjectMethod(values, wrap, made)));
+  }
   java.fail(Error::InvalidArgument, std::string(executorch::runtime::toString(tensor.scalar_type())) +
                                         " is not supported on java side");
 }
 
 jobjectArray execute(const Java& java, Module& module, const std::string& method, jobjectArray inputs) {
-  const auto type = java.type("org/pytorch/executorch/EValue");
-  const auto code = java.field(type, "mTypeCode", "I");
-  const auto get = java.method(type, "toTensor", "()Lorg/pytorch/executorch/Tensor;");
   std::vector<TensorPtr> tensors;
   std::vector<EValue> values;
   for (jsize i = 0; i < java.env->GetArrayLength(inputs); ++i) {
     const auto value = java.checked(java.env->GetObjectArrayElement(inputs, i));
-    if (java.env->GetIntField(value, code) != kTensor) java.fail(Error::NotSupported, "An input is no tensor");
-    tensors.push_back(from_java(java, java.checked(java.env->CallObjectMethod(value, get))));
+    tensors.push_back(from_java(java, value));
     values.emplace_back(tensors.back());
+    java.env->DeleteLocalRef(value);
   }
   auto results = module.execute(method, values);
   if (!results.ok()) java.fail(results.error(), "Execution failed for method: " + method);
+  const auto type = java.type("org/pytorch/executorch/EValue");
   const auto outputs = java.checked(java.env->NewObjectArray(results->size(), type, nullptr));
-  const auto make =
-      java.static_method(type, "from", "(Lorg/pytorch/executorch/Tensor;)Lorg/pytorch/executorch/EValue;");
   for (size_t i = 0; i < results->size(); ++i) {
-    const auto& result = results->at(i);
-    if (!result.isTensor()) java.fail(Error::NotSupported, "An output is no tensor");
-    const auto value = java.env->CallStaticObjectMethod(type, make, to_java(java, result.toTensor()));
+    const auto value = to_java(java, results->at(i));
     java.env->SetObjectArrayElement(outputs, i, java.checked(value));
+    java.env->DeleteLocalRef(value);
   }
   return outputs;
 }

@@ -53,8 +53,8 @@ final class Links {
             }
         }
         if (programs.containsKey(DECODER)) {
-            Map<?, ?> decode = Manifest.object(Manifest.object(Manifest.object(programs, DECODER), "methods"), "decode");
-            List<Map<String, Object>> inputs = Manifest.objects(decode, "inputs");
+            Map<String, Object> methods = Manifest.object(Manifest.object(programs, DECODER), "methods");
+            List<Map<String, Object>> inputs = Manifest.objects(Manifest.object(methods, "decode"), "inputs");
             if (inputs.size() != 1 || ((List<?>) inputs.get(0).get("shape")).size() != 4) {
                 throw new BundleException(
                         ".programs." + DECODER + ".methods.decode.inputs are not one tensor [1, C, h, w]");

@@ -23,8 +23,8 @@ final class Prompts {
     }
 
     /**
-     * The inputs of the denoiser's `prepare` in the manifest's order, each [2, ...]: row 0 of the empty prompt, row 1 of
-     * this one. Throws BundleException for a prompt that the bundle does not take.
+     * The inputs of the denoiser's `prepare` in the manifest's order, each [2, ...]: row 0 of the empty prompt, row 1
+     * of this one. Throws BundleException for a prompt that the bundle does not take.
      */
     Tensor[] inputs(String prompt, Encode encode) throws RunnerException, BundleException, Cancelled {
         Map<String, Tensor> given = given(prompt, encode);

@@ -55,9 +55,10 @@ final class Safetensors {
             shape[i] = (Long) sizes.get(i);
         }
         List<?> offsets = (List<?>) entry.get("data_offsets");
-        data.position(((Long) offsets.get(0)).intValue());
+        int start = Math.toIntExact((Long) offsets.get(0));
+        data.position(start);
         ByteBuffer own = data.slice().order(ByteOrder.LITTLE_ENDIAN);
-        own.limit((int) ((Long) offsets.get(1) - (Long) offsets.get(0)));
+        own.limit(Math.toIntExact((Long) offsets.get(1)) - start);
         if (entry.get("dtype").equals("F32")) {
             float[] values = new float[own.remaining() / Float.BYTES];
             own.asFloatBuffer().get(values);

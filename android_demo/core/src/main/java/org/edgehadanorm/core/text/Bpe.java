@@ -103,7 +103,8 @@ final class Bpe implements Model {
     private int known(String token) throws BundleException {
         int id = vocabulary.id(token);
         if (id < 0) {
-            throw new BundleException("the vocabulary has no '" + token + "' for what it does not know; use other words");
+            throw new BundleException("the model does not know a character, and has no '" + token
+                    + "' for it; use other words");
         }
         return id;
     }

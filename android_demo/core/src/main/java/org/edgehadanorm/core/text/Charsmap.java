@@ -7,9 +7,10 @@ import java.nio.charset.StandardCharsets;
 /**
  * SentencePiece's precompiled map of characters: a double-array trie from UTF-8 to places in a blob of texts.
  *
- * <p>File: the size of the trie in bytes as uint32, its units as uint32, all little-endian, and the blob, in which every
- * text ends with a zero byte. A unit has in bits 0 to 7 its label, in bit 8 whether a key ends below it, in bit 9 whether
- * its offset counts 256, in bits 10 to 30 the offset; bit 31 marks the unit of an end, whose other bits are the value.
+ * <p>File: the size of the trie in bytes as uint32, its units as uint32, all little-endian, and the blob, in which
+ * every text ends with a zero byte. A unit has in bits 0 to 7 its label, in bit 8 whether a key ends below it, in bit 9
+ * whether its offset counts 256, in bits 10 to 30 the offset; bit 31 marks the unit of an end, whose other bits are the
+ * value.
  */
 final class Charsmap implements Normalizer {
     /** Clusters of as many bytes are looked up character by character only. */

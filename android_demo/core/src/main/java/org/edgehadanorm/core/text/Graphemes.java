@@ -1,13 +1,16 @@
 package org.edgehadanorm.core.text;
 
 /**
- * Where a character that a reader sees ends: extended grapheme clusters (Unicode Standard Annex 29), as far as a Charsmap
- * can tell. It looks up clusters of less than six bytes by what they begin with, so that the rules for emoji, flags,
- * Hangul and the like, whose clusters are longer or begin with what no map has, make no difference and are left out.
+ * Where a character that a reader sees ends: extended grapheme clusters (Unicode Standard Annex 29), as far as a
+ * Charsmap can tell. It looks up clusters of less than six bytes by what they begin with, so that the rules for flags,
+ * Hangul and Indic conjuncts, whose clusters are longer and whose ends no map has, make no difference. They are left
+ * out, and so is that for emoji, which does where a joiner stands between two signs such as the trade mark.
  */
 final class Graphemes {
     private static final int ZERO_WIDTH_NON_JOINER = 0x200C;
     private static final int ZERO_WIDTH_JOINER = 0x200D;
+    /** Signs that the next character belongs to, as far as both are short. */
+    private static final int[][] PREPENDED = {{0x600, 0x605}, {0x6DD, 0x6DD}, {0x70F, 0x70F}};
     /** Spacing marks that begin a character all the same. */
     private static final int[][] APART = {
         {0x102B, 0x102C}, {0x1038, 0x1038}, {0x1062, 0x1064}, {0x1067, 0x106D}, {0x1083, 0x1083}, {0x1087, 0x108C},
@@ -21,15 +24,20 @@ final class Graphemes {
 
     /** The end of the cluster that begins at an index. */
     static int end(String text, int start) {
-        int first = text.codePointAt(start);
-        int at = start + Character.charCount(first);
-        if (first == '\r' && at < text.length() && text.charAt(at) == '\n') {
-            return at + 1;
-        }
-        while (!isControl(first) && at < text.length() && isAttached(text.codePointAt(at))) {
-            at = text.offsetByCodePoints(at, 1);
+        int last = text.codePointAt(start);
+        int at = start + Character.charCount(last);
+        while (at < text.length() && !breaks(last, text.codePointAt(at))) {
+            last = text.codePointAt(at);
+            at += Character.charCount(last);
         }
         return at;
+    }
+
+    private static boolean breaks(int last, int next) {
+        if (isControl(last) || isControl(next)) {
+            return last != '\r' || next != '\n';
+        }
+        return !isAttached(next) && !isAmong(PREPENDED, last);
     }
 
     private static boolean isControl(int point) {
@@ -39,7 +47,8 @@ final class Graphemes {
             case Character.PARAGRAPH_SEPARATOR:
                 return true;
             default:
-                return Character.getType(point) == Character.FORMAT && !isAttached(point);
+                return Character.getType(point) == Character.FORMAT && !isAttached(point)
+                        && !isAmong(PREPENDED, point);
         }
     }
 

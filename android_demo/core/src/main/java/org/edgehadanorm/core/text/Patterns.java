@@ -7,8 +7,8 @@ import org.edgehadanorm.core.BundleException;
 
 /**
  * The patterns of a tokenizer.json, which are of the Oniguruma library, as java.util.regex means the same on a phone
- * and on a desktop. Of Oniguruma's syntax it takes what tokenizers use: literals, classes, groups, alternatives,
- * quantifiers, lookahead, \s, \S, \p{..}, \P{..} and escaped punctuation.
+ * and on a desktop. Of Oniguruma's syntax it takes what tokenizers use: literals, the dot, classes, groups,
+ * alternatives, quantifiers, lookahead, \s, \S, \p{..}, \P{..} and escaped punctuation.
  */
 final class Patterns {
     private final String source;
@@ -47,10 +47,10 @@ final class Patterns {
             } else if (c == '[') {
                 bracket();
             } else {
-                if (c == '(' && source.startsWith("?", at) && !isPlainGroup()) {
+                if (c == '^' || c == '$' || c == '(' && source.startsWith("?", at) && !isPlainGroup()) {
                     throw refused();
                 }
-                out.append(c == '#' ? "\\#" : String.valueOf(c));
+                out.append(c == '#' ? "\\#" : c == '.' ? "[^\n]" : String.valueOf(c));
             }
         }
         return out.toString();
