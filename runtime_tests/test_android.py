@@ -168,6 +168,19 @@ def test_every_module_of_the_build_is_there():
     assert all((gradle.ROOT / module / "build.gradle").is_file() for module in modules)
 
 
+def test_java_is_written_as_the_rest_is():
+    for file in java.sources(gradle.ROOT):
+        lines = file.read_text().splitlines()
+        assert max(map(len, lines)) <= 120, file
+        assert not any(re.match(r"import .*\*;|.*\t|.* $", line) for line in lines), file
+
+
+def test_nothing_of_others_is_kept_but_the_gradle_wrapper():
+    foreign = {".aar", ".apk", ".class", ".dex", ".jar", ".so"}
+    kept = [path.name for path in gradle.ROOT.rglob("*") if path.suffix in foreign and "build" not in path.parts]
+    assert kept == ["gradle-wrapper.jar"]
+
+
 # The app on this machine's JVM.
 
 
