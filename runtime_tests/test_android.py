@@ -233,22 +233,22 @@ def asked(name: str) -> list[Case]:
 
 
 @pytest.fixture(scope="module")
-def folders(vectors, linear, cases, asset) -> dict[str, Path]:
+def given(vectors, linear, cases, asset) -> dict[str, Path]:
     """What the tests read."""
     return {"vectors": vectors, "programs": linear, "cases": cases, "asset": asset}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", jvm.SUITES)
-def test_the_suites_pass(built, jars, tests, folders, suite):
+def test_the_suites_pass(built, jars, tests, given, suite):
     """`desktop` holds the app to Python's runtime: every call of a program and every picture has the same bits."""
-    assert tests.run(suite, (built.core, built.app, jars.executorch), folders) > 1
+    assert tests.run(suite, (built.core, built.app, jars.executorch), given) > 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", jvm.SUITES)
-def test_the_suites_pass_on_androids_bytecode_translated_back(tests, translated, folders, suite):
-    assert tests.run(suite, (translated,), folders) > 1
+def test_the_suites_pass_on_androids_bytecode_translated_back(tests, translated, given, suite):
+    assert tests.run(suite, (translated,), given, java.DEEP_STACK) > 1
 
 
 # What is missing or wrong is named.
