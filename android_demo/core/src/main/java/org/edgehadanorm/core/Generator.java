@@ -66,8 +66,8 @@ public final class Generator {
         int[] shape = bundle.latentShape();
         int channels = shape[0];
         if ((double) channels * shape[1] * shape[2] > MOST_LATENTS) {
-            throw new BundleException("bundle " + bundle.name() + " has latents of " + channels + " x " + shape[1] + " x "
-                    + shape[2] + " numbers, more than a phone can hold; take a smaller bundle");
+            throw new BundleException("bundle " + bundle.name() + " has latents of " + channels + " x " + shape[1]
+                    + " x " + shape[2] + " numbers, more than a phone can hold; take a smaller bundle");
         }
         if (!bundle.programs().containsKey(Links.DECODER) && channels != 1 && channels != 3) {
             throw new BundleException("bundle " + bundle.name() + " has no " + Links.DECODER + " for its latents of "
