@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.text import PromptTokenizer
 from expected.files import write
-from expected.vocabularies import REFUSED, TOKENIZERS, sentences
+from expected.vocabularies import LACKING, REFUSED, TOKENIZERS, sentences
 
 # (length, lower, prefix)
 SETTINGS = [(64, False, ""), (64, True, ""), (400, True, "Enhanced prompt: a ")]
@@ -38,6 +38,10 @@ HARD = [
     "<|startoftext|>a cat<|endoftext|> <|ENDOFTEXT|>",
     "▁under▁line _ __ ▁",
     "½ำ½ຳ½ﾞ½ﾟ½\u200c½\u200d½\u0600½\u00ad½🏽 \u0600a\u0301\u06dda\u0301 \r\n\r x\r\ny \n\r",
+    "~~~ cat ~~",
+    "\x1c red cat\x1d",
+    "\x1eblue\x1f\t",
+    "\x1f\x1c\u2003",
     "1234567890 3.14 1,000 1e-3 ٣٤ 九",
     "!!!??? ... --- ~~ @#$%^&*()[]{}|\\/<>",
     "cat cats scat cat. CAT red hat red  hat   x redhat HAT hat",
@@ -54,7 +58,10 @@ def make(folder: Path) -> None:
     for name, build in TOKENIZERS.items():
         (folder / name).mkdir()
         file = folder / name / "tokenizer.json"
-        build().save(str(file))
+        made = json.loads(build().to_str())
+        for key in LACKING.get(name, ()):
+            del made["model"][key]
+        write(file, made)
         plain = Tokenizer.from_file(str(file))
         plain.no_padding()
         texts = [{"text": text, "ids": plain.encode(text).ids} for text in prompts()]

@@ -78,8 +78,9 @@ def t5() -> Tokenizer:
 
 
 def t5_first() -> Tokenizer:
-    """An older conversion; a mark before the first word alone; words as added tokens of every kind."""
-    made = _unigram(normalizers.Precompiled(charsmap()), pre_tokenizers.Metaspace(prepend_scheme="first", split=False))
+    """A mark before the first word alone, if nothing before it was taken away; words as added tokens of every kind."""
+    steps = [normalizers.Precompiled(charsmap()), normalizers.Strip(right=False), normalizers.Replace(Regex("~+"), "-")]
+    made = _unigram(normalizers.Sequence(steps), pre_tokenizers.Metaspace(prepend_scheme="first", split=False))
     made.add_tokens(
         [
             AddedToken("cat", single_word=True),
@@ -127,7 +128,7 @@ def gemma() -> Tokenizer:
     made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     special = [*SPECIAL, *(f"<0x{value:02X}>" for value in range(256))]
     made.train_from_iterator(sentences(), BpeTrainer(vocab_size=900, special_tokens=special))
-    made = _without_added(made, special[len(SPECIAL) :])
+    made = _with_added(made, SPECIAL)
     made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=_ids(made, SPECIAL))
     made.add_tokens([AddedToken("\n\n", normalized=False), AddedToken("<table>", normalized=False)])
     return made
@@ -162,10 +163,10 @@ def _ids(made: Tokenizer, names: list[str]) -> list[tuple[str, int]]:
     return [(name, made.token_to_id(name)) for name in names]
 
 
-def _without_added(made: Tokenizer, names: list[str]) -> Tokenizer:
-    """The same with tokens that are the vocabulary's alone."""
+def _with_added(made: Tokenizer, names: list[str]) -> Tokenizer:
+    """The same with these added tokens; the others are the vocabulary's alone."""
     data = json.loads(made.to_str())
-    data["added_tokens"] = [token for token in data["added_tokens"] if token["content"] not in names]
+    data["added_tokens"] = [token for token in data["added_tokens"] if token["content"] in names]
     return Tokenizer.from_str(json.dumps(data))
 
 
@@ -180,6 +181,8 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
     "bytes": lambda: byte_level("$A </s>"),
     "bytes-bos": lambda: byte_level("<bos> $A </s>"),
 }
+# Keys of models that older files lack.
+LACKING = {"bytes": ("ignore_merges", "byte_fallback", "fuse_unk"), "t5": ("byte_fallback",)}
 
 # By what a refusal has to name: a change of the reference's file, as (key, value).
 REFUSED = {
