@@ -3,7 +3,6 @@ package org.edgehadanorm.desktop;
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertTrue;
 
-import java.awt.image.BufferedImage;
 import java.io.File;
 import java.io.IOException;
 import java.util.ArrayList;
@@ -11,13 +10,11 @@ import java.util.Arrays;
 import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
-import javax.imageio.ImageIO;
 import org.edgehadanorm.core.Benchmark;
 import org.edgehadanorm.core.Bundle;
 import org.edgehadanorm.core.Clock;
 import org.edgehadanorm.core.Listener;
 import org.edgehadanorm.core.ModuleRunner;
-import org.edgehadanorm.core.Picture;
 import org.edgehadanorm.core.Progress;
 import org.edgehadanorm.core.SelfCheck;
 import org.edgehadanorm.demo.ExecuTorchRunner;
@@ -48,7 +45,7 @@ public final class BundleTest {
 
     @Test
     public void theGoldenSampleIsMet() throws Exception {
-        SelfCheck.Result result = new SelfCheck(bundle(), LOADER, BundleTest::read).run(Listener.NONE);
+        SelfCheck.Result result = new SelfCheck(bundle(), LOADER, Png::read).run(Listener.NONE);
         assertTrue(result.psnrDb() + " dB of " + result.needed(), result.passed());
     }
 
@@ -67,12 +64,5 @@ public final class BundleTest {
 
     private Bundle bundle() throws Exception {
         return Bundle.open(folder, Progress.NONE);
-    }
-
-    private static Picture read(File png) throws IOException {
-        BufferedImage image = ImageIO.read(png);
-        int width = image.getWidth();
-        int height = image.getHeight();
-        return new Picture(width, height, image.getRGB(0, 0, width, height, null, 0, width));
     }
 }

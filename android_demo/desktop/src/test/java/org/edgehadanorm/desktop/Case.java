@@ -14,14 +14,14 @@ import org.edgehadanorm.core.Progress;
 import org.edgehadanorm.core.Request;
 
 /** A picture that is asked of a bundle, and what Python makes of it: a line of cases.json in the folder `cases`. */
-final class Case {
+public final class Case {
     private final Map<?, ?> entry;
 
     private Case(Map<?, ?> entry) {
         this.entry = entry;
     }
 
-    static List<Case> all() throws IOException {
+    public static List<Case> all() throws IOException {
         File file = new File(System.getProperty("cases"), "cases.json");
         String text = new String(Files.readAllBytes(file.toPath()), StandardCharsets.UTF_8);
         List<Case> cases = new ArrayList<>();
@@ -31,33 +31,33 @@ final class Case {
         return cases;
     }
 
-    static Case named(String name) throws IOException {
+    public static Case named(String name) throws IOException {
         return all().stream().filter(one -> one.toString().equals(name)).findFirst().get();
     }
 
     /** The first that is asked of the bundle in a folder. */
-    static Case of(File folder) throws IOException {
+    public static Case of(File folder) throws IOException {
         return all().stream().filter(one -> one.folder().equals(folder)).findFirst().get();
     }
 
-    File folder() {
+    public File folder() {
         return new File((String) entry.get("bundle"));
     }
 
-    Bundle bundle() throws BundleException {
+    public Bundle bundle() throws BundleException {
         return Bundle.open(folder(), Progress.NONE);
     }
 
-    Request request() {
+    public Request request() {
         return new Request((String) entry.get("prompt"), (Long) entry.get("seed"),
                 ((Long) entry.get("steps")).intValue(), ((Number) entry.get("guidance")).doubleValue());
     }
 
-    List<?> calls() {
+    public List<?> calls() {
         return (List<?>) entry.get("calls");
     }
 
-    String pixels() {
+    public String pixels() {
         return (String) entry.get("pixels");
     }
 

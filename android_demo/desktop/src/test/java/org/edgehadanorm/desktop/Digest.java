@@ -11,7 +11,7 @@ import org.edgehadanorm.core.Picture;
 import org.edgehadanorm.core.Tensor;
 
 /** SHA-256 in hex of tensors and pictures, as parity.py takes it. */
-final class Digest {
+public final class Digest {
     private final MessageDigest sha256;
 
     Digest() {
@@ -22,7 +22,7 @@ final class Digest {
         }
     }
 
-    static String of(Picture picture) {
+    public static String of(Picture picture) {
         Digest digest = new Digest();
         for (int shift = 16; shift >= 0; shift -= 8) {
             for (int argb : picture.argb()) {
