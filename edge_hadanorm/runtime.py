@@ -80,6 +80,10 @@ class BundleRunner:
 
     def prepare(self, prompt: str) -> list[torch.Tensor]:
         given = self.prompts(prompt, lambda role, inputs: self._methods[role, "encode"](inputs))
+        if missing := [name for name in self.prompts.wanted if name not in given]:
+            raise UserError(
+                f"bundle {self.bundle.folder}: nothing gives {missing[0]!r}, which `prepare` takes; export it again"
+            )
         return self._methods["denoiser", "prepare"]([given[name] for name in self.prompts.wanted])
 
     def denoise(self, latents, timestep, conditioning):
@@ -142,7 +146,9 @@ def _method(file: Path, program, name: str, signature: dict) -> Method:
     for side, tensors in sides.items():
         own = [(tensor.dtype(), tuple(tensor.sizes())) for tensor in tensors]
         if own != [(DTYPE_NUMBERS[tensor["dtype"]], tuple(tensor["shape"])) for tensor in signature[side]]:
-            raise UserError(f"program {file}: {side} of {name!r} are not those of the manifest; export the bundle again")
+            raise UserError(
+                f"program {file}: {side} of {name!r} are not those of the manifest; export the bundle again"
+            )
     return partial(_told, file, f"cannot run {name!r} on what it was given", method.execute)
 
 
