@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mutations import document, safetensors
 from safetensors.torch import save
@@ -31,7 +31,7 @@ def fuzz(examples: int) -> settings:
     """The same examples in every run; one that takes as long as the deadline hangs."""
     return settings(
         max_examples=examples,
-        deadline=timedelta(seconds=20),
+        deadline=timedelta(seconds=60),
         derandomize=True,
         database=None,
         suppress_health_check=list(HealthCheck),
@@ -96,13 +96,17 @@ def folder(tiny_bundle, place) -> Path:
     return Path(shutil.copytree(tiny_bundle("rtn-w8a8").folder, place / "bundle"))
 
 
+@pytest.fixture(scope="module")
+def manifest(tiny_bundle) -> dict:
+    return tiny_bundle("rtn-w8a8").manifest
+
+
 # JSON.
 
 
-@fuzz(150)
+@fuzz(60)
 @given(data=st.data())
-def test_a_manifest(folder, tiny_bundle, data):
-    manifest = json.loads((tiny_bundle("rtn-w8a8").folder / MANIFEST).read_text())
+def test_a_manifest(folder, manifest, data):
     (folder / MANIFEST).write_bytes(data.draw(document(manifest)))
 
     def read() -> None:
@@ -116,6 +120,9 @@ def test_a_manifest(folder, tiny_bundle, data):
 
 @fuzz(200)
 @given(text=document(recipe.named("hadanorm-auto-w4a8-g32").to_json()))
+@example(text=b"[" * 100_000)
+@example(text=b'{"name": "x", "weight_bits": ' + b"9" * 5000 + b"}")
+@example(text=b'\xff{"name": "x"}')
 def test_a_recipe(place, text):
     (place / "recipe.json").write_bytes(text)
     answered(recipe.load, str(place / "recipe.json"))
@@ -141,9 +148,8 @@ def test_a_tokenizer(tiny_pipeline, place, data):
 
 @fuzz(200)
 @given(data=st.data())
-def test_a_sampler_table(tiny_bundle, data):
-    table = tiny_bundle("rtn-w8a8").manifest["sampling"]["tables"]["4"]
-    text = data.draw(document(table))
+def test_a_sampler_table(manifest, data):
+    text = data.draw(document(manifest["sampling"]["tables"]["4"]))
 
     def read() -> None:
         try:
@@ -154,6 +160,18 @@ def test_a_sampler_table(tiny_bundle, data):
         sample(lambda latents, timestep: (latents, latents), SamplerTable.from_json(changed), x, 1.5)
 
     answered(read)
+
+
+@pytest.mark.parametrize("count", [10**7, 2**63, 10**400])
+def test_layers_without_tensors_are_not_made(alone, place, count):
+    """Found by putting every number in every place of config.json."""
+    broken = place / "layers"
+    shutil.copytree(alone, broken, dirs_exist_ok=True)
+    config = json.loads((alone / "config.json").read_text())
+    config["transformer"]["num_layers"] = count
+    (broken / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="num_layers is .*, of which model"):
+        checkpoint.load(broken)
 
 
 # safetensors.
@@ -185,11 +203,10 @@ def test_the_tensors_of_a_checkpoint(alone, place, data):
 
 @fuzz(150)
 @given(data=st.data())
-def test_embedded_prompts(tiny_bundle, place, data):
-    manifest = json.loads(json.dumps(tiny_bundle("rtn-w8a8").manifest))
+def test_embedded_prompts(manifest, place, data):
     prompts = {"file": "prompts.safetensors", "prompts": ["red a", "blue c"]}
-    manifest["prompt"] |= {"encoders": {}, "embedded": prompts}
-    manifest["files"]["prompts.safetensors"] = {"sha256": "0" * 64, "bytes": 0}
+    manifest = manifest | {"prompt": manifest["prompt"] | {"encoders": {}, "embedded": prompts}}
+    manifest["files"] = {"prompts.safetensors": {"sha256": "0" * 64, "bytes": 0}}
     content = save({"text": torch.zeros(3, 8, 32), "mask": torch.ones(3, 8)})
     (place / "prompts.safetensors").write_bytes(data.draw(safetensors(content)))
     answered(lambda: BundlePrompts(Bundle(place, manifest))("blue c", None))
