@@ -21,6 +21,8 @@ from edge_hadanorm.prompts import BundlePrompts
 from edge_hadanorm.samples import captured
 from edge_hadanorm.sampling import SamplerTable, sample
 from edge_hadanorm.text import PromptTokenizer
+from native.machine import RunnerError
+from native.plan import write_plan
 
 pytestmark = pytest.mark.slow
 
@@ -170,7 +172,7 @@ def test_layers_without_tensors_are_not_made(alone, place, count):
     config = json.loads((alone / "config.json").read_text())
     config["transformer"]["num_layers"] = count
     (broken / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="num_layers is .*, of which model"):
+    with pytest.raises(UserError, match=r"num_layers is .*, of which model"):
         checkpoint.load(broken)
 
 
@@ -210,3 +212,67 @@ def test_embedded_prompts(manifest, place, data):
     content = save({"text": torch.zeros(3, 8, 32), "mask": torch.ones(3, 8)})
     (place / "prompts.safetensors").write_bytes(data.draw(safetensors(content)))
     answered(lambda: BundlePrompts(Bundle(place, manifest))("blue c", None))
+
+
+# The native runner's plan.
+
+FIELDS = [
+    "",
+    "x",
+    "y",
+    "0",
+    "1",
+    "2",
+    "-1",
+    "1,2",
+    "99999999999",
+    "4294967296,4294967296",
+    "1.5",
+    "nan",
+    "float32",
+    "int64",
+]
+KINDS = ["tensor", "call", "noise_scale", "guidance", "step", "sample", "write"]
+
+
+@st.composite
+def plan(draw, right: list[list[str]]) -> str:
+    """Lines of a plan, with a few fields changed, added or left out."""
+    lines = [list(line) for line in right]
+    for _ in range(draw(st.integers(1, 3))):
+        line = draw(st.sampled_from(lines))
+        place = draw(st.integers(0, len(line) - 1))
+        mutation = draw(st.sampled_from(["replace", "replace", "delete", "insert", "kind"]))
+        if mutation == "kind":
+            line[0] = draw(st.sampled_from(KINDS))
+        elif mutation == "delete" and len(line) > 1:
+            del line[place]
+        elif mutation == "insert":
+            line.insert(place, draw(st.sampled_from(FIELDS)))
+        else:
+            line[place] = draw(st.sampled_from(FIELDS))
+    return "".join("\t".join(line) + "\n" for line in lines)
+
+
+@pytest.fixture(scope="module")
+def right(host, tiny_bundle, place) -> list[list[str]]:
+    """The plan of a picture in two steps."""
+    (place / "plan").mkdir()
+    file = write_plan(place / "plan", tiny_bundle("rtn-w8a8"), "red a", 2, 1.5, 3)
+    host.call(["generate", file])
+    return [line.split("\t") for line in file.read_text().splitlines()]
+
+
+@fuzz(120)
+@given(data=st.data())
+def test_a_plan_of_the_native_runner(host, right, place, data):
+    file = place / "plan" / "broken.tsv"
+    file.write_text(data.draw(plan(right)))
+    try:
+        host.call(["generate", file])
+    except RunnerError as error:
+        ended = error
+    else:
+        return
+    assert 2 <= ended.status <= 8, ended  # 9 would be a crash
+    assert ended.line.startswith("runner: ")

@@ -10,7 +10,7 @@
 // "peak_rss_kib"}. Errors are one line on stderr and a status of status.h.
 //
 // Private memory that loading needs, as RLIMIT_DATA counts it: with mmap once the program (its weights, packed), with
-// file twice, besides 16 MB and what the method plans for its activations.
+// file twice, with --cache nothing, besides 16 MB and what the method plans for its activations.
 
 #include <new>
 
