@@ -122,13 +122,10 @@ def _download(folder: Path) -> Path:
 @cache
 def runner(architecture: Architecture, executorch: Path, extra: Extra = Extra(), folder: Path = CACHE) -> Path:
     """The program of runner.cpp against the libraries of an ExecuTorch. Raises Missing."""
-    libraries = executorch / "lib"
     command = [require(architecture.compiler, architecture.packages), "-O2", "-ffp-contract=off", *architecture.flags]
     command += [*includes(executorch), "-DET_EVENT_TRACER_ENABLED", "-DET_USE_THREADPOOL", *extra.flags]
-    command += map(str, (HERE / "runner.cpp", *extra.sources))
-    command += [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-Wl,--no-as-needed", *(f"-l{name}" for name in LIBRARIES)]
-    command += [*extra.link, "-Wl,--as-needed", "-lpthread", "-ldl", "-Wl,--allow-shlib-undefined"]
-    inputs = [*sorted(HERE.glob("*.h")), HERE / "runner.cpp", *extra.sources, libraries / "libexecutorch.so"]
+    command += [*map(str, (HERE / "runner.cpp", *extra.sources)), *links(executorch, extra.link)]
+    inputs = [*sorted(HERE.glob("*.h")), HERE / "runner.cpp", *extra.sources, executorch / "lib/libexecutorch.so"]
     return compiled(command, f"runner-{architecture.name}", inputs, folder)
 
 
@@ -143,6 +140,13 @@ def includes(executorch: Path) -> list[str]:
     include = executorch / "include"
     portable = include / "executorch/runtime/core/portable_type/c10"
     return ["-std=c++17", "-DC10_USING_CUSTOM_GENERATED_MACROS", f"-I{include}", f"-I{portable}"]
+
+
+def links(executorch: Path, more: Sequence[str] = ()) -> list[str]:
+    """The flags that link with all of ExecuTorch's libraries, where they are."""
+    libraries = executorch / "lib"
+    flags = [f"-L{libraries}", f"-Wl,-rpath,{libraries}", "-Wl,--no-as-needed", *(f"-l{name}" for name in LIBRARIES)]
+    return [*flags, *more, "-Wl,--as-needed", "-lpthread", "-ldl", "-Wl,--allow-shlib-undefined"]
 
 
 def compiled(command: Sequence[str], name: str, inputs: Sequence[Path], folder: Path = CACHE) -> Path:

@@ -1,0 +1,137 @@
+package org.edgehadanorm.demo;
+
+import android.app.Activity;
+import android.content.ClipData;
+import android.content.ClipboardManager;
+import android.view.View;
+import android.view.ViewGroup;
+import android.widget.ProgressBar;
+import android.widget.Spinner;
+import android.widget.TextView;
+import android.widget.Toast;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import java.util.Optional;
+
+import org.edgehadanorm.core.Benchmark;
+import org.edgehadanorm.core.Bundle;
+import org.edgehadanorm.core.Request;
+
+/** Measures one picture and shows the figures. */
+final class BenchmarkScreen implements Screen {
+    private static final int KIBI = 1024;
+    private final Activity activity;
+    private final Session session;
+    private final DeviceFacts device;
+    private final Spinner steps;
+    private final Spinner threads;
+    private final View measure;
+    private final View cancel;
+    private final ProgressBar progress;
+    private final TextView status;
+    private final View results;
+    private final TextView headline;
+    private final ViewGroup table;
+    private String filledFor = "";
+    /** What the table shows: it is filled again only with other figures. */
+    private Optional<Benchmark> shown = Optional.empty();
+
+    BenchmarkScreen(Activity activity, Session session) {
+        this.activity = activity;
+        this.session = session;
+        device = new DeviceFacts(activity);
+        steps = (Spinner) activity.findViewById(R.id.measure_steps);
+        threads = (Spinner) activity.findViewById(R.id.measure_threads);
+        measure = activity.findViewById(R.id.measure);
+        cancel = activity.findViewById(R.id.measure_cancel);
+        progress = (ProgressBar) activity.findViewById(R.id.measure_progress);
+        status = (TextView) activity.findViewById(R.id.measure_status);
+        results = activity.findViewById(R.id.measure_results);
+        headline = (TextView) activity.findViewById(R.id.measure_headline);
+        table = (ViewGroup) activity.findViewById(R.id.measure_table);
+        List<Integer> counts = new ArrayList<>();
+        for (int count = 1; count <= DeviceFacts.cores(); count++) {
+            counts.add(count);
+        }
+        Fields.choices(activity, threads, counts, DeviceFacts.usualThreads());
+        measure.setOnClickListener(view -> session.state().bundle().ifPresent(this::measure));
+        cancel.setOnClickListener(view -> session.cancel());
+        activity.findViewById(R.id.measure_copy).setOnClickListener(view -> copy());
+    }
+
+    @Override
+    public void show(State state) {
+        state.bundle().ifPresent(this::fill);
+        boolean measuring = state.is(State.Kind.RUNNING, State.Task.MEASURE);
+        Fields.visible(measure, !measuring);
+        measure.setEnabled(!state.isBusy() && state.bundle().isPresent());
+        Fields.visible(cancel, measuring);
+        Fields.visible(progress, measuring);
+        Fields.visible(status, measuring);
+        progress.setIndeterminate(state.total() < 0);
+        progress.setMax((int) Math.max(1, state.total()));
+        progress.setProgress((int) state.done());
+        status.setText(state.total() < 0 ? activity.getString(R.string.phase_prepare)
+                : activity.getString(R.string.measuring, state.done(), state.total()));
+        Fields.visible(results, state.benchmark().isPresent());
+        state.benchmark().filter(now -> !shown.isPresent() || shown.get() != now).ifPresent(now -> {
+            showResults(now, state);
+            shown = state.benchmark();
+        });
+    }
+
+    private void fill(Bundle bundle) {
+        if (!bundle.name().equals(filledFor)) {
+            Fields.choices(activity, steps, bundle.steps(), bundle.defaultSteps());
+            filledFor = bundle.name();
+        }
+    }
+
+    private void measure(Bundle bundle) {
+        Request golden = bundle.golden().map(sample -> sample.request())
+                .orElse(new Request("", 0, bundle.defaultSteps(), bundle.defaultGuidance()));
+        session.measure(new Request(golden.prompt(), golden.seed(), Fields.chosen(steps).orElse(golden.steps()),
+                golden.guidance()), Fields.chosen(threads).orElse(DeviceFacts.usualThreads()));
+    }
+
+    private void showResults(Benchmark benchmark, State state) {
+        headline.setText(Format.milliseconds(benchmark.medianStep()));
+        Facts facts = new Facts(activity, table);
+        facts.add(text(R.string.measured_range), activity.getString(R.string.range,
+                Format.milliseconds(benchmark.minStep()), Format.milliseconds(benchmark.maxStep())));
+        facts.add(text(R.string.measured_first), Format.milliseconds(benchmark.firstStep()));
+        benchmark.load().forEach((role, took) ->
+                facts.add(activity.getString(R.string.measured_load, role), Format.milliseconds(took)));
+        benchmark.encode().forEach((role, took) ->
+                facts.add(activity.getString(R.string.measured_encode, role), Format.milliseconds(took)));
+        facts.add(text(R.string.measured_prepare), Format.milliseconds(benchmark.prepare()));
+        if (benchmark.decode() > 0) {
+            facts.add(text(R.string.measured_decode), Format.milliseconds(benchmark.decode()));
+        }
+        facts.add(text(R.string.measured_total), Format.milliseconds(benchmark.total()));
+        if (state.peakKibibytes() >= 0) {
+            facts.add(text(R.string.measured_peak), Format.bytes((double) state.peakKibibytes() * KIBI));
+        }
+        facts.add(text(R.string.measured_device), DeviceFacts.model());
+        facts.add(text(R.string.measured_chip), Api.chip());
+        facts.add(text(R.string.measured_threads),
+                activity.getString(R.string.threads_of_cores, state.threads(), DeviceFacts.cores()));
+    }
+
+    private String text(int id) {
+        return activity.getString(id);
+    }
+
+    private void copy() {
+        State state = session.state();
+        state.benchmark().ifPresent(benchmark -> {
+            Map<String, String> facts = device.all(state.threads());
+            facts.put("peak_memory_kib", String.valueOf(state.peakKibibytes()));
+            ClipboardManager clipboard =
+                    (ClipboardManager) activity.getSystemService(Activity.CLIPBOARD_SERVICE);
+            clipboard.setPrimaryClip(ClipData.newPlainText(text(R.string.app_name), benchmark.toJson(facts)));
+            Toast.makeText(activity, R.string.copied, Toast.LENGTH_SHORT).show();
+        });
+    }
+}

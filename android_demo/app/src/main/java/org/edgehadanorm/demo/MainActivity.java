@@ -1,0 +1,125 @@
+package org.edgehadanorm.demo;
+
+import android.app.Activity;
+import android.content.ActivityNotFoundException;
+import android.content.ContentResolver;
+import android.content.Intent;
+import android.database.Cursor;
+import android.net.Uri;
+import android.os.Bundle;
+import android.provider.OpenableColumns;
+import android.view.View;
+import android.widget.RadioGroup;
+import android.widget.TextView;
+import android.widget.Toast;
+import java.util.Arrays;
+import java.util.List;
+
+/** The one activity: three screens under tabs, the line of the chosen bundle, and what went wrong. */
+public final class MainActivity extends Activity implements Session.Observer {
+    private static final int PICK = 1;
+    /** Providers do not agree on what a .zip is. */
+    private static final String[] ZIP_TYPES =
+            {"application/zip", "application/x-zip-compressed", "application/octet-stream"};
+
+    private Session session;
+    private GenerateScreen generate;
+    private List<Screen> screens;
+
+    @Override
+    protected void onCreate(Bundle saved) {
+        super.onCreate(saved);
+        setContentView(R.layout.activity_main);
+        DemoApplication application = (DemoApplication) getApplication();
+        session = application.session();
+        generate = new GenerateScreen(this, session, application.saver());
+        screens = Arrays.asList(generate, new BenchmarkScreen(this, session), new BundlesScreen(this, session,
+                this::pick));
+        RadioGroup tabs = findView(R.id.tabs);
+        tabs.setOnCheckedChangeListener((group, id) -> showTab(id));
+        showTab(tabs.getCheckedRadioButtonId());
+        if (saved != null) {
+            generate.restore(saved);
+        }
+        session.begin();
+    }
+
+    @Override
+    protected void onStart() {
+        super.onStart();
+        session.observe(this);
+    }
+
+    @Override
+    protected void onStop() {
+        session.forget(this);
+        super.onStop();
+    }
+
+    @Override
+    protected void onSaveInstanceState(Bundle out) {
+        super.onSaveInstanceState(out);
+        generate.save(out);
+    }
+
+    @Override
+    public void changed(State state) {
+        TextView line = findView(R.id.bundle_line);
+        line.setText(state.bundle().isPresent()
+                ? getString(R.string.bundle_line, state.bundle().get().name(), state.bundle().get().recipe())
+                : getString(state.isBusy() ? R.string.opening : R.string.no_bundle));
+        TextView problem = findView(R.id.problem);
+        problem.setText(state.message());
+        problem.setVisibility(state.message().isEmpty() ? View.GONE : View.VISIBLE);
+        findViewById(R.id.root).setKeepScreenOn(state.isBusy());
+        for (Screen screen : screens) {
+            screen.show(state);
+        }
+    }
+
+    @Override
+    protected void onActivityResult(int request, int result, Intent data) {
+        if (request == PICK && result == RESULT_OK && data != null && data.getData() != null) {
+            Uri uri = data.getData();
+            ContentResolver resolver = getApplicationContext().getContentResolver();
+            session.add(() -> resolver.openInputStream(uri), nameOf(resolver, uri));
+        }
+    }
+
+    /** What findViewById gives, as what it is. */
+    @SuppressWarnings("unchecked")
+    private <T extends View> T findView(int id) {
+        return (T) findViewById(id);
+    }
+
+    private void showTab(int tab) {
+        int[] tabs = {R.id.tab_generate, R.id.tab_benchmark, R.id.tab_bundles};
+        int[] views = {R.id.screen_generate, R.id.screen_benchmark, R.id.screen_bundles};
+        for (int index = 0; index < tabs.length; index++) {
+            findViewById(views[index]).setVisibility(tabs[index] == tab ? View.VISIBLE : View.GONE);
+        }
+    }
+
+    private void pick() {
+        Intent intent = new Intent(Api.OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType("*/*")
+                .putExtra(Api.MIME_TYPES, ZIP_TYPES);
+        try {
+            startActivityForResult(intent, PICK);
+        } catch (ActivityNotFoundException error) {
+            Toast.makeText(this, R.string.no_picker, Toast.LENGTH_LONG).show();
+        }
+    }
+
+    private static String nameOf(ContentResolver resolver, Uri uri) {
+        String[] columns = {OpenableColumns.DISPLAY_NAME};
+        try (Cursor cursor = resolver.query(uri, columns, null, null, null)) {
+            if (cursor != null && cursor.moveToFirst() && cursor.getString(0) != null) {
+                return cursor.getString(0);
+            }
+        } catch (RuntimeException error) {
+            // A provider that does not tell; the name is a nicety.
+            return "";
+        }
+        return "";
+    }
+}

@@ -1,0 +1,137 @@
+package org.edgehadanorm.core;
+
+import java.util.Optional;
+
+/**
+ * Makes pictures with a bundle. Programs are in memory one at a time: each text encoder is closed before the next
+ * program is loaded, and the denoiser before the image decoder.
+ */
+public final class Generator {
+    private static final double MOST_GUIDANCE = 100;
+    private static final int MOST_LATENTS = 1 << 26;
+
+    private final Bundle bundle;
+    private final ModuleRunner.Loader loader;
+    private final Clock clock;
+
+    public Generator(Bundle bundle, ModuleRunner.Loader loader) {
+        this(bundle, loader, Clock.SYSTEM);
+    }
+
+    Generator(Bundle bundle, ModuleRunner.Loader loader, Clock clock) {
+        this.bundle = bundle;
+        this.loader = loader;
+        this.clock = clock;
+    }
+
+    /**
+     * The picture that is asked for: the same bits as Python's loop makes with the same programs.
+     *
+     * @throws BundleException where the bundle cannot make pictures here or not the one that is asked for
+     * @throws RunnerException where a program cannot be loaded or run
+     * @throws Cancelled where the listener asked to stop
+     */
+    public Picture generate(Request request, Listener listener) throws RunnerException, BundleException, Cancelled {
+        check(request);
+        SamplerTable table = bundle.table(request.steps());
+        try {
+            Tensor[] inputs = new Prompts(bundle).inputs(request.prompt(), (role, given) -> {
+                begin(Phase.ENCODE, listener);
+                Program encoder = bundle.programs().get(role);
+                try (ModuleRunner runner = loader.load(encoder.file())) {
+                    return encoder.method("encode").run(runner, given);
+                }
+            });
+            float[] latents = denoised(inputs, table, request, listener);
+            int[] shape = bundle.latentShape();
+            Optional<Program> decoder = Optional.ofNullable(bundle.programs().get(Links.DECODER));
+            Tensor picture = decoder.isPresent()
+                    ? decoded(decoder.get(), latents, listener) : Tensor.of(latents, 1, shape[0], shape[1], shape[2]);
+            long[] size = picture.shape();
+            return Picture.of(picture.floats(), (int) size[1], (int) size[2], (int) size[3]);
+        } catch (OutOfMemoryError error) {
+            throw new RunnerException("not enough memory for bundle " + bundle.name()
+                    + "; close other apps or take a smaller bundle", error);
+        }
+    }
+
+    private void check(Request request) throws BundleException {
+        bundle.requireRunnable();
+        if (!(request.guidance() >= 0 && request.guidance() <= MOST_GUIDANCE)) {
+            throw new BundleException("guidance is " + request.guidance() + ", not a number from 0 to 100");
+        }
+        if (request.seed() < 0) {
+            throw new BundleException("seed is " + request.seed() + ", not a number from 0 to " + Long.MAX_VALUE);
+        }
+        int[] shape = bundle.latentShape();
+        int channels = shape[0];
+        if ((double) channels * shape[1] * shape[2] > MOST_LATENTS) {
+            throw new BundleException("bundle " + bundle.name() + " has latents of " + channels + " x " + shape[1]
+                    + " x " + shape[2] + " numbers, more than a phone can hold; take a smaller bundle");
+        }
+        if (!bundle.programs().containsKey(Links.DECODER) && channels != 1 && channels != 3) {
+            throw new BundleException("bundle " + bundle.name() + " has no " + Links.DECODER + " for its latents of "
+                    + channels + " channels; export the bundle again");
+        }
+    }
+
+    private float[] denoised(Tensor[] inputs, SamplerTable table, Request request, Listener listener)
+            throws RunnerException, Cancelled {
+        begin(Phase.PREPARE, listener);
+        Program denoiser = bundle.programs().get(Links.DENOISER);
+        boolean pixels = !bundle.programs().containsKey(Links.DECODER);
+        int[] shape = bundle.latentShape();
+        float[] noise = Noise.normal(request.seed(), shape[0] * shape[1] * shape[2], 0);
+        try (ModuleRunner runner = loader.load(denoiser.file())) {
+            Tensor[] conditioning = denoiser.method("prepare").run(runner, inputs);
+            begin(Phase.DENOISE, listener);
+            Method denoise = denoiser.method("denoise");
+            Sampler.Model model = (latents, timestep) -> {
+                Tensor[] given = new Tensor[2 + conditioning.length];
+                given[0] = Tensor.of(twice(latents), 2, shape[0], shape[1], shape[2]);
+                given[1] = Tensor.of(new float[] {timestep}, 1);
+                System.arraycopy(conditioning, 0, given, 2, conditioning.length);
+                return denoise.run(runner, given)[0].floats();
+            };
+            long[] last = {clock.nanoseconds()};
+            return new Sampler(table, request.guidance()).sample(model, noise, (k, latents) -> {
+                long now = clock.nanoseconds();
+                Picture preview = Preview.of(latents, shape[0], shape[1], shape[2], pixels);
+                listener.step(k + 1, table.steps(), (now - last[0]) / 1e6, preview);
+                stopIfCancelled(listener);
+                last[0] = clock.nanoseconds();
+            });
+        }
+    }
+
+    private Tensor decoded(Program decoder, float[] latents, Listener listener) throws RunnerException, Cancelled {
+        begin(Phase.DECODE, listener);
+        Method decode = decoder.method("decode");
+        long[] tile = decode.inputs().get(0).shape();
+        int[] shape = bundle.latentShape();
+        try (ModuleRunner runner = loader.load(decoder.file())) {
+            return new Tiles((int) tile[3], shape[0], shape[1], shape[2]).decode(latents, part -> {
+                stopIfCancelled(listener);
+                return decode.run(runner, part)[0];
+            });
+        }
+    }
+
+    private static void begin(Phase phase, Listener listener) throws Cancelled {
+        stopIfCancelled(listener);
+        listener.phase(phase);
+    }
+
+    private static void stopIfCancelled(Listener listener) throws Cancelled {
+        if (listener.cancelled()) {
+            throw new Cancelled();
+        }
+    }
+
+    private static float[] twice(float[] values) {
+        float[] both = new float[2 * values.length];
+        System.arraycopy(values, 0, both, 0, values.length);
+        System.arraycopy(values, 0, both, values.length, values.length);
+        return both;
+    }
+}

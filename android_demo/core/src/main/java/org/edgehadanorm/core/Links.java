@@ -1,0 +1,141 @@
+package org.edgehadanorm.core;
+
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.HashSet;
+import java.util.LinkedHashMap;
+import java.util.LinkedHashSet;
+import java.util.List;
+import java.util.Map;
+import java.util.Set;
+
+/** Whether one part of a well-typed manifest goes with another. */
+final class Links {
+    static final String DENOISER = "denoiser";
+    static final String DECODER = "image_decoder";
+
+    private Links() {
+    }
+
+    /** Throws BundleException where something is spoken of that is not there. */
+    static void check(Manifest manifest) throws BundleException {
+        checkMethods(manifest);
+        checkPrompt(manifest.get("prompt") != null, manifest.object("prompt"));
+        checkFiles(manifest);
+        checkTables(manifest);
+    }
+
+    /** The methods that a program has by its role; none where the role is another. */
+    private static List<String> methods(String role) {
+        List<String> methods = new ArrayList<>();
+        if (role.equals(DENOISER)) {
+            methods.add("prepare");
+            methods.add("denoise");
+        } else if (role.equals(DECODER)) {
+            methods.add("decode");
+        } else if (Schema.ENCODERS.contains(role)) {
+            methods.add("encode");
+        }
+        return methods;
+    }
+
+    private static void checkMethods(Manifest manifest) throws BundleException {
+        Map<String, Object> programs = manifest.object("programs");
+        Set<String> roles = new LinkedHashSet<>(Collections.singleton(DENOISER));
+        roles.addAll(programs.keySet());
+        roles.addAll(Manifest.object(manifest.object("prompt"), "encoders").keySet());
+        for (String role : roles) {
+            Map<String, Object> found = Manifest.object(Manifest.object(programs, role), "methods");
+            for (String method : methods(role)) {
+                if (!found.containsKey(method)) {
+                    throw new BundleException(".programs." + role + ".methods." + method + " is missing");
+                }
+            }
+        }
+        if (programs.containsKey(DECODER)) {
+            Map<String, Object> methods = Manifest.object(Manifest.object(programs, DECODER), "methods");
+            List<Map<String, Object>> inputs = Manifest.objects(Manifest.object(methods, "decode"), "inputs");
+            if (inputs.size() != 1 || ((List<?>) inputs.get(0).get("shape")).size() != 4) {
+                throw new BundleException(
+                        ".programs." + DECODER + ".methods.decode.inputs are not one tensor [1, C, h, w]");
+            }
+        }
+    }
+
+    private static void checkPrompt(boolean given, Map<String, Object> prompt) throws BundleException {
+        if (given && Manifest.object(prompt, "encoders").isEmpty() && Manifest.object(prompt, "labels").isEmpty()
+                && prompt.get("embedded") == null) {
+            throw new BundleException(".prompt has neither encoders nor labels nor embedded prompts");
+        }
+    }
+
+    private static void checkFiles(Manifest manifest) throws BundleException {
+        Map<String, Object> programs = manifest.object("programs");
+        Set<String> files = manifest.object("files").keySet();
+        if (files.contains(Manifest.FILE)) {
+            throw new BundleException(".files lists " + Manifest.FILE + " itself");
+        }
+        Set<String> folders = new HashSet<>();
+        for (String file : files) {
+            folders.addAll(Paths.parents(file));
+        }
+        for (Map.Entry<String, String> entry : roles(manifest).entrySet()) {
+            String role = entry.getKey();
+            boolean mayBeFolder = role.equals("simulation") || programs.containsKey(role);
+            if (!files.contains(entry.getValue()) && !(mayBeFolder && folders.contains(entry.getValue()))) {
+                throw new BundleException("'" + entry.getValue() + "', the " + role + ", is not in .files");
+            }
+        }
+        for (String role : programs.keySet()) {
+            Map<String, Object> methods = Manifest.object(Manifest.object(programs, role), "methods");
+            for (String name : methods.keySet()) {
+                Map<String, Object> method = Manifest.object(methods, name);
+                if (method.containsKey("package")) {
+                    Schema.PACKAGED.check(method, ".programs." + role + ".methods." + name);
+                    if (!folders.contains(method.get("package"))) {
+                        throw new BundleException("'" + method.get("package") + "', the package of " + role + "."
+                                + name + ", is not in .files");
+                    }
+                }
+            }
+        }
+    }
+
+    private static void checkTables(Manifest manifest) throws BundleException {
+        Map<String, Object> tables = Manifest.object(manifest.object("sampling"), "tables");
+        for (Object table : tables.values()) {
+            SamplerTable.fromJson(table);
+        }
+        for (String part : new String[] {"sampling", "golden"}) {
+            Object steps = manifest.object(part).get("steps");
+            if (steps != null && !tables.containsKey(steps.toString())) {
+                throw new BundleException("." + part + ".steps is " + steps + ", for which there is no table");
+            }
+        }
+    }
+
+    /** The paths that the manifest speaks of, by what they are: programs, tokenizers, golden picture, simulation. */
+    private static Map<String, String> roles(Manifest manifest) {
+        Map<String, String> paths = new LinkedHashMap<>();
+        Map<String, Object> programs = manifest.object("programs");
+        for (String role : programs.keySet()) {
+            paths.put(role, (String) Manifest.object(programs, role).get("file"));
+        }
+        Map<String, Object> prompt = manifest.object("prompt");
+        Map<String, Object> encoders = Manifest.object(prompt, "encoders");
+        for (String role : encoders.keySet()) {
+            paths.put(role.replace("text_encoder", "tokenizer"),
+                    (String) Manifest.object(encoders, role).get("tokenizer"));
+        }
+        if (prompt.get("embedded") != null) {
+            paths.put("embedded", (String) Manifest.object(prompt, "embedded").get("file"));
+        }
+        if (manifest.get("golden") != null) {
+            paths.put("golden", (String) manifest.object("golden").get("file"));
+        }
+        if (manifest.get("simulation") != null) {
+            paths.put("simulation", manifest.text("simulation"));
+        }
+        return paths;
+    }
+}

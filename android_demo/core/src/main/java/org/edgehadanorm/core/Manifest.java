@@ -1,0 +1,78 @@
+package org.edgehadanorm.core;
+
+import java.io.File;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+
+/** manifest.json: read, and found to follow the schema with parts that go together. */
+final class Manifest {
+    static final String FILE = "manifest.json";
+    /** Far more than any manifest has, and little enough for any device. */
+    private static final int MOST_BYTES = 64 << 20;
+
+    private final Map<?, ?> values;
+
+    private Manifest(Map<?, ?> values) {
+        this.values = values;
+    }
+
+    /** The manifest in a folder; `name` is the bundle's in messages. */
+    static Manifest read(File folder, String name) throws BundleException {
+        File file = new File(folder, FILE);
+        if (!file.isFile()) {
+            throw new BundleException(
+                    name + " is not a bundle: it has no " + FILE + "; `edge-hadanorm export` makes bundles");
+        }
+        String where = "manifest of " + name;
+        return of(JsonFile.read(file, where, MOST_BYTES), where);
+    }
+
+    /** Of a value that `where` names in messages. */
+    static Manifest of(Object json, String where) throws BundleException {
+        Object schema = json instanceof Map ? ((Map<?, ?>) json).get("schema") : null;
+        if (schema instanceof Long && (Long) schema > Schema.VERSION && (Long) schema < 1L << 31) {
+            throw new BundleException(where + ": made by a newer edge-hadanorm (schema " + schema
+                    + ", this app reads up to " + Schema.VERSION + "); update the app");
+        }
+        try {
+            Schema.MANIFEST.check(json, "");
+            Manifest manifest = new Manifest((Map<?, ?>) json);
+            Links.check(manifest);
+            return manifest;
+        } catch (BundleException error) {
+            throw new BundleException(where + " is not valid: " + error.getMessage() + "; export the bundle again");
+        }
+    }
+
+    /** The value of a key. */
+    Object get(String key) {
+        return values.get(key);
+    }
+
+    String text(String key) {
+        return (String) values.get(key);
+    }
+
+    /** The object that is the value of a key; empty where it is null. */
+    Map<String, Object> object(String key) {
+        return object(values, key);
+    }
+
+    /** The object that is the value of a key of another; empty where it is null. */
+    @SuppressWarnings("unchecked")
+    static Map<String, Object> object(Map<?, ?> parent, String key) {
+        Object value = parent.get(key);
+        return value == null ? new LinkedHashMap<>() : (Map<String, Object>) value;
+    }
+
+    @SuppressWarnings("unchecked")
+    static List<Map<String, Object>> objects(Map<?, ?> parent, String key) {
+        return (List<Map<String, Object>>) parent.get(key);
+    }
+
+    /** An integer below 2^31. */
+    static int integer(Map<?, ?> parent, String key) {
+        return ((Long) parent.get(key)).intValue();
+    }
+}

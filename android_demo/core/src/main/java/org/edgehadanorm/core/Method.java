@@ -1,0 +1,59 @@
+package org.edgehadanorm.core;
+
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.Map;
+
+/** The signature of a program's method. */
+public final class Method {
+    private final String name;
+    private final List<TensorSpec> inputs = new ArrayList<>();
+    private final List<TensorSpec> outputs = new ArrayList<>();
+
+    Method(String name, Map<String, Object> entry) {
+        this.name = name;
+        for (Map<String, Object> tensor : Manifest.objects(entry, "inputs")) {
+            inputs.add(new TensorSpec(tensor));
+        }
+        for (Map<String, Object> tensor : Manifest.objects(entry, "outputs")) {
+            outputs.add(new TensorSpec(tensor));
+        }
+    }
+
+    /** `role.method`. */
+    public String name() {
+        return name;
+    }
+
+    /** In the order of the arguments. */
+    public List<TensorSpec> inputs() {
+        return Collections.unmodifiableList(inputs);
+    }
+
+    /** In the order of the results. */
+    public List<TensorSpec> outputs() {
+        return Collections.unmodifiableList(outputs);
+    }
+
+    /** Runs it: `method` of a loaded program. Throws RunnerException where it does not go with the signature. */
+    Tensor[] run(ModuleRunner runner, Tensor... given) throws RunnerException {
+        check("takes", inputs, given);
+        Tensor[] made = runner.run(name.substring(name.lastIndexOf('.') + 1), given);
+        check("gives", outputs, made);
+        return made;
+    }
+
+    private void check(String verb, List<TensorSpec> wanted, Tensor[] tensors) throws RunnerException {
+        if (tensors.length != wanted.size()) {
+            throw new RunnerException(name + " " + verb + " " + wanted.size() + " tensors by the manifest, not "
+                    + tensors.length + "; export the bundle again");
+        }
+        for (int i = 0; i < tensors.length; i++) {
+            if (!wanted.get(i).fits(tensors[i])) {
+                throw new RunnerException(name + " " + verb + " " + wanted.get(i) + " by the manifest, not "
+                        + TensorSpec.describe(tensors[i]) + "; export the bundle again");
+            }
+        }
+    }
+}

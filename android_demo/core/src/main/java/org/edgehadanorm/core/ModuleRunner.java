@@ -1,0 +1,19 @@
+package org.edgehadanorm.core;
+
+import java.io.Closeable;
+import java.io.File;
+
+/** A loaded program, whose methods can be run. One thread at a time. */
+public interface ModuleRunner extends Closeable {
+    /** What a method makes of its inputs, both in the manifest's order; the results stay as they are afterwards. */
+    Tensor[] run(String method, Tensor... inputs) throws RunnerException;
+
+    /** Gives the program's memory back. */
+    @Override
+    void close();
+
+    /** Loads programs. */
+    interface Loader {
+        ModuleRunner load(File program) throws RunnerException;
+    }
+}

@@ -1,0 +1,13 @@
+package org.edgehadanorm.core;
+
+/** What a generation does at the moment, in the order in which it does it. */
+public enum Phase {
+    /** Loads and runs the text encoders; left out where the bundle has none. */
+    ENCODE,
+    /** Loads the denoiser and gives it the prompt. */
+    PREPARE,
+    /** The steps. */
+    DENOISE,
+    /** Loads and runs the image decoder; left out where latents are pixels. */
+    DECODE
+}

@@ -1,0 +1,54 @@
+package org.edgehadanorm.core;
+
+import java.io.File;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+
+/** A program of a bundle: its file and the signatures of its methods. */
+public final class Program {
+    private final String role;
+    private final File file;
+    private final Map<String, Method> methods = new LinkedHashMap<>();
+    private final List<String> notes = new ArrayList<>();
+
+    Program(String role, File folder, Map<String, Object> entry) {
+        this.role = role;
+        this.file = new File(folder, (String) entry.get("file"));
+        Map<String, Object> listed = Manifest.object(entry, "methods");
+        for (String name : listed.keySet()) {
+            methods.put(name, new Method(role + "." + name, Manifest.object(listed, name)));
+        }
+        if (entry.get("notes") instanceof List) {
+            for (Object line : (List<?>) entry.get("notes")) {
+                notes.add(String.valueOf(line));
+            }
+        }
+    }
+
+    /** What it is for: denoiser, image_decoder, text_encoder, text_encoder_2 or text_encoder_3. */
+    public String role() {
+        return role;
+    }
+
+    public File file() {
+        return file;
+    }
+
+    /** By name, in the manifest's order. */
+    public Map<String, Method> methods() {
+        return Collections.unmodifiableMap(methods);
+    }
+
+    /** A method that the role has. */
+    Method method(String name) {
+        return methods.get(name);
+    }
+
+    /** Lines that its user should read. */
+    public List<String> notes() {
+        return Collections.unmodifiableList(notes);
+    }
+}

@@ -1,0 +1,54 @@
+package org.edgehadanorm.core;
+
+import java.util.Arrays;
+import java.util.List;
+import java.util.Map;
+
+/** An input or output in the manifest: name, dtype as the manifest writes it, shape. */
+public final class TensorSpec {
+    private final String name;
+    private final String dtype;
+    private final long[] shape;
+
+    TensorSpec(Map<String, Object> entry) {
+        name = (String) entry.get("name");
+        dtype = (String) entry.get("dtype");
+        List<?> sizes = (List<?>) entry.get("shape");
+        shape = new long[sizes.size()];
+        for (int i = 0; i < shape.length; i++) {
+            shape[i] = (Long) sizes.get(i);
+        }
+    }
+
+    public String name() {
+        return name;
+    }
+
+    public String dtype() {
+        return dtype;
+    }
+
+    public long[] shape() {
+        return shape.clone();
+    }
+
+    /** Numbers in it. */
+    long count() {
+        return Tensor.count(shape);
+    }
+
+    boolean fits(Tensor tensor) {
+        return tensor.dtype().toString().equals(dtype) && Arrays.equals(tensor.shape(), shape);
+    }
+
+    /** Such as `float32 [2, 8, 128]`. */
+    static String describe(Tensor tensor) {
+        return tensor.dtype() + " " + Arrays.toString(tensor.shape());
+    }
+
+    /** Such as `text float32 [2, 8, 128]`. */
+    @Override
+    public String toString() {
+        return name + " " + dtype + " " + Arrays.toString(shape);
+    }
+}

@@ -1,0 +1,185 @@
+package org.edgehadanorm.core;
+
+import static org.junit.Assert.assertArrayEquals;
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertThrows;
+import static org.junit.Assert.assertTrue;
+
+import java.io.File;
+import java.io.IOException;
+import java.io.RandomAccessFile;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+
+import org.junit.Before;
+import org.junit.Rule;
+import org.junit.Test;
+import org.junit.rules.TemporaryFolder;
+
+/** A bundle says what it holds, and every spoilt file of it is named. */
+public class BundleTest {
+    @Rule
+    public TemporaryFolder scratch = new TemporaryFolder();
+
+    private File folder;
+
+    @Before
+    public void copy() throws IOException {
+        folder = Files.bundle("three", new File(scratch.getRoot(), "my bundle"));
+    }
+
+    @Test
+    public void itSaysWhatItHolds() throws BundleException {
+        Bundle bundle = Bundle.open(folder, Progress.NONE);
+        assertEquals("my bundle", bundle.name());
+        assertEquals("xnnpack", bundle.target());
+        assertEquals("PixArtTransformer2DModel", bundle.family());
+        assertEquals("hadanorm-w8a8", bundle.recipe());
+        assertEquals("edge-hadanorm", bundle.generator());
+        assertEquals("Apache-2.0", bundle.licence());
+        assertEquals(72, bundle.width());
+        assertEquals(30, bundle.height());
+        assertArrayEquals(new int[] {4, 10, 24}, bundle.latentShape());
+        assertEquals(Arrays.asList(1, 2, 4, 8), bundle.steps());
+        assertEquals(4, bundle.defaultSteps());
+        assertEquals(1.5, bundle.defaultGuidance(), 0);
+        assertEquals(PromptForm.Kind.ENCODERS, bundle.prompt().kind());
+        assertTrue(bundle.prompt().choices().isEmpty());
+        assertEquals(new File(folder, "golden/picture.png"), bundle.golden().get().file());
+        assertEquals(40, bundle.golden().get().psnrDb(), 0);
+        Program decoder = bundle.programs().get("image_decoder");
+        assertEquals(new File(folder, "image_decoder.pte"), decoder.file());
+        assertEquals("latents float32 [1, 4, 10, 10]", decoder.methods().get("decode").inputs().get(0).toString());
+        assertEquals(8, bundle.table(8).steps());
+        bundle.requireRunnable();
+    }
+
+    @Test
+    public void aMissingTableIsAnsweredWithThoseThatThereAre() throws BundleException {
+        Bundle bundle = Bundle.open(folder, Progress.NONE);
+        BundleException error = assertThrows(BundleException.class, () -> bundle.table(5));
+        assertEquals("bundle my bundle has no table for 5 steps; take one of 1, 2, 4, 8", error.getMessage());
+    }
+
+    @Test
+    public void labelsAndCarriedPromptsAreThereToChooseFrom() throws Exception {
+        Bundle labels = Bundle.open(Files.bundle("labels", new File(scratch.getRoot(), "a")), Progress.NONE);
+        assertEquals(PromptForm.Kind.LABELS, labels.prompt().kind());
+        assertEquals(Arrays.asList("tench, Tinca tinca", "finch", "jay"), labels.prompt().choices());
+        Bundle embedded = Bundle.open(Files.bundle("embedded", new File(scratch.getRoot(), "b")), Progress.NONE);
+        assertEquals(PromptForm.Kind.EMBEDDED, embedded.prompt().kind());
+        assertEquals(Arrays.asList("a cat", "two dogs, running"), embedded.prompt().choices());
+    }
+
+    @Test
+    public void progressCountsEveryByte() throws BundleException {
+        List<Long> done = new ArrayList<>();
+        long[] all = {0};
+        Bundle bundle = Bundle.open(folder, (bytes, total) -> {
+            done.add(bytes);
+            all[0] = total;
+        });
+        for (int i = 1; i < done.size(); i++) {
+            assertTrue(done.get(i) > done.get(i - 1));
+        }
+        assertEquals(all[0], (long) done.get(done.size() - 1));
+        assertEquals(bundle.bytes(), all[0]);
+    }
+
+    @Test
+    public void aMissingFileIsNamed() {
+        assertTrue(new File(folder, "denoiser.pte").delete());
+        refused("bundle my bundle: 'denoiser.pte' is missing; copy the bundle again");
+    }
+
+    @Test
+    public void aTruncatedFileIsNamedWithItsSizes() throws IOException {
+        try (RandomAccessFile file = new RandomAccessFile(new File(folder, "denoiser.pte"), "rw")) {
+            file.setLength(3);
+        }
+        refused("'denoiser.pte' is truncated or of the wrong size, 3 bytes instead of 8; copy the bundle again");
+    }
+
+    @Test
+    public void oneAlteredBitIsFound() throws IOException {
+        byte[] content = Vectors.bytes(new File(folder, "text_encoder.tokenizer.json"));
+        content[content.length / 2] ^= 1;
+        Files.write(new File(folder, "text_encoder.tokenizer.json"), content);
+        refused("'text_encoder.tokenizer.json' was altered, its sha256 differs; copy the bundle again");
+    }
+
+    @Test
+    public void aForeignFileIsNamed() throws IOException {
+        Files.write(new File(folder, "golden/.hidden"), "x");
+        refused("'golden/.hidden' is foreign, the manifest does not list it; remove it");
+    }
+
+    @Test
+    public void linksOutOfTheBundleAreRefused() throws IOException {
+        for (String target : new String[] {"/etc/hostname", "..", "/", "../my bundle 2"}) {
+            link("link", target);
+            Files.write(new File(scratch.getRoot(), "my bundle 2"), "x");
+            refused("'link' is a link out of the bundle; remove it");
+        }
+    }
+
+    @Test
+    public void linksToFoldersAndToNothingAreRefused() throws IOException {
+        for (String target : new String[] {"golden", "nowhere"}) {
+            link("link", target);
+            refused("'link' is not a regular file; remove it");
+        }
+    }
+
+    @Test
+    public void whatIsNoBundleIsSaidSo() {
+        assertTrue(new File(folder, "manifest.json").delete());
+        refused("my bundle is not a bundle: it has no manifest.json; `edge-hadanorm export` makes bundles");
+        folder = new File(folder, "missing");
+        refused("missing is not a bundle");
+    }
+
+    @Test
+    public void aBundleForAnotherRuntimeOpensButDoesNotRun() throws Exception {
+        edit("\"target\": \"xnnpack\"", "\"target\": \"coreml\"");
+        Bundle bundle = Bundle.open(folder, Progress.NONE);
+        BundleException error = assertThrows(BundleException.class, bundle::requireRunnable);
+        assertTrue(error.getMessage(), error.getMessage().contains("was made for coreml"));
+        BundleException again = assertThrows(BundleException.class, () -> new Generator(bundle, program -> {
+            throw new AssertionError("loaded");
+        }).generate(new Request("", 0, 4, 1), Listener.NONE));
+        assertEquals(error.getMessage(), again.getMessage());
+    }
+
+    @Test
+    public void latentsThatNoPhoneHoldsAreRefused() throws Exception {
+        edit("[\n   4,\n   10,\n   24\n  ]", "[2147483647, 2147483647, 2147483647]");
+        Bundle bundle = Bundle.open(folder, Progress.NONE);
+        BundleException error = assertThrows(BundleException.class, () -> new Generator(bundle, program -> {
+            throw new AssertionError("loaded");
+        }).generate(new Request("", 0, 4, 1), Listener.NONE));
+        assertTrue(error.getMessage(), error.getMessage().contains("more than a phone can hold"));
+    }
+
+    private void edit(String before, String after) throws IOException {
+        File manifest = new File(folder, "manifest.json");
+        String text = new String(Vectors.bytes(manifest), "UTF-8");
+        assertTrue(text.contains(before));
+        Files.write(manifest, text.replace(before, after));
+    }
+
+    private void link(String name, String target) throws IOException {
+        Path link = folder.toPath().resolve(name);
+        java.nio.file.Files.deleteIfExists(link);
+        java.nio.file.Files.createSymbolicLink(link, java.nio.file.Paths.get(target));
+    }
+
+    private void refused(String message) {
+        BundleException error = assertThrows(BundleException.class, () -> Bundle.open(folder, Progress.NONE));
+        assertTrue(error.getMessage(), error.getMessage().contains(message));
+        assertFalse(error.getMessage(), error.getMessage().contains("\n"));
+    }
+}

@@ -1,0 +1,190 @@
+package org.edgehadanorm.core;
+
+import static org.junit.Assert.assertArrayEquals;
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertThrows;
+import static org.junit.Assert.assertTrue;
+
+import java.io.File;
+import java.util.ArrayList;
+import java.util.Collection;
+import java.util.List;
+import java.util.Map;
+
+import org.junit.Before;
+import org.junit.Test;
+import org.junit.runner.RunWith;
+import org.junit.runners.Parameterized;
+import org.junit.runners.Parameterized.Parameter;
+import org.junit.runners.Parameterized.Parameters;
+
+/** With bundles of every form, the calls of the programs and the picture are Python's, bit for bit. */
+@RunWith(Parameterized.class)
+public class GenerationTest {
+    @Parameter
+    public String form;
+
+    private File folder;
+    private Bundle bundle;
+    private Map<String, List<Map<String, Object>>> expected;
+
+    @Parameters(name = "{0}")
+    public static Collection<String> forms() {
+        List<String> names = new ArrayList<>();
+        for (File each : Vectors.folder("loops").listFiles(File::isDirectory)) {
+            names.add(each.getName());
+        }
+        return names;
+    }
+
+    @Before
+    public void open() throws BundleException {
+        folder = new File(Vectors.folder("loops"), form);
+        bundle = Bundle.open(new File(folder, "bundle"), Progress.NONE);
+        expected = Vectors.json(new File(folder, "cases.json"));
+    }
+
+    @Test
+    public void callsAndPicturesArePythons() throws Exception {
+        for (Map<String, Object> each : expected.get("cases")) {
+            Playback programs = new Playback(folder, calls(each));
+            Watcher watcher = new Watcher();
+            Picture made = new Generator(bundle, programs).generate(request(each), watcher);
+            programs.assertDone();
+            List<?> shape = (List<?>) each.get("shape");
+            assertEquals(bundle.width(), made.width());
+            assertEquals(bundle.height(), made.height());
+            assertEquals((long) (Long) shape.get(2), made.width());
+            Picture wanted = Vectors.picture(Vectors.longs(folder, each.get("pixels")), made.height(), made.width());
+            assertArrayEquals(each.get("request").toString(), wanted.argb(), made.argb());
+            watcher.check(request(each), bundle);
+        }
+    }
+
+    @Test
+    public void oneProgramIsInMemoryAtATime() throws Exception {
+        Map<String, Object> each = expected.get("cases").get(0);
+        Playback programs = new Playback(folder, calls(each));
+        new Generator(bundle, programs).generate(request(each), Listener.NONE);
+        List<String> wanted = new ArrayList<>();
+        for (String role : Schema.ENCODERS) {
+            if (bundle.programs().containsKey(role)) {
+                wanted.add(role + ".pte");
+            }
+        }
+        wanted.add("denoiser.pte");
+        if (bundle.programs().containsKey(Links.DECODER)) {
+            wanted.add("image_decoder.pte");
+        }
+        assertEquals(wanted, programs.loaded());
+    }
+
+    @Test
+    public void whatPythonRefusesIsRefusedBeforeAnythingIsLoaded() {
+        for (Map<String, Object> each : expected.get("refusals")) {
+            Generator generator = new Generator(bundle, program -> {
+                throw new AssertionError("loaded for " + each);
+            });
+            BundleException error = assertThrows(each.toString(), BundleException.class,
+                    () -> generator.generate(request(each), Listener.NONE));
+            assertTrue(error.getMessage(), error.getMessage().length() > 20 && !error.getMessage().contains("\n"));
+        }
+    }
+
+    @Test
+    public void theGoldenSampleChecksItself() throws Exception {
+        Map<String, Object> first = expected.get("cases").get(0);
+        SelfCheck check = new SelfCheck(bundle, new Playback(folder, calls(first)), Vectors::png);
+        SelfCheck.Result result = check.run(Listener.NONE);
+        assertEquals(Double.POSITIVE_INFINITY, result.psnrDb(), 0);
+        assertEquals(40, result.needed(), 0);
+        assertTrue(result.passed());
+    }
+
+    @Test
+    public void aListenerCanCancelAtAnyMoment() {
+        Map<String, Object> each = expected.get("cases").get(3);
+        Watcher whole = new Watcher();
+        generateCancelled(each, whole, Integer.MAX_VALUE);
+        assertTrue(whole.questions > request(each).steps());
+        for (int moment = 0; moment < whole.questions; moment++) {
+            Watcher watcher = new Watcher();
+            int last = moment;
+            Playback programs = new Playback(folder, calls(each));
+            watcher.patience = last;
+            assertThrows("moment " + moment, Cancelled.class,
+                    () -> new Generator(bundle, programs).generate(request(each), watcher));
+            assertEquals("asked on after it was cancelled", last + 1, watcher.questions);
+            assertTrue(programs.loaded().size() <= whole.questions);
+        }
+    }
+
+    private void generateCancelled(Map<String, Object> each, Watcher watcher, int patience) {
+        watcher.patience = patience;
+        try {
+            new Generator(bundle, new Playback(folder, calls(each))).generate(request(each), watcher);
+        } catch (BundleException | RunnerException | Cancelled error) {
+            throw new AssertionError(error);
+        }
+    }
+
+    @SuppressWarnings("unchecked")
+    static List<Map<String, Object>> calls(Map<String, Object> each) {
+        return (List<Map<String, Object>>) each.get("calls");
+    }
+
+    static Request request(Map<String, Object> each) {
+        Map<?, ?> asked = (Map<?, ?>) each.get("request");
+        return new Request((String) asked.get("prompt"), (Long) asked.get("seed"),
+                ((Long) asked.get("steps")).intValue(), ((Number) asked.get("guidance")).doubleValue());
+    }
+
+    /** Notes what it is told, and cancels when it has been asked often enough. */
+    private static final class Watcher implements Listener {
+        private final List<Phase> phases = new ArrayList<>();
+        private final List<Picture> previews = new ArrayList<>();
+        private int patience = Integer.MAX_VALUE;
+        private int questions;
+        private int steps;
+
+        @Override
+        public boolean cancelled() {
+            return questions++ >= patience;
+        }
+
+        @Override
+        public void phase(Phase phase) {
+            phases.add(phase);
+        }
+
+        @Override
+        public void step(int done, int all, double milliseconds, Picture preview) {
+            assertEquals(previews.size() + 1, done);
+            assertTrue(milliseconds >= 0);
+            steps = all;
+            previews.add(preview);
+        }
+
+        void check(Request request, Bundle bundle) {
+            assertEquals(request.steps(), steps);
+            assertEquals(steps, previews.size());
+            int[] latents = bundle.latentShape();
+            for (Picture preview : previews) {
+                assertEquals(latents[2], preview.width());
+                assertEquals(latents[1], preview.height());
+            }
+            List<Phase> wanted = new ArrayList<>();
+            for (String role : Schema.ENCODERS) {
+                if (bundle.programs().containsKey(role)) {
+                    wanted.add(Phase.ENCODE);
+                }
+            }
+            wanted.add(Phase.PREPARE);
+            wanted.add(Phase.DENOISE);
+            if (bundle.programs().containsKey(Links.DECODER)) {
+                wanted.add(Phase.DECODE);
+            }
+            assertEquals(wanted, phases);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+package org.edgehadanorm.core;
+
+import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertSame;
+import static org.junit.Assert.assertThrows;
+import static org.junit.Assert.assertTrue;
+
+import java.io.File;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+
+import org.junit.Before;
+import org.junit.Test;
+
+/** What goes wrong in a generation is said, and whatever happens every program that was loaded is closed. */
+public class GeneratorTest {
+    private static final Request REQUEST = new Request("red apple", 1, 2, 1.5);
+
+    private Bundle bundle;
+
+    @Before
+    public void open() throws BundleException {
+        bundle = Bundle.open(new File(Vectors.folder("loops"), "masked/bundle"), Progress.NONE);
+    }
+
+    @Test
+    public void programsAreLoadedAndClosedOneByOne() throws Exception {
+        Scripted programs = new Scripted(bundle, event -> { });
+        new Generator(bundle, programs).generate(REQUEST, Listener.NONE);
+        assertEquals(Arrays.asList("text_encoder.load", "text_encoder.encode", "text_encoder.close",
+                "denoiser.load", "denoiser.prepare", "denoiser.denoise", "denoiser.denoise", "denoiser.close",
+                "image_decoder.load", "image_decoder.decode", "image_decoder.close"), programs.events());
+    }
+
+    @Test
+    public void aFailureAtAnyCallClosesWhatIsOpen() throws Exception {
+        Scripted whole = new Scripted(bundle, event -> { });
+        new Generator(bundle, whole).generate(REQUEST, Listener.NONE);
+        for (String moment : whole.events()) {
+            if (moment.endsWith(".close")) {
+                continue;
+            }
+            RunnerException failure = new RunnerException("failed at " + moment);
+            Scripted programs = new Scripted(bundle, event -> {
+                if (event.equals(moment)) {
+                    throw failure;
+                }
+            });
+            RunnerException error = assertThrows(RunnerException.class,
+                    () -> new Generator(bundle, programs).generate(REQUEST, Listener.NONE));
+            assertSame(failure, error);
+            assertClosed(programs);
+        }
+    }
+
+    @Test
+    public void tooLittleMemoryIsSaidSo() {
+        Scripted programs = new Scripted(bundle, event -> {
+            if (event.equals("denoiser.denoise")) {
+                throw new OutOfMemoryError();
+            }
+        });
+        RunnerException error = assertThrows(RunnerException.class,
+                () -> new Generator(bundle, programs).generate(REQUEST, Listener.NONE));
+        assertTrue(error.getMessage(), error.getMessage().contains("not enough memory"));
+        assertClosed(programs);
+    }
+
+    @Test
+    public void aProgramThatIsNotAsTheManifestSaysIsRefused() {
+        ModuleRunner.Loader loader = file -> new ModuleRunner() {
+            @Override
+            public Tensor[] run(String method, Tensor... inputs) {
+                return new Tensor[] {Tensor.of(new float[3], 3)};
+            }
+
+            @Override
+            public void close() {
+            }
+        };
+        RunnerException error = assertThrows(RunnerException.class,
+                () -> new Generator(bundle, loader).generate(REQUEST, Listener.NONE));
+        assertEquals("text_encoder.encode gives text float32 [2, 8, 6] by the manifest, not float32 [3];"
+                + " export the bundle again", error.getMessage());
+    }
+
+    @Test
+    public void stepsAreTimedByTheClock() throws Exception {
+        long[] now = {0};
+        Scripted programs = new Scripted(bundle, event -> now[0] += event.endsWith("denoise") ? 7_500_000 : 1_000_000);
+        List<Double> times = new ArrayList<>();
+        new Generator(bundle, programs, () -> now[0]).generate(REQUEST, new Quiet() {
+            @Override
+            public void step(int done, int steps, double milliseconds, Picture preview) {
+                times.add(milliseconds);
+                now[0] += 99_000_000;  // what a listener does is not the step's
+            }
+        });
+        assertEquals(Arrays.asList(7.5, 7.5), times);
+    }
+
+    private static void assertClosed(Scripted programs) {
+        int open = 0;
+        for (String event : programs.events()) {
+            open += event.endsWith(".load") ? 1 : event.endsWith(".close") ? -1 : 0;
+        }
+        String last = programs.events().get(programs.events().size() - 1);
+        assertEquals(programs.events().toString(), last.endsWith(".load") ? 1 : 0, open);
+    }
+
+    /** A listener that a test changes in part. */
+    abstract static class Quiet implements Listener {
+        @Override
+        public boolean cancelled() {
+            return false;
+        }
+
+        @Override
+        public void phase(Phase phase) {
+        }
+    }
+}

@@ -1,0 +1,65 @@
+package org.edgehadanorm.core;
+
+import java.io.File;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+
+/** A loader for a bundle whose programs answer every call with zeros of the shapes in the manifest. */
+final class Scripted implements ModuleRunner.Loader {
+    private final Bundle bundle;
+    private final Before before;
+    private final List<String> events = new ArrayList<>();
+
+    /** before: is called ahead of every load, run and close, by `role.load`, `role.METHOD` or `role.close`. */
+    Scripted(Bundle bundle, Before before) {
+        this.bundle = bundle;
+        this.before = before;
+    }
+
+    /** What a test does at an event. */
+    interface Before {
+        void event(String name) throws RunnerException;
+    }
+
+    /** All that happened, in order. */
+    List<String> events() {
+        return events;
+    }
+
+    @Override
+    public ModuleRunner load(File file) throws RunnerException {
+        Program program = program(file);
+        note(program.role() + ".load");
+        return new ModuleRunner() {
+            @Override
+            public Tensor[] run(String method, Tensor... inputs) throws RunnerException {
+                note(program.role() + "." + method);
+                return program.methods().get(method).outputs().stream().map(Scripted::zeros).toArray(Tensor[]::new);
+            }
+
+            @Override
+            public void close() {
+                events.add(program.role() + ".close");
+            }
+        };
+    }
+
+    private Program program(File file) {
+        for (Map.Entry<String, Program> entry : bundle.programs().entrySet()) {
+            if (entry.getValue().file().equals(file)) {
+                return entry.getValue();
+            }
+        }
+        throw new AssertionError(file);
+    }
+
+    private void note(String event) throws RunnerException {
+        events.add(event);
+        before.event(event);
+    }
+
+    private static Tensor zeros(TensorSpec spec) {
+        return Tensor.of(new float[(int) spec.count()], spec.shape());
+    }
+}

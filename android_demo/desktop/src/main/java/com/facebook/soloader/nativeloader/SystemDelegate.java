@@ -1,0 +1,4 @@
+package com.facebook.soloader.nativeloader;
+
+/** Stands in for the loader's default. */
+public final class SystemDelegate implements NativeLoaderDelegate {}

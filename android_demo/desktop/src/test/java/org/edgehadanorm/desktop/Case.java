@@ -1,0 +1,68 @@
+package org.edgehadanorm.desktop;
+
+import java.io.File;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Map;
+import org.edgehadanorm.core.Bundle;
+import org.edgehadanorm.core.BundleException;
+import org.edgehadanorm.core.Json;
+import org.edgehadanorm.core.Progress;
+import org.edgehadanorm.core.Request;
+
+/** A picture that is asked of a bundle, and what Python makes of it: a line of cases.json in the folder `cases`. */
+final class Case {
+    private final Map<?, ?> entry;
+
+    private Case(Map<?, ?> entry) {
+        this.entry = entry;
+    }
+
+    static List<Case> all() throws IOException {
+        File file = new File(System.getProperty("cases"), "cases.json");
+        String text = new String(Files.readAllBytes(file.toPath()), StandardCharsets.UTF_8);
+        List<Case> cases = new ArrayList<>();
+        for (Object entry : (List<?>) Json.parse(text)) {
+            cases.add(new Case((Map<?, ?>) entry));
+        }
+        return cases;
+    }
+
+    static Case named(String name) throws IOException {
+        return all().stream().filter(one -> one.toString().equals(name)).findFirst().get();
+    }
+
+    /** The first that is asked of the bundle in a folder. */
+    static Case of(File folder) throws IOException {
+        return all().stream().filter(one -> one.folder().equals(folder)).findFirst().get();
+    }
+
+    File folder() {
+        return new File((String) entry.get("bundle"));
+    }
+
+    Bundle bundle() throws BundleException {
+        return Bundle.open(folder(), Progress.NONE);
+    }
+
+    Request request() {
+        return new Request((String) entry.get("prompt"), (Long) entry.get("seed"),
+                ((Long) entry.get("steps")).intValue(), ((Number) entry.get("guidance")).doubleValue());
+    }
+
+    List<?> calls() {
+        return (List<?>) entry.get("calls");
+    }
+
+    String pixels() {
+        return (String) entry.get("pixels");
+    }
+
+    @Override
+    public String toString() {
+        return (String) entry.get("name");
+    }
+}
