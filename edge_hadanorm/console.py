@@ -35,7 +35,7 @@ def silence_libraries() -> None:
         "PYTHONWARNINGS": "ignore",
     }
     sys.stderr.flush()
-    screen = os.fdopen(os.dup(2), "w", buffering=1)
+    screen = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")  # a path may be no UTF-8
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     os.dup2(sys.stderr.fileno(), 2)
 

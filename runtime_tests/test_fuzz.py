@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from mutations import document, safetensors
 from safetensors.torch import save
 
 from edge_hadanorm import checkpoint, files, recipe, workflow
@@ -21,8 +20,10 @@ from edge_hadanorm.prompts import BundlePrompts
 from edge_hadanorm.samples import captured
 from edge_hadanorm.sampling import SamplerTable, sample
 from edge_hadanorm.text import PromptTokenizer
+from mutations import document, safetensors
 from native.machine import RunnerError
 from native.plan import write_plan
+from tiny_pipelines import tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -103,7 +104,17 @@ def manifest(tiny_bundle) -> dict:
     return tiny_bundle("rtn-w8a8").manifest
 
 
-# JSON.
+@pytest.fixture(scope="module")
+def tokenizers(tiny_pipeline, place) -> dict[str, PromptTokenizer]:
+    """One that knows some words, and one that knows every byte."""
+    tokenizer("$A <eos>", 16).backend_tokenizer.save(str(place / "bytes.json"))
+    return {
+        "words": PromptTokenizer(tiny_pipeline / "tokenizer/tokenizer.json", 8),
+        "bytes": PromptTokenizer(place / "bytes.json", 16),
+    }
+
+
+# JSON and text.
 
 
 @fuzz(60)
@@ -148,6 +159,16 @@ def test_a_tokenizer(tiny_pipeline, place, data):
     answered(lambda: PromptTokenizer(place / "tokenizer.json", 8).rows("red a"))
 
 
+@fuzz(300)
+@given(
+    prompt=st.text(max_size=40) | st.lists(st.sampled_from(["red", "a", "\n", "\0", "\udcff", "<pad>"])).map(" ".join)
+)
+@example(prompt="\udcff")
+@pytest.mark.parametrize("name", ["words", "bytes"])
+def test_a_prompt(tokenizers, name, prompt):
+    answered(tokenizers[name].rows, prompt)
+
+
 @fuzz(200)
 @given(data=st.data())
 def test_a_sampler_table(manifest, data):
@@ -164,7 +185,7 @@ def test_a_sampler_table(manifest, data):
     answered(read)
 
 
-@pytest.mark.parametrize("count", [10**7, 2**63, 10**400])
+@pytest.mark.parametrize("count", [10**7, 2**63, 10**400], ids=["millions", "64 bits", "more"])
 def test_layers_without_tensors_are_not_made(alone, place, count):
     """Found by putting every number in every place of config.json."""
     broken = place / "layers"

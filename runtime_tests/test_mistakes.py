@@ -335,6 +335,7 @@ MISTAKES = [
     ("no simulation", edit(MANIFEST, simulation=None), GENERATE, ["no checkpoint", "--backend executorch"]),
     # the picture
     ("unknown word", nothing, GENERATE.replace("red a", "red mauve a"), ["'mauve'", "inspect"]),
+    ("prompt of no UTF-8", nothing, GENERATE.replace("red a", "red \udcff"), ["'red \\udcff'", "UTF-8"]),
     ("too many words", nothing, GENERATE.replace("red a", "red " * 9), ["9 tokens", "at most 8", "shorten"]),
     ("picture in 0 steps", nothing, GENERATE + " --steps 0", ["0 steps", "1, 2, 3"]),
     ("picture in -3 steps", nothing, GENERATE + " --steps -3", ["-3 steps", "1, 2, 3"]),
