@@ -307,10 +307,7 @@ def _check_links(manifest: dict) -> None:
         for method in METHODS[role]:
             if method not in programs.get(role, {"methods": ()})["methods"]:
                 raise UserError(f".programs.{role}.methods.{method} is missing")
-    if DECODER in programs:
-        inputs = programs[DECODER]["methods"]["decode"]["inputs"]
-        if len(inputs) != 1 or len(inputs[0]["shape"]) != 4:
-            raise UserError(f".programs.{DECODER}.methods.decode.inputs are not one tensor [1, C, h, w]")
+    _check_signatures(programs, manifest["latents"]["shape"], encoders)
     if prompt and not (encoders or prompt["labels"] or prompt["embedded"]):
         raise UserError(".prompt has neither encoders nor labels nor embedded prompts")
     if MANIFEST in files:
@@ -332,6 +329,30 @@ def _check_links(manifest: dict) -> None:
     for part in ("sampling", "golden"):
         if manifest[part] and str(manifest[part]["steps"]) not in tables:
             raise UserError(f".{part}.steps is {manifest[part]['steps']}, for which there is no table")
+
+
+def _check_signatures(programs: dict, latents: list[int], encoders: dict) -> None:
+    """Raises UserError where a method could not be given what is made for it."""
+    shapes = {
+        (role, name, side): [tensor["shape"] for tensor in method[side]]
+        for role, program in programs.items()
+        for name, method in program["methods"].items()
+        for side in ("inputs", "outputs")
+    }
+    for side, least in (("inputs", 2), ("outputs", 1)):
+        found = shapes["denoiser", "denoise", side]
+        if len(found) < least or found[0][1:] != latents:
+            raise UserError(f".programs.denoiser.methods.denoise.{side} do not begin with [batch, *latents.shape]")
+    if DECODER in programs:
+        found = shapes[DECODER, "decode", "inputs"]
+        if len(found) != 1 or len(found[0]) != 4:
+            raise UserError(f".programs.{DECODER}.methods.decode.inputs are not one tensor [1, C, h, w]")
+    for role, encoder in encoders.items():
+        found = shapes[role, "encode", "inputs"]
+        if not found or any(shape[1:] != [encoder["length"]] for shape in found):
+            raise UserError(
+                f".programs.{role}.methods.encode.inputs are not of {encoder['length']} ids each, the length"
+            )
 
 
 def _roles(manifest: dict) -> dict[str, str]:

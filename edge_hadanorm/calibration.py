@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.files import write_tensors
 from edge_hadanorm.transform import token_mean
 
 Observe = Callable[..., None]
@@ -104,7 +104,8 @@ def calibrate(
     denoiser and return what it made.
 
     state: a file kept up to date after every sample; with the same fingerprint (of model and samples) an interrupted
-    calibration goes on from it. Raises UserError naming the layer and sample where NaN or Inf appears.
+    calibration goes on from it. Raises UserError naming the layer and sample where NaN or Inf appears, and where the
+    state cannot be written.
     """
     names = denoiser.quantizable()
     moments = {name: Moments(denoiser.get_submodule(name).weight.shape[1]) for name in names}
@@ -150,9 +151,18 @@ def activation_ranges(
 def _save(state: Path, fingerprint: str, moments: dict[str, Moments], done: int) -> None:
     tensors = {f"{name}.{field}": getattr(m, field) for name, m in moments.items() for field in FIELDS}
     header = {"fingerprint": fingerprint, "done": done, "counts": {name: m.count for name, m in moments.items()}}
-    partial = state.with_name(state.name + ".partial")
-    save_file(tensors, partial, metadata={"calibration": json.dumps(header)})
-    partial.replace(state)
+    write_tensors(_partial(state), tensors, {"calibration": json.dumps(header)})
+    _partial(state).replace(state)
+
+
+def _partial(state: Path) -> Path:
+    return state.with_name(state.name + ".partial")
+
+
+def forget(state: Path) -> None:
+    """Remove a state file, and what a killed run left of one."""
+    for file in (state, _partial(state)):
+        file.unlink(missing_ok=True)
 
 
 def _resume(state: Path, fingerprint: str, moments: dict[str, Moments]) -> int:

@@ -124,6 +124,11 @@ def _strays(folder: str, names: list[str]) -> list[str]:
 
 
 def _denoiser(config: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    for key, count in config["transformer"].items():
+        if "layers" in key and isinstance(count, int) and count > len(tensors):  # millions would take minutes to make
+            raise UserError(
+                f"config.json: {key} is {count}, of which model.safetensors has no tensors; copy both again"
+            )
     with torch.device("meta"):
         denoiser = family(config["transformer_class"])(config["transformer"])
     for name, layout in config["linears"].items():

@@ -11,6 +11,8 @@ from edge_hadanorm.errors import UserError
 
 DEBUG = "EDGE_HADANORM_DEBUG"
 MISTAKE, CRASH, INTERRUPTED = 2, 1, 130
+# Characters of either end of a message.
+HALF = 300
 screen = sys.stderr
 
 
@@ -33,7 +35,7 @@ def silence_libraries() -> None:
         "PYTHONWARNINGS": "ignore",
     }
     sys.stderr.flush()
-    screen = os.fdopen(os.dup(2), "w", buffering=1)
+    screen = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")  # a path may be no UTF-8
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     os.dup2(sys.stderr.fileno(), 2)
 
@@ -56,6 +58,12 @@ def status(line: str) -> None:
         say(line)
 
 
+def _line(text: str) -> str:
+    """A message in one line; of a long one, as a name in a damaged file makes it, the beginning and the way out."""
+    line = " ".join(text.split())
+    return line if len(line) <= 2 * HALF else f"{line[:HALF]} ... {line[-HALF:]}"
+
+
 def run(command: Callable[[], object]) -> int:
     """The exit status of a command: 0; 2 after one line for a user's mistake; 130 interrupted; 1 after a traceback."""
     import click
@@ -75,7 +83,7 @@ def run(command: Callable[[], object]) -> int:
         if isinstance(mistake, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # from click 8.2 on; before: Exit
             say(text)
             return MISTAKE
-        say(f"edge-hadanorm: {' '.join(text.split())}")
+        say(f"edge-hadanorm: {_line(text)}")
         return MISTAKE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -88,10 +88,12 @@ def _opened(path: str | Path, read: Read) -> dict[str, torch.Tensor]:
         raise UserError(f"{path} is truncated or not a safetensors file; copy it again") from None
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write tensors as one safetensors file. Raises UserError where it cannot be written, as on a full disk."""
     try:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot write {path}: {error}; make room or give another --out") from None
 
@@ -171,12 +173,16 @@ def _locations(path: str | Path) -> dict[str, str | Path]:
 
 
 def link_or_copy(source: str, target: str) -> None:
-    """For shutil.copytree: a large file becomes a link to the same bytes where the file system can."""
+    """For shutil.copytree: a large file becomes a link to the same bytes where the file system can.
+
+    Raises UserError where the disk is full, which copytree would not tell from other errors.
+    """
     if os.path.getsize(source) >= LARGE_BYTES:
         with suppress(OSError):
             os.link(os.path.realpath(source), target)
             return
-    shutil.copy2(source, target)
+    with _as_user_error(target, FULL):
+        shutil.copy2(source, target)
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor], what: str) -> None:
@@ -282,4 +288,5 @@ def _as_user_error(out: str | Path, codes: tuple[int, ...] | None = None) -> Ite
     except OSError as error:
         if codes is not None and error.errno not in codes:
             raise
-        raise UserError(f"cannot write {out}: {error.strerror or error}; give another --out") from None
+        way = "make room or " if error.errno in FULL else ""
+        raise UserError(f"cannot write {out}: {error.strerror or error}; {way}give another --out") from None

@@ -33,6 +33,12 @@ class BundlePrompts:
         }
         embedded = self.asked and self.asked["embedded"]
         self.embedded = read_tensors(bundle.file(embedded["file"])) if embedded else {}
+        for name, tensor in self.embedded.items():
+            if (rows := tensor.shape[0] if tensor.ndim else 0) != (prompts := len(embedded["prompts"])) + 1:
+                raise UserError(
+                    f"{bundle.file(embedded['file'])}: {name!r} has {rows} rows, not one for the empty prompt and each "
+                    f"of {prompts}; export the bundle again"
+                )
 
     def __call__(self, prompt: str, encode: Encode) -> Tensors:
         """Tensors [2, ...] by name: row 0 of the empty prompt, row 1 of this one. Raises UserError for an unknown."""

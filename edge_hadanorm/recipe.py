@@ -5,13 +5,12 @@ A method is a row of METHODS; bits, groups and static activations come from the 
 """
 
 import dataclasses
-import json
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.files import read_json
 
 BITS = (2, 3, 4, 5, 6, 7, 8, 16)
 # What a linear may get of a budget: the widths that phones have kernels for.
@@ -197,13 +196,7 @@ def load(name_or_file: str) -> Recipe:
     """A named recipe, or one from a .json file."""
     if not name_or_file.endswith(".json"):
         return named(name_or_file)
-    path = Path(name_or_file)
-    if not path.is_file():
-        raise UserError(f"recipe file {path} does not exist")
-    try:
-        return from_json(json.loads(path.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe file {path} is not JSON: {error}") from None
+    return from_json(read_json(name_or_file, "recipe file"))
 
 
 def _is_number(value: object) -> bool:

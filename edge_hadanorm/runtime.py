@@ -6,6 +6,8 @@ Both give `prepare` and `denoise`; `picture` is the loop over them that a device
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -78,6 +80,10 @@ class BundleRunner:
 
     def prepare(self, prompt: str) -> list[torch.Tensor]:
         given = self.prompts(prompt, lambda role, inputs: self._methods[role, "encode"](inputs))
+        if missing := [name for name in self.prompts.wanted if name not in given]:
+            raise UserError(
+                f"bundle {self.bundle.folder}: nothing gives {missing[0]!r}, which `prepare` takes; export it again"
+            )
         return self._methods["denoiser", "prepare"]([given[name] for name in self.prompts.wanted])
 
     def denoise(self, latents, timestep, conditioning):
@@ -90,8 +96,26 @@ class BundleRunner:
         return tiled(lambda tile: decode([tile.contiguous()])[0].clone(), latents[None], self.bundle.decode_side)[0]
 
 
+# ExecuTorch's numbers of dtypes.
+DTYPE_NUMBERS = {
+    "uint8": 0,
+    "int8": 1,
+    "int16": 2,
+    "int32": 3,
+    "int64": 4,
+    "float16": 5,
+    "float32": 6,
+    "bool": 11,
+    "bfloat16": 15,
+}
+
+
 class ExecuTorchRunner(BundleRunner):
-    """A bundle's programs on the ExecuTorch runtime of this machine."""
+    """A bundle's programs on the ExecuTorch runtime of this machine.
+
+    Raises UserError for a program that the runtime does not load or that is another than the manifest says. What a
+    damaged program holds for its delegates is not verified and can crash the process: a bundle's sha256 is the guard.
+    """
 
     def __init__(self, bundle: Bundle):
         if not has_executorch():
@@ -101,10 +125,39 @@ class ExecuTorchRunner(BundleRunner):
         runtime, methods = Runtime.get(), {}
         self._programs = []  # a method is valid as long as its program
         for role, program in bundle.programs.items():
-            loaded = runtime.load_program(bundle.file(program["file"]))
+            file = bundle.file(program["file"])
+            loaded = _told(file, "is no program that this runtime loads", runtime.load_program, file)
             self._programs.append(loaded)
-            methods |= {(role, name): loaded.load_method(name).execute for name in program["methods"]}
+            for name, signature in program["methods"].items():
+                methods[role, name] = _method(file, loaded, name, signature)
         super().__init__(bundle, methods)
+
+
+def _method(file: Path, program, name: str, signature: dict) -> Method:
+    """A method of a program of ExecuTorch, which has to be as the manifest has it."""
+    if name not in program.method_names:
+        raise UserError(f"program {file} has no method {name!r}, which the manifest lists; export the bundle again")
+    method = _told(file, f"does not load its method {name!r}", program.load_method, name)
+    meta = method.metadata
+    sides = {
+        "inputs": [meta.input_tensor_meta(i) for i in range(meta.num_inputs())],
+        "outputs": [meta.output_tensor_meta(i) for i in range(meta.num_outputs())],
+    }
+    for side, tensors in sides.items():
+        own = [(tensor.dtype(), tuple(tensor.sizes())) for tensor in tensors]
+        if own != [(DTYPE_NUMBERS[tensor["dtype"]], tuple(tensor["shape"])) for tensor in signature[side]]:
+            raise UserError(
+                f"program {file}: {side} of {name!r} are not those of the manifest; export the bundle again"
+            )
+    return partial(_told, file, f"cannot run {name!r} on what it was given", method.execute)
+
+
+def _told(file: Path, what: str, call: Callable, *arguments: object):
+    """The result of a call of ExecuTorch's runtime, whose errors are told as the user's."""
+    try:
+        return call(*arguments)
+    except RuntimeError as error:
+        raise UserError(f"program {file} {what} ({' '.join(str(error).split())}); export the bundle again") from None
 
 
 def device_of(denoiser: nn.Module) -> torch.device:

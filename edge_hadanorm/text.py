@@ -53,7 +53,7 @@ class PromptTokenizer:
         self.unknown_id = None if unknown is None else self.tokenizer.token_to_id(unknown)
 
     def __call__(self, prompt: str) -> list[int]:
-        """`length` ids. Raises UserError for words that it does not know and for too many."""
+        """`length` ids. Raises UserError for words that it does not know, for too many, and for what is no text."""
         ids = self._ids(prompt)
         return ids + [self.pad_id] * (self.length - len(ids))
 
@@ -67,7 +67,10 @@ class PromptTokenizer:
     def _ids(self, prompt: str) -> list[int]:
         short = textwrap.shorten(prompt, 60, placeholder=" ...")
         text = self.prefix + (prompt.lower().strip() if self.lower else prompt) if prompt else ""
-        encoding = self.tokenizer.encode(text)
+        try:
+            encoding = self.tokenizer.encode(text)
+        except Exception as error:  # of what is no UTF-8, and of a file that is no good: tokenizers raises whatever
+            raise UserError(f"prompt {short!r} cannot be tokenized: {error}; write it in UTF-8") from None
         for id, special, (start, end) in zip(encoding.ids, encoding.special_tokens_mask, encoding.offsets, strict=True):
             if id == self.unknown_id and not special:
                 raise UserError(

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -94,7 +95,7 @@ def quantize(
     device = pick_device(device)
     target = Path(os.path.realpath(out))
     state = target.with_name(f".{target.name}.calibration.safetensors")
-    with files.new_folder(out, force) as folder:
+    with files.new_folder(out, force) as folder, _forgotten(state):
         model = source.load(model_name)
         quantization.check_recipe(recipe, model.denoiser)
         denoiser = model.denoiser.to(device)
@@ -102,11 +103,7 @@ def quantize(
         moments = None
         if recipe.needs_moments:
             key = _fingerprint(model, [prompts, steps, seed], inputs)
-            try:
-                moments = calibration.calibrate(denoiser, run, progress("calibrating"), state, key)
-            except UserError:
-                state.unlink(missing_ok=True)  # it would fail again; an interrupted calibration goes on from it
-                raise
+            moments = calibration.calibrate(denoiser, run, progress("calibrating"), state, key)
         calls = record() if recipe.needs_calls else []
         if model.pipeline is not None:
             model.pipeline.release([*(prompts or []), *evaluation_prompts(model.pipeline.prompts)])
@@ -123,8 +120,18 @@ def quantize(
         drawn = original.trajectories and evaluation.pictures(quantized, original.trajectories)
         metrics = evaluation.measure(original, quantized, drawn, layers.db(), recipe.name)
         files.write_json(folder / "metrics.json", metrics)
-    state.unlink(missing_ok=True)
+    calibration.forget(state)
     return metrics
+
+
+@contextmanager
+def _forgotten(state: Path) -> Iterator[None]:
+    """Without a calibration's state after a mistake, which would come again; an interrupted one goes on from it."""
+    try:
+        yield
+    except (UserError, OSError):
+        calibration.forget(state)
+        raise
 
 
 def dry_run(

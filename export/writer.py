@@ -91,6 +91,8 @@ def write_bundle(
     report("lowering the denoiser")
     try:
         programs = {"denoiser": backend(target).write(folder, _denoiser(saved), options.precision)}
+    except (OSError, UserError):
+        raise
     except Exception as error:  # what an exporter says of a module that is not ours
         if not isinstance(saved.denoiser, GenericDenoiser):
             raise

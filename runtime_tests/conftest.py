@@ -1,6 +1,8 @@
 """A tiny random pipeline, its checkpoints and bundles by recipe, made once a session; machines that run programs."""
 
+import io
 import logging
+import shlex
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from edge_hadanorm import bundle, checkpoint, files, source, workflow
+from edge_hadanorm import bundle, checkpoint, console, files, source, workflow
 from edge_hadanorm.calibration import calibrate
+from edge_hadanorm.cli import cli
 from edge_hadanorm.reference.model import make_pipeline
 from edge_hadanorm.reference.train import save_pipeline
 from native import machine, toolchain
@@ -105,6 +108,18 @@ def tiny_bundle(tiny_checkpoint, tmp_path_factory) -> Callable[[str], bundle.Bun
         return made[recipe]
 
     return make
+
+
+@pytest.fixture
+def run(monkeypatch) -> Callable[[str], tuple[int, str]]:
+    """run(command line) -> exit status, and what was shown on the screen besides the result."""
+
+    def run(line: str) -> tuple[int, str]:
+        monkeypatch.setattr(console, "screen", io.StringIO())
+        status = console.run(lambda: cli.main(shlex.split(line), prog_name="edge-hadanorm", standalone_mode=False))
+        return status, console.screen.getvalue()
+
+    return run
 
 
 @pytest.fixture(scope="session")

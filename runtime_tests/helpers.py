@@ -1,6 +1,10 @@
-"""Random tensors for tests."""
+"""Random tensors for tests; what a command leaves and answers."""
+
+from pathlib import Path
 
 import torch
+
+from edge_hadanorm import console
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -16,3 +20,17 @@ def prompt_of(text: torch.Tensor, mask: torch.Tensor | None = None) -> dict[str,
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """Norm of the difference over that of what is expected."""
     return ((actual - expected).norm() / expected.norm()).item()
+
+
+def tree(root: Path) -> dict[str, bytes | None]:
+    """Everything below a folder, hidden files too."""
+    return {str(p.relative_to(root)): p.read_bytes() if p.is_file() else None for p in sorted(root.rglob("*"))}
+
+
+def assert_answered(status: int, shown: str, words: list[str]) -> None:
+    """That a command ended as one with a mistake does, in a line that has these words."""
+    assert status == console.MISTAKE, shown
+    assert "Traceback" not in shown
+    assert 1 <= len(shown.splitlines()) <= 2, shown
+    assert len(shown) < 700, shown
+    assert all(word in shown for word in words), shown

@@ -1,8 +1,10 @@
-"""MIL programs and packages for tests, written with coremltools."""
+"""MIL programs and packages for tests, written with coremltools, and those of quantized denoisers."""
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import coremltools as ct
 import numpy as np
@@ -13,12 +15,30 @@ from coremltools.converters.mil.mil import Function, Program, Var, types
 from coremltools.proto import MIL_pb2, Model_pb2
 from torch import nn
 
+from edge_hadanorm import source
+from edge_hadanorm.calibration import calibrate
+from edge_hadanorm.checkpoint import Checkpoint, Text
 from edge_hadanorm.export.coreml import conversion, graph
+from edge_hadanorm.export.coreml.interpreter import Function as Simulation
+from edge_hadanorm.export.coreml.interpreter import load
+from edge_hadanorm.quantize import quantize
+from edge_hadanorm.recipe import Recipe
+from edge_hadanorm.samples import Inputs
+from families import FAMILIES
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 MODEL = "com.apple.CoreML/model.mlmodel"
 # Arguments that MIL takes as constants alone.
 CONSTANT = {"weight", "bias", "gamma", "beta", "mean", "variance", "scale", "zero_point"}
+# Of each kind of block in a family's members the least.
+SHORT = {
+    "pixart": dict(num_layers=1),
+    "dit": dict(num_layers=1),
+    "auraflow": dict(num_mmdit_layers=1, num_single_dit_layers=1),
+    "flux": dict(num_layers=1, num_single_layers=1),
+    "sana": dict(num_layers=1),
+    "sana_sprint": dict(num_layers=1),
+}
 
 
 def write_package(folder: Path, **model: object) -> Path:
@@ -95,3 +115,46 @@ def converted(program: torch.export.ExportedProgram, path: Path, target: str, pr
     outputs = [f"y_{i}" for i in range(len(program.graph_signature.user_outputs))]
     conversion.converted(program, outputs, precision, getattr(ct.target, target)).save(str(path))
     return path
+
+
+# Quantized denoisers.
+
+
+def cast(call: Inputs, dtype: torch.dtype = torch.float32) -> Inputs:
+    prompt = {name: tensor.to(dtype) for name, tensor in call.prompt.items()}
+    return Inputs(call.latents.to(dtype), call.timestep.to(dtype), prompt)
+
+
+def quantized(family_name: str, recipe: Recipe, folder: Path) -> SimpleNamespace:
+    """A tiny member of a family, quantized, and a call of it."""
+    family = FAMILIES[family_name]
+    family = dataclasses.replace(family, config=family.config | SHORT.get(family_name, {}))
+    denoiser = source.load(str(family.save(folder / "transformer"))).denoiser
+    calls = [cast(family.call(denoiser, seed, timestep=t)) for seed, t in ((0, 900.0), (20, 100.0))]
+    run = [lambda call=call: call.run(denoiser) for call in calls]
+    made = quantize(denoiser, recipe, calibrate(denoiser, run), run, [])
+    text = Text(family.tokens, family.masked) if "text" in denoiser.prompt_shapes(1) else Text(0)
+    call = cast(family.call(made, seed=40))
+    return SimpleNamespace(denoiser=made, call=call, saved=Checkpoint(family_name, recipe, made, text, None))
+
+
+@torch.no_grad()
+def simulated(denoiser: nn.Module, call: Inputs) -> list[torch.Tensor]:
+    """The conditioning and the prediction of a call, in PyTorch."""
+    conditioning = denoiser.prepare(**call.prompt)
+    return [*conditioning, denoiser.denoise(call.latents, call.timestep, conditioning)]
+
+
+def functions_of(folder: Path, entry: dict, precision: str = "declared") -> dict[str, Simulation]:
+    """A component's methods as `package.write` left them in a folder, with its account."""
+    methods = entry["methods"].items()
+    return {name: load(folder / method["package"], precision)[method["function"]] for name, method in methods}
+
+
+def predicted(functions: dict[str, Simulation], call: Inputs) -> list[torch.Tensor]:
+    """The same by a denoiser's packages."""
+    prepare, denoise = functions["prepare"], functions["denoise"]
+    prepared = prepare({name: call.prompt[name] for name in prepare.inputs})
+    given = {"latents": call.latents, "timestep": call.timestep, **prepared}
+    conditioning = [prepared[f"conditioning_{i}"] for i in range(len(prepared))]
+    return [*conditioning, denoise({name: given[name] for name in denoise.inputs})["prediction"]]

@@ -645,6 +645,7 @@ def fuzzed(tmp_path_factory) -> Path:
 
 FUZZ = settings(
     max_examples=100,
+    derandomize=True,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     database=None,

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
-from coremltools.converters.mil.mil import types
 from coremltools.optimize import coreml as compression
 from PIL import Image
 from torch import nn
@@ -22,10 +21,7 @@ from torch.nn import functional as F
 from transformers import T5Config, T5EncoderModel
 
 import helpers
-from edge_hadanorm import bundle, checkpoint, console, files, source, workflow
-from edge_hadanorm import quantize as quantization
-from edge_hadanorm.calibration import calibrate
-from edge_hadanorm.checkpoint import Checkpoint, Text
+from edge_hadanorm import bundle, checkpoint, console, files, workflow
 from edge_hadanorm.cli import cli
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.export import writer
@@ -37,167 +33,17 @@ from edge_hadanorm.inspection import describe
 from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.metrics import psnr_db, to_pixels
 from edge_hadanorm.models.parts import layer_norm, rms_norm, sinusoid, time_frequencies
-from edge_hadanorm.quantize import quantize
-from edge_hadanorm.recipe import Recipe, named
+from edge_hadanorm.recipe import named
 from edge_hadanorm.rounding import nearest
 from edge_hadanorm.runtime import TorchRunner, picture
-from edge_hadanorm.samples import Inputs
 from edge_hadanorm.text import T5, TextEncoder
 from edge_hadanorm.transform import FeatureTransform, token_mean
-from families import FAMILIES
 from helpers import relative_error
 
 randn = partial(helpers.randn, dtype=torch.float32)
 FP32, FP16 = 1e-5, 1e-2
 SPECIFICATION = {"iOS17": 8, "iOS18": 9}
 CONSTEXPR = {"constexpr_affine_dequantize": "quantized_data", "constexpr_blockwise_shift_scale": "data"}
-SHORT = {"pixart": dict(num_layers=1), "flux": dict(num_layers=1, num_single_layers=1)}
-
-
-# Whole denoisers.
-
-
-def single(call: Inputs) -> Inputs:
-    """In float32."""
-    return Inputs(call.latents.float(), call.timestep.float(), {name: t.float() for name, t in call.prompt.items()})
-
-
-def quantized(family_name: str, recipe: Recipe, folder: Path) -> SimpleNamespace:
-    """A tiny member of a family, quantized, and a call of it."""
-    family = FAMILIES[family_name]
-    family = dataclasses.replace(family, config=family.config | SHORT.get(family_name, {}))
-    denoiser = source.load(str(family.save(folder / "transformer"))).denoiser
-    calls = [single(family.call(denoiser, seed, timestep=t)) for seed, t in ((0, 900.0), (20, 100.0))]
-    run = [lambda call=call: call.run(denoiser) for call in calls]
-    made = quantize(denoiser, recipe, calibrate(denoiser, run), run, [])
-    text = Text(family.tokens, family.masked) if "text" in denoiser.prompt_shapes(1) else Text(0)
-    call = single(family.call(made, seed=40))
-    return SimpleNamespace(denoiser=made, call=call, saved=Checkpoint(family_name, recipe, made, text, None))
-
-
-# (family, recipe, precision, least system)
-PROGRAMS = [
-    ("pixart", "hadanorm-balanced-w8a8-static", "fp16", "iOS17"),
-    ("pixart", "hadanorm-w4a4-static", "fp32", "iOS18"),
-    ("pixart", "rtn-w8a8", "fp32", "iOS17"),
-    ("dit", "hadanorm-folded-w4a8-static", "fp32", "iOS18"),
-    ("sana", "hadanorm-folded-w8a8-static", "fp16", "iOS17"),
-    ("flux", "hadanorm-w4a16-g32", "fp16", "iOS18"),
-]
-
-
-@pytest.fixture(scope="module", params=PROGRAMS, ids=lambda given: "-".join(given))
-def program(request, tmp_path_factory):
-    """A denoiser's packages as `write` leaves them."""
-    family, recipe, precision, target = request.param
-    folder = tmp_path_factory.mktemp("coreml")
-    made = quantized(family, named(recipe), folder)
-    made.entry = package.write(folder, writer._denoiser(made.saved), precision)
-    made.folder, made.precision, made.target, made.recipe = folder, precision, target, named(recipe)
-    made.functions = {
-        name: functions(folder / method["package"])[method["function"]]
-        for name, method in made.entry["methods"].items()
-    }
-    return made
-
-
-def operators(program) -> list:
-    return [op for function in program.functions.values() for op in function.operations]
-
-
-def test_the_program_computes_what_is_simulated(program):
-    methods = {
-        name: load(program.folder / method["package"])[method["function"]]
-        for name, method in program.entry["methods"].items()
-    }
-    call = program.call
-    with torch.no_grad():
-        conditioning = program.denoiser.prepare(**call.prompt)
-        expected = program.denoiser.denoise(call.latents, call.timestep, conditioning)
-    prepared = methods["prepare"](call.prompt)
-    found = methods["denoise"]({"latents": call.latents, "timestep": call.timestep, **prepared})["prediction"]
-    error = FP16 if program.precision == "fp16" else FP32
-    for i, tensor in enumerate(conditioning):
-        assert relative_error(prepared[f"conditioning_{i}"], tensor) < error
-    assert found.dtype == torch.float32
-    assert relative_error(found, expected) < error
-
-
-def test_codes_are_the_checkpoints_and_nothing_else_is_compressed(program):
-    found = Counter(
-        op.inputs[CONSTEXPR[op.op_type]].val.astype(np.int8).tobytes()
-        for op in operators(program)
-        if op.op_type.startswith("constexpr_")
-    )
-    linears = [m for m in program.denoiser.modules() if isinstance(m, QuantizedLinear)]
-    assert found == Counter(linear.codes.numpy().tobytes() for linear in linears)
-
-
-def test_four_bits_are_stored_as_such(program):
-    kinds = {op.inputs[CONSTEXPR[op.op_type]].dtype for op in operators(program) if op.op_type in CONSTEXPR}
-    assert kinds == {types.int4 if program.recipe.weight_bits <= 4 else types.int8}
-
-
-def test_the_least_system_is_what_the_weights_need(program):
-    for method in program.entry["methods"].values():
-        spec = ct.utils.load_spec(str(program.folder / method["package"]))
-        assert spec.specificationVersion == SPECIFICATION[program.target]
-    assert program.entry["minimum_deployment_target"] == program.target
-    packages = {method["package"] for method in program.entry["methods"].values()}
-    assert len(packages) == (1 if program.target == "iOS18" else 2)
-
-
-def test_the_account_counts_linears(program):
-    linears = [m for m in program.denoiser.modules() if isinstance(m, QuantizedLinear)]
-    counts = Counter()
-    for method in program.entry["methods"].values():
-        counts.update({key: n for key, n in method["delegation"].items() if key.endswith("_linears")})
-    static = program.recipe.activations == "tensor"
-    assert counts["integer_linears" if static else "coded_linears"] == len(linears)
-    assert counts["coded_linears" if static else "integer_linears"] == 0
-    found = Counter(op.op_type for op in operators(program))
-    assert found["quantize"] == found["dequantize"] == (len(linears) if static else 0)
-    assert found["layer_norm"] > 0
-
-
-def test_sines_are_on_an_island(program):
-    sines = [op for op in operators(program) if op.op_type in ("sin", "cos", "rsqrt")]
-    assert {"sin", "cos"} <= {op.op_type for op in sines}
-    assert {op.outputs[0].dtype for op in sines} == {types.fp32}
-    products = {op.outputs[0].dtype for op in operators(program) if op.op_type == "linear"}
-    assert products == {types.fp16 if program.precision == "fp16" else types.fp32}
-
-
-def test_features_are_the_manifests_names_without_dots(program):
-    for name, method in program.entry["methods"].items():
-        description = ct.utils.load_spec(str(program.folder / method["package"])).description
-        if len(description.functions):
-            (description,) = (function for function in description.functions if function.name == method["function"])
-        for way, own in (("inputs", description.input), ("outputs", description.output)):
-            assert {tensor["feature"] for tensor in method[way]} == {feature.name for feature in own}, name
-            shapes = {feature.name: list(feature.type.multiArrayType.shape) for feature in own}
-            for tensor in method[way]:
-                assert tensor["feature"] == tensor["name"].replace(".", "_")
-                assert tensor["shape"] == shapes[tensor["feature"]]
-
-
-def test_large_linears_outside_the_recipe_have_8_bits_and_float_inputs(tmp_path, monkeypatch):
-    """Beside static activations, in a package of 4-bit weights."""
-    monkeypatch.setattr(quantization, "LARGE", 4096)
-    made = quantized("dit", named("hadanorm-folded-w4a8-static"), tmp_path)
-    names = {name for name, module in made.denoiser.named_modules() if isinstance(module, QuantizedLinear)}
-    rest = names - set(made.denoiser.quantizable())
-    assert rest
-    assert {made.denoiser.get_submodule(name).recipe.name for name in rest} == {"rest-w8a16"}
-    entry = package.write(tmp_path, writer._denoiser(made.saved), "fp32")
-    accounts = [method["delegation"] for method in entry["methods"].values()]
-    assert sum(account["coded_linears"] for account in accounts) == len(rest)
-    assert sum(account["integer_linears"] for account in accounts) == len(names - rest)
-    own = {name: load(tmp_path / entry["file"])[name] for name in entry["methods"]}
-    prepared = own["prepare"](made.call.prompt)
-    given = {"latents": made.call.latents, "timestep": made.call.timestep, **prepared}
-    inputs = {name: given[name] for name in own["denoise"].inputs}
-    assert relative_error(own["denoise"](inputs)["prediction"], made.call.run(made.denoiser)) < FP32
 
 
 # The audit. Each program violates what one check is for.

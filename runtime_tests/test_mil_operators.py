@@ -300,3 +300,17 @@ def test_an_operator_is_what_it_is_elsewhere(own, tmp_path):
         if own.kind != "cast":  # whose inference knows no bytes
             assert actual.is_floating_point() == exact.is_floating_point()
         torch.testing.assert_close(actual, exact, rtol=own.error, atol=own.error, check_dtype=False)
+
+
+@pytest.mark.parametrize("own", CASES, ids=lambda own: f"{own.kind}-{'-'.join(own.arguments)}")
+def test_an_operator_is_the_same_in_float64(own, tmp_path):
+    """Beyond the rounding of its result, and of the sums and series in it."""
+    target = getattr(ct.target, own.target)
+    path = package(function_of(own.kind, own.arguments, target), tmp_path / "x.mlpackage", target)
+    inputs = inputs_of(own.kind, own.arguments)
+    rounded, exact = (load(path, precision)["main"](inputs) for precision in ("declared", "float64"))
+    for name, value in exact.items():
+        floating = rounded[name].is_floating_point()
+        assert value.dtype == (torch.float64 if floating else rounded[name].dtype)
+        error = 16 * torch.finfo(rounded[name].dtype).eps if floating else 0
+        torch.testing.assert_close(rounded[name], value, rtol=error, atol=error, check_dtype=False)

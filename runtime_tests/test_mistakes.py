@@ -1,6 +1,5 @@
 """Every mistake of a user: exit status 2, one line that names the thing and the way out, and nothing left behind."""
 
-import io
 import json
 import os
 import resource
@@ -18,8 +17,8 @@ from diffusers import PixArtTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from edge_hadanorm import console, workflow
-from edge_hadanorm.cli import cli
 from edge_hadanorm.reference.model import make_text_encoder
+from helpers import assert_answered, tree
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 QKV = "transformer_blocks.0.attn1.to_q.weight"
@@ -336,6 +335,7 @@ MISTAKES = [
     ("no simulation", edit(MANIFEST, simulation=None), GENERATE, ["no checkpoint", "--backend executorch"]),
     # the picture
     ("unknown word", nothing, GENERATE.replace("red a", "red mauve a"), ["'mauve'", "inspect"]),
+    ("prompt of no UTF-8", nothing, GENERATE.replace("red a", "red \udcff"), ["'red \\udcff'", "UTF-8"]),
     ("too many words", nothing, GENERATE.replace("red a", "red " * 9), ["9 tokens", "at most 8", "shorten"]),
     ("picture in 0 steps", nothing, GENERATE + " --steps 0", ["0 steps", "1, 2, 3"]),
     ("picture in -3 steps", nothing, GENERATE + " --steps -3", ["-3 steps", "1, 2, 3"]),
@@ -366,31 +366,6 @@ def place(tmp_path, tiny_pipeline, tiny_checkpoint, tiny_bundle, monkeypatch) ->
 
 def offline(*_, **__) -> None:
     raise OSError("no network")
-
-
-@pytest.fixture
-def run(monkeypatch) -> Callable[[str], tuple[int, str]]:
-    """run(command line) -> exit status, and what was shown on the screen besides the result."""
-
-    def run(line: str) -> tuple[int, str]:
-        monkeypatch.setattr(console, "screen", io.StringIO())
-        status = console.run(lambda: cli.main(shlex.split(line), prog_name="edge-hadanorm", standalone_mode=False))
-        return status, console.screen.getvalue()
-
-    return run
-
-
-def tree(root: Path) -> dict[str, bytes | None]:
-    """Everything below a folder, hidden files too."""
-    return {str(p.relative_to(root)): p.read_bytes() if p.is_file() else None for p in sorted(root.rglob("*"))}
-
-
-def assert_answered(status: int, shown: str, words: list[str]) -> None:
-    assert status == console.MISTAKE, shown
-    assert "Traceback" not in shown
-    assert 1 <= len(shown.splitlines()) <= 2, shown
-    assert len(shown) < 700, shown
-    assert all(word in shown for word in words), shown
 
 
 @pytest.mark.parametrize(("damage", "line", "words"), [pytest.param(*case, id=name) for name, *case in MISTAKES])

@@ -179,6 +179,9 @@ def test_an_output_that_cannot_be_written(fails, x, tmp_path):
         (["tensor\tx\tfloat16\t1\tx.raw"], "no dtype float16"),
         (["write\tlatents\tlatents.raw"], "no tensor is called latents"),
         (["call\tprogram.pte\tforward\t2\tx"], "too few fields"),
+        (["call\tprogram.pte\tforward\t-1\tx"], "-1 is no size"),
+        (["tensor\tx\tfloat32\t-1\tx.raw"], "-1 is no size"),
+        (["tensor\tx\tint64\t2147483647,2147483647,4\tx.raw"], "2147483647,4 is no size"),
     ],
 )
 def test_a_plan_that_does_not_parse(fails, tmp_path, lines, message):

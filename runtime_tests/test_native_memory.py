@@ -1,6 +1,7 @@
-"""native/: what a program needs of memory, loaded from a file or mapped, and what is said where there is less."""
+"""native/: what a program needs of memory, loaded in each way, and what is said where there is less."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,16 @@ import pytest
 import torch
 from torch import nn
 
+from edge_hadanorm.bundle import program_bytes
 from edge_hadanorm.export.program import export
 from edge_hadanorm.export.xnnpack import lower
 from edge_hadanorm.linear import QuantizedLinear
 from edge_hadanorm.recipe import named
 from edge_hadanorm.transform import FeatureTransform
 from helpers import randn
+from native import programs
 from native.machine import HOST, Machine, RunnerError
+from native.plan import write_plan
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +72,34 @@ def test_a_limit_of_memory_is_kept_or_said(program, x, load):
             limited(int(copies * size)).run(program, "forward", [x], load=load)
         assert failed.value.status == OUT_OF_MEMORY
         assert len(failed.value.line.splitlines()) == 1
+
+
+def test_packed_weights_in_a_file_are_no_private_memory(program, x, tmp_path):
+    """Neither in the run that packs them nor in the next one, which does not; a file that was cut off is made anew."""
+    expected, little = HOST.run(program, "forward", [x]).output(), limited(BESIDES)
+    packed = tmp_path / f"{program.name}.packed"
+    for kept in (0, 1, 0.5):
+        if kept:
+            os.truncate(packed, int(kept * packed.stat().st_size))
+        assert np.array_equal(little.run(program, "forward", [x], cache=tmp_path).output(), expected)
+        assert packed.stat().st_size == pytest.approx(program.stat().st_size, rel=0.05)
+    with pytest.raises(RunnerError, match="not enough memory"):
+        limited(MEGABYTE).run(program, "forward", [x], cache=tmp_path)
+
+
+def test_a_picture_of_the_reference_model_needs_what_is_documented(host, tmp_path):
+    """Its programs so many times, and 16 MB; with 11 of these it says that there is not enough.
+
+    With fewer, no thread can be made, whose stack would have taken 8 MB.
+    """
+    made = programs.reference_bundle("hadanorm-w4a8")
+    plan = write_plan(tmp_path, made, made.golden["prompt"], steps=1, guidance=1.5, seed=0)
+    size = program_bytes(made.manifest)
+    for copies, options in ((1, {"load": "mmap"}), (2, {"load": "file"}), (0, {"cache": tmp_path})):
+        limited(copies * size + BESIDES).call(["generate", plan], **options)
+        with pytest.raises(RunnerError, match="not enough memory") as failed:
+            limited(copies * size + 11 * MEGABYTE).call(["generate", plan], **options)
+        assert failed.value.status == OUT_OF_MEMORY
 
 
 def test_a_phone_that_cannot_hold_both_maps_the_program(program, x):

@@ -53,7 +53,7 @@ class Builder:
                 (name, declared), value = self.declare(operation.outputs[0]), operation.attributes["val"]
                 if (kind := type_of(value.type)) != declared:
                     raise ValueError(f"its value is {kind}, the program declares {declared}")
-                self.constants[name] = self.package.value(value)
+                self.constants[name] = self._held(self.package.value(value))
             elif operation.type.startswith(STORED):
                 self._compute(where, operation)
             else:
@@ -118,13 +118,16 @@ class Builder:
                 raise ValueError(f"nothing before it computes {binding.name!r}")
             return binding.name
         self.types[own] = type_of(binding.value.type)
-        self.constants[own] = self.package.value(binding.value, keep=False)
+        self.constants[own] = self._held(self.package.value(binding.value, keep=False))
         return own
+
+    def _held(self, constant: Constant) -> Constant:
+        return self.precision.held(constant) if isinstance(constant, torch.Tensor) else constant
 
     def _check_floats(self, step: Step) -> None:
         """Floats have the dtype of the first float that they are computed from, or the one that a cast names.
 
-        Values are held in float32, so that this shows in the declared types alone.
+        Values are all held in one dtype, so that this shows in the declared types alone.
         """
         named = step.settings.get("dtype", step.settings.get("output_dtype"))
         order = [name for name in signature(step.function).parameters if name in step.tensors]

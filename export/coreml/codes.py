@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from edge_hadanorm.export.coreml.elementwise import HELD, Operator
+from edge_hadanorm.export.coreml.elementwise import HELD, Operator, cast
 
 
 def along(values: torch.Tensor, x: torch.Tensor, axis: int | None) -> torch.Tensor:
@@ -32,7 +32,7 @@ def dequantize(
     input: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor | None = None, *, axis: int | None = None
 ) -> torch.Tensor:
     """scale (input - zero_point)"""
-    codes = input.float()
+    codes = input.to(scale.dtype)
     if zero_point is not None:
         codes = codes - along(zero_point, input, axis)
     return codes * along(scale, input, axis)
@@ -56,7 +56,7 @@ def of_blocks(values: torch.Tensor) -> torch.Tensor:
 
 def blockwise_shift_scale(data: torch.Tensor, scale: torch.Tensor, offset: torch.Tensor | None = None) -> torch.Tensor:
     """scale (data - offset), a scale and offset for each block."""
-    codes = in_blocks(data, scale.shape).float()
+    codes = in_blocks(data, scale.shape).to(scale.dtype)
     if offset is not None:
         codes = codes - of_blocks(offset)
     return (codes * of_blocks(scale)).reshape(data.shape)
@@ -105,7 +105,7 @@ def unpacked_bits(packed: torch.Tensor) -> torch.Tensor:
 
 
 def constant_cast(source_val: torch.Tensor, *, output_dtype: str) -> torch.Tensor:
-    return source_val.to(HELD[output_dtype])
+    return cast(source_val, dtype=output_dtype)
 
 
 CODES: dict[str, Operator] = {

@@ -15,7 +15,6 @@ from executorch.exir._serialize._program import PTEFile, deserialize_pte_binary
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.export.coreml.interpreter import Function, load
-from edge_hadanorm.export.coreml.steps import Precision
 from edge_hadanorm.files import read_json
 
 BACKEND = "CoreMLBackend"
@@ -39,7 +38,7 @@ class Delegate:
     outputs: tuple[str, ...]
 
 
-def load_delegates(program: str | Path, precision: Precision = "declared") -> list[Delegate]:
+def load_delegates(program: str | Path, precision: str = "declared") -> list[Delegate]:
     """The Core ML delegates of a .pte, method by method, each in its order.
 
     Raises UserError for a missing or broken program, one without such delegates, or with compiled ones.
@@ -86,7 +85,7 @@ def named_data(file: PTEFile, key: str) -> bytes:
     return bytes(file.named_data.buffers[file.named_data.pte_data[key].buffer_index])
 
 
-def _unpacked(path: Path, data: bytes, precision: Precision) -> tuple[dict[str, Function], dict]:
+def _unpacked(path: Path, data: bytes, precision: str) -> tuple[dict[str, Function], dict]:
     """Functions and metadata; what they map of the folder stays readable when it is gone."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn import functional as F
 
-# What torch holds of each MIL dtype: fp16 as float32 that is rounded where a program stores it.
+# What torch holds of each MIL dtype: fp16 as float32 that is rounded where a program stores it. A precision may hold
+# floats in more.
 HELD = {
     "bool": torch.bool,
     "fp16": torch.float32,
@@ -30,7 +31,8 @@ def binary(function: Operator) -> Operator:
 
 
 def cast(x: torch.Tensor, *, dtype: str) -> torch.Tensor:
-    return x.to(HELD[dtype])
+    """Floats to floats as they are: the caller rounds."""
+    return x if x.is_floating_point() and HELD[dtype].is_floating_point else x.to(HELD[dtype])
 
 
 def clip(x: torch.Tensor, *, alpha: float, beta: float) -> torch.Tensor:
@@ -96,10 +98,19 @@ def product(x: torch.Tensor, axes: list[int], keep_dims: bool) -> torch.Tensor:
 
 
 def mean(x: torch.Tensor, axes: list[int], keep_dims: bool) -> torch.Tensor:
-    """Of integers rounded down, as their quotient is."""
-    if x.is_floating_point():
+    """Of integers rounded down, as their quotient is.
+
+    Over one of the last two axes of floats a product with a row of 1 / n, as the denoisers compute theirs: its rounding
+    is as good as that of another order, and a simulation in PyTorch has the same bits.
+    """
+    if not x.is_floating_point():
+        return x.sum(axes, keep_dims) // math.prod(x.shape[axis] for axis in axes)
+    axis = axes[0] % x.ndim - x.ndim if len(axes) == 1 else None
+    if axis not in (-1, -2) or x.ndim < 2:
         return x.mean(axes, keep_dims)
-    return x.sum(axes, keep_dims) // math.prod(x.shape[axis] for axis in axes)
+    row = x.new_full((1, x.shape[axis]), 1 / x.shape[axis])
+    y = F.linear(x, row) if axis == -1 else torch.matmul(row, x)
+    return y if keep_dims else y.squeeze(axis)
 
 
 def argument(function: Operator) -> Operator:

@@ -4,7 +4,7 @@
     prediction = functions["main"]({"latents": latents, "timestep": timestep})["prediction"]
 
 Every operator is computed in float32 and its result rounded to the dtype that the program declares for it; a device
-may accumulate in less, and in another order.
+may accumulate in less, and in another order. In float64 a program shows what function it is, beyond rounding.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from coremltools.proto import MIL_pb2
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.export.coreml.builder import Builder
 from edge_hadanorm.export.coreml.reader import Package, Type
-from edge_hadanorm.export.coreml.steps import Precision, Step, settled, with_last_reads
+from edge_hadanorm.export.coreml.steps import PRECISIONS, Precision, Step, settled, with_last_reads
 
 ROUNDED = {"fp16": torch.float16, "fp32": torch.float32}
 
@@ -39,7 +39,7 @@ class Function:
 
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, torch.Tensor | np.ndarray]) -> dict[str, torch.Tensor]:
-        """Outputs have their declared dtype, or float32 where that is the precision.
+        """Outputs have their declared dtype, or the precision's where that does not round.
 
         Raises UserError for a missing, unknown or unfit input, and where an operator cannot be computed.
         """
@@ -58,7 +58,7 @@ class Function:
 
     def _taken(self, name: str, given: torch.Tensor, declared: Type) -> torch.Tensor:
         """An input as its type asks for, floats of any size as floats and integers of any as integers that hold it."""
-        taken = given.to(declared.held)
+        taken = given if declared.floating else given.to(declared.held)
         if not declared.fits(given.shape) or given.is_floating_point() != declared.floating:
             found = f"{str(given.dtype).removeprefix('torch.')} {list(given.shape)}"
             raise UserError(f"{self.where}: input {name!r} is {found}, the program takes {declared}")
@@ -67,18 +67,18 @@ class Function:
         return settled(taken, declared, self.precision, f"{self.where}: input {name!r}")
 
     def _given(self, value: torch.Tensor, declared: Type) -> torch.Tensor:
-        rounded = declared.floating and self.precision == "declared"
+        rounded = declared.floating and self.precision.rounded
         return value.to(ROUNDED[declared.dtype]) if rounded else value.clone()
 
 
-def load(package: str | Path, precision: Precision = "declared") -> dict[str, Function]:
+def load(package: str | Path, precision: str = "declared") -> dict[str, Function]:
     """The functions of an .mlpackage by name; a package that was converted alone has one, `main`.
 
-    Raises UserError for a missing, broken or foreign package, for an operator that is not known here, and for one
-    whose arguments or types make no sense.
+    precision: a key of PRECISIONS. Raises UserError for a missing, broken or foreign package, for an operator that is
+    not known here, and for one whose arguments or types make no sense.
     """
     source = Package(Path(package))
-    return {name: _function(source, name, proto, precision) for name, proto in source.functions.items()}
+    return {name: _function(source, name, proto, PRECISIONS[precision]) for name, proto in source.functions.items()}
 
 
 def _function(package: Package, name: str, proto: MIL_pb2.Function, precision: Precision) -> Function:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from edge_hadanorm.export.coreml.elementwise import Operator
+from edge_hadanorm.export.coreml.elementwise import Operator, mean
 from edge_hadanorm.export.coreml.tensors import Tensors
 
 CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -144,8 +144,8 @@ def layer_norm(
     """gamma, beta: of the sizes of x along the axes, in the order of dimensions."""
     axes = sorted(axis % x.ndim for axis in (range(x.ndim) if axes is None else axes))
     sizes = [size if axis in axes else 1 for axis, size in enumerate(x.shape)]
-    variance, mean = torch.var_mean(x, axes, correction=0, keepdim=True)
-    y = (x - mean) * torch.rsqrt(variance + epsilon)
+    centred = x - mean(x, axes, True)
+    y = centred * torch.rsqrt(mean(centred * centred, axes, True) + epsilon)
     y = y if gamma is None else y * gamma.reshape(sizes)
     return y if beta is None else y + beta.reshape(sizes)
 

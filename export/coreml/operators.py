@@ -1,7 +1,7 @@
 """The MIL operators that a simulation knows, each as a function in torch of the operator's own argument names.
 
 Positional arguments are tensors, or a list of them (`Tensors`); keyword-only ones are Python values that a program
-holds as constants: sizes, axes, modes. Floats are held in float32 and rounded by the caller to what is declared.
+holds as constants: sizes, axes, modes. Floats come in one dtype, that of the precision, and the caller rounds results.
 Defaults are MIL's. See https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html.
 """
 

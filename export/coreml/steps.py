@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
@@ -10,8 +9,23 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.export.coreml.operators import Operator
 from edge_hadanorm.export.coreml.reader import Type
 
-# declared: each value rounded to its dtype in the program. float32: every float in float32.
-Precision = Literal["declared", "float32"]
+
+@dataclass(frozen=True)
+class Precision:
+    """floats: what every float is held and computed in. rounded: whether each is rounded to what is declared for it."""
+
+    floats: torch.dtype
+    rounded: bool = False
+
+    def held(self, value: torch.Tensor) -> torch.Tensor:
+        return value.to(self.floats) if value.is_floating_point() else value
+
+
+PRECISIONS = {
+    "declared": Precision(torch.float32, rounded=True),
+    "float32": Precision(torch.float32),
+    "float64": Precision(torch.float64),
+}
 
 
 @dataclass(frozen=True)
@@ -61,12 +75,11 @@ class Step:
 
 def settled(result: torch.Tensor, declared: Type, precision: Precision, where: str) -> torch.Tensor:
     """A result as its type asks for. Raises UserError where it has another shape, or is of another kind of number."""
-    if not declared.fits(result.shape) or result.dtype != declared.held:
+    result = precision.held(result)
+    if not declared.fits(result.shape) or result.dtype != (precision.floats if declared.floating else declared.held):
         found = f"{str(result.dtype).removeprefix('torch.')} {list(result.shape)}"
         raise UserError(f"{where} computes {found}, the program declares {declared}; convert the model again")
-    if precision == "declared" and declared.dtype == "fp16":
-        return result.half().float()
-    return result
+    return result.half().float() if precision.rounded and declared.dtype == "fp16" else result
 
 
 def with_last_reads(steps: list[Step], inputs: Mapping, outputs: Mapping) -> list[Step]:

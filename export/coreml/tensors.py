@@ -154,7 +154,7 @@ PADDED = {"reflect": _reflected, "replicate": _replicated}
 
 
 def fill(*, shape: Sizes, value: float | bool = 0.0) -> torch.Tensor:
-    dtype = {bool: torch.bool, int: torch.int32, float: torch.float32}[type(value)]
+    dtype = {bool: torch.bool, int: torch.int32, float: torch.float64}[type(value)]
     return torch.full(list(shape), value, dtype=dtype)
 
 

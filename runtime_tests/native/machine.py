@@ -82,7 +82,9 @@ class Machine:
         command = [*self._prefix(count), self.runner, *arguments]
         for option, value in options.items():
             command += [f"--{option}", value]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=TIMEOUT)
+        done = subprocess.run(
+            list(map(str, command)), capture_output=True, text=True, errors="replace", timeout=TIMEOUT
+        )
         if "Could not load plugin" in done.stderr:
             raise Missing(f"{command[0]} takes no plugins of version 1 of its interface (qemu 4.2 to 8.2 does)")
         if done.returncode:

@@ -11,6 +11,7 @@
 
 #pragma once
 
+#include <climits>
 #include <deque>
 #include <functional>
 #include <sstream>
@@ -29,7 +30,7 @@ class Plan {
     double milliseconds;
   };
 
-  Plan(std::string path, Module::LoadMode mode) : path_(std::move(path)), mode_(mode) {}
+  Plan(std::string path, Loading loading) : path_(std::move(path)), loading_(std::move(loading)) {}
 
   // Calls of methods with their times, loads among them.
   std::vector<Timed> execute() {
@@ -63,6 +64,13 @@ class Plan {
     return file[0] == '/' || slash == std::string::npos ? file : path_.substr(0, slash + 1) + file;
   }
 
+  int whole(const std::string& text) const {
+    char* end = nullptr;
+    const long value = std::strtol(text.c_str(), &end, 10);
+    if (text.empty() || *end || value < 0 || value > INT_MAX) mistake(text + " is no size");
+    return static_cast<int>(value);
+  }
+
   float number(size_t field) const {
     char* end = nullptr;
     const float value = std::strtof(fields_[field].c_str(), &end);
@@ -78,7 +86,7 @@ class Plan {
 
   Program& program(size_t field) {
     auto& kept = programs_[fields_[field]];
-    if (!kept) kept = std::make_unique<Program>(beside(fields_[field]), mode_);
+    if (!kept) kept = std::make_unique<Program>(beside(fields_[field]), loading_);
     timed_.push_back({"load " + fields_[field] + " " + fields_[field + 1], kept->load(fields_[field + 1])});
     return *kept;
   }
@@ -97,14 +105,15 @@ class Plan {
     if (dtype == dtypes.end()) mistake("no dtype " + fields_[2]);
     Tensor tensor{dtype->second.first, {}, {}};
     std::istringstream sizes(fields_[3]);
-    for (std::string size; std::getline(sizes, size, ',');) tensor.shape.push_back(std::atoi(size.c_str()));
-    tensor.bytes.resize(tensor.count() * dtype->second.second);
-    read(beside(fields_[4]), tensor);
+    for (std::string size; std::getline(sizes, size, ',');) tensor.shape.push_back(whole(size));
+    size_t bytes;
+    if (!tensor.bytes_of(dtype->second.second, bytes)) mistake(fields_[3] + " is no size");
+    read(beside(fields_[4]), tensor, bytes);
     tensors_[fields_[1]] = std::move(tensor);
   }
 
   void call() {
-    const size_t inputs = std::atoi(fields_[3].c_str());
+    const size_t inputs = whole(fields_[3]);
     if (fields_.size() < 4 + inputs) mistake("too few fields");
     std::vector<Tensor*> given;
     for (size_t i = 0; i < inputs; ++i) given.push_back(&named(fields_[4 + i]));
@@ -142,7 +151,7 @@ class Plan {
       for (size_t i = 0; i < n; ++i) both.floats()[i] = both.floats()[n + i] = step.input_scale * x[i];
       *timestep.floats() = step.timestep;
       auto outputs = timed(denoiser, fields_[2], given);
-      if (outputs.size() != 1 || outputs[0].count() != 2 * n) mistake(fields_[2] + " gives no prediction of both rows");
+      if (outputs.size() != 1 || outputs[0].bytes.size() != both.bytes.size()) mistake(fields_[2] + " gives no prediction of both rows");
       const float *without = outputs[0].floats(), *with = without + n;
       std::vector<float> guided(with, with + n);
       if (guidance_ != 1)
@@ -160,7 +169,7 @@ class Plan {
   void write() { ::write(beside(fields_[2]), named(fields_[1])); }
 
   std::string path_;
-  Module::LoadMode mode_;
+  Loading loading_;
   size_t number_ = 0;
   std::vector<std::string> fields_;
   std::map<std::string, std::unique_ptr<Program>> programs_;

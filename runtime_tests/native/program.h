@@ -12,6 +12,7 @@
 
 #include <executorch/extension/module/module.h>
 #include <executorch/extension/tensor/tensor.h>
+#include <executorch/runtime/backend/options.h>
 #include <executorch/runtime/core/exec_aten/util/scalar_type_util.h>
 
 #include "status.h"
@@ -31,6 +32,13 @@ struct Tensor {
     for (const auto size : shape) product *= size;
     return product;
   }
+  // Of elements of so many bytes each; false where no size_t holds it.
+  bool bytes_of(size_t element, size_t& product) const {
+    product = element;
+    for (const auto size : shape)
+      if (__builtin_mul_overflow(product, static_cast<size_t>(size), &product)) return false;
+    return true;
+  }
 };
 
 inline std::string described(ScalarType dtype, const std::vector<executorch::aten::SizesType>& shape) {
@@ -48,11 +56,28 @@ class Stopwatch {
   Clock::time_point started_ = Clock::now();
 };
 
+// How a program is loaded. cache: an existing folder where XNNPACK keeps a program's packed weights, in a file that it
+// maps, so that they are no private memory, and the next process packs nothing. Empty: packed into memory of its own.
+struct Loading {
+  Module::LoadMode mode = Module::LoadMode::Mmap;
+  std::string cache;
+};
+
 class Program {
  public:
-  Program(const std::string& path, Module::LoadMode mode) : path_(path), module_(path, mode) {
+  Program(const std::string& path, const Loading& loading) : path_(path), module_(path, loading.mode) {
     if (!std::ifstream(path)) fail(kCannotLoad, path + " cannot be read");
-    require(module_.load(), kCannotLoad, path + " is no program that this runtime loads");
+    executorch::runtime::BackendOptions<2> packed;
+    executorch::runtime::LoadBackendOptionsMap options;
+    if (!loading.cache.empty()) {
+      const std::string file = loading.cache + "/" + path.substr(path.rfind('/') + 1) + ".packed";
+      if (file.size() >= executorch::runtime::kMaxOptionValueLength) fail(kBadArguments, file + ": too long a path");
+      require(packed.set_option("weight_cache_enabled", true), kFailed, file);
+      require(packed.set_option("packed_cache_path", file.c_str()), kFailed, file);
+      require(options.set_options("XnnpackBackend", packed.view()), kFailed, file);
+    }
+    require(module_.load(options, executorch::runtime::Program::Verification::InternalConsistency), kCannotLoad,
+            path + " is no program that this runtime loads");
   }
 
   // Loading a method packs its weights; the time that takes.
@@ -111,14 +136,15 @@ class Program {
   Module module_;
 };
 
-// Fills a tensor from a file of exactly its bytes.
-inline void read(const std::string& path, Tensor& tensor) {
+// Fills a tensor from a file of exactly so many bytes.
+inline void read(const std::string& path, Tensor& tensor, size_t expected) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) fail(kBadArguments, path + " cannot be read");
   const auto size = static_cast<size_t>(file.tellg());
-  if (size != tensor.bytes.size())
-    fail(kWrongInput, path + " has " + std::to_string(size) + " bytes, not " + std::to_string(tensor.bytes.size()) +
+  if (size != expected)
+    fail(kWrongInput, path + " has " + std::to_string(size) + " bytes, not " + std::to_string(expected) +
                           " (" + described(tensor.dtype, tensor.shape) + ")");
+  tensor.bytes.resize(size);
   file.seekg(0);
   if (!file.read(tensor.bytes.data(), size)) fail(kBadArguments, path + " cannot be read");
 }

@@ -4,13 +4,13 @@
 //         --output PREFIX    write the outputs to PREFIX.0, PREFIX.1, ...
 //         --repeat N         calls (default 1); the last one is between the markers of count_instructions.c
 //     runner generate PLAN [OPTIONS]                   a picture, see plan.h
-// Options of both: --threads N (default 1), --load file|mmap (default mmap).
+// Options of both: --threads N (default 1), --load file|mmap (default mmap), --cache FOLDER (none; see program.h).
 //
 // stdout is one JSON object: {"load_ms", "ms": [of each call], "peak_rss_kib"}, of `generate` {"timed": [[what, ms]],
 // "peak_rss_kib"}. Errors are one line on stderr and a status of status.h.
 //
 // Private memory that loading needs, as RLIMIT_DATA counts it: with mmap once the program (its weights, packed), with
-// file twice, besides 16 MB and what the method plans for its activations.
+// file twice, with --cache nothing, besides 16 MB and what the method plans for its activations.
 
 #include <new>
 
@@ -37,7 +37,7 @@ struct Options {
   std::string output;
   int repeat = 1;
   int threads = 1;
-  Module::LoadMode mode = Module::LoadMode::Mmap;
+  Loading loading;
 };
 
 int positive(const std::string& option, const std::string& text) {
@@ -59,12 +59,14 @@ Options parse(int argc, char** argv) {
     const std::string value = argv[i];
     if (name == "--output") {
       options.output = value;
+    } else if (name == "--cache") {
+      options.loading.cache = value;
     } else if (name == "--repeat") {
       options.repeat = positive(name, value);
     } else if (name == "--threads") {
       options.threads = positive(name, value);
     } else if (name == "--load" && (value == "file" || value == "mmap")) {
-      options.mode = value == "file" ? Module::LoadMode::File : Module::LoadMode::Mmap;
+      options.loading.mode = value == "file" ? Module::LoadMode::File : Module::LoadMode::Mmap;
     } else {
       fail(kBadArguments, "unknown option " + name + " " + value);
     }
@@ -84,7 +86,7 @@ int run(const Options& options) {
   const auto& operands = options.operands;
   if (operands.size() < 2) fail(kBadArguments, "usage: runner run PROGRAM METHOD [OPTIONS] INPUT...");
   const std::string& method = operands[1];
-  Program program(operands[0], options.mode);
+  Program program(operands[0], options.loading);
   const double load_ms = program.load(method);
   std::vector<Tensor> inputs = program.inputs(method);
   if (operands.size() != 2 + inputs.size())
@@ -92,7 +94,7 @@ int run(const Options& options) {
                           std::to_string(operands.size() - 2));
   std::vector<Tensor*> given;
   for (size_t i = 0; i < inputs.size(); ++i) {
-    read(operands[2 + i], inputs[i]);
+    read(operands[2 + i], inputs[i], inputs[i].bytes.size());
     given.push_back(&inputs[i]);
   }
   std::vector<Tensor> outputs;
@@ -113,7 +115,7 @@ int run(const Options& options) {
 int generate(const Options& options) {
   if (options.operands.size() != 1) fail(kBadArguments, "usage: runner generate PLAN [OPTIONS]");
   std::string rows;
-  for (const auto& [what, ms] : Plan(options.operands[0], options.mode).execute())
+  for (const auto& [what, ms] : Plan(options.operands[0], options.loading).execute())
     rows += (rows.empty() ? "[\"" : ", [\"") + what + "\", " + std::to_string(ms) + "]";
   std::printf("{\"timed\": [%s], \"peak_rss_kib\": %ld}\n", rows.c_str(), peak_rss_kib());
   return 0;
@@ -127,6 +129,7 @@ int main(int argc, char** argv) {
   if (command == commands.end()) fail(kBadArguments, "usage: runner run|generate ...");
   const Options options = parse(argc, argv);
   keep_log();
+  keep_signals();
   try {
     executorch::extension::threadpool::get_threadpool()->_unsafe_reset_threadpool(options.threads);
     return command->second(options);
