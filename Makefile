@@ -1,10 +1,11 @@
-# make demo: install into .venv and run the demo. make test: install and run every test.
+# make demo: install into .venv and run the demo. make test: install and run every test. make android-check: those of
+# the Android app, which .ci/run installs the programs for.
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint bundle clean
+.PHONY: demo test lint android-check clean
 
 demo: $(INSTALLED)
 	$(BIN)/edge-hadanorm demo --out demo-output --force
@@ -15,6 +16,9 @@ test: $(INSTALLED) lint
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+android-check: $(INSTALLED)
+	$(BIN)/python -m pytest runtime_tests/test_android*.py
 
 $(INSTALLED): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \

@@ -9,15 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from executorch.exir._serialize._program import deserialize_pte_binary
 
 import android_bundles
 from ci import api_levels, apk, gradle, java, jvm, tools, verify
 from desktop.parity import Case, write
+from edge_hadanorm.bundle import Bundle
 from native import machine, programs
 from native.toolchain import Missing
 
 ROOT = gradle.ROOT.parent
 ASSET = "reference.zip"
+BUNDLES = (*android_bundles.REFERENCE, *android_bundles.PIPELINES)
 EXACT = "exact 8"
 # Prompt, seed, steps, guidance.
 ASKED = [
@@ -31,6 +34,7 @@ ASKED = [
 @pytest.fixture(scope="module")
 def jars() -> tools.Jars:
     try:
+        jvm.natives()
         return tools.build()
     except Missing as missing:
         pytest.skip(str(missing))
@@ -117,6 +121,38 @@ def test_nothing_is_called_that_came_after_the_oldest_android(bytecode, jars):
     assert api_levels.newer(bytecode, known, java.MIN_API) == {}
 
 
+# ExecuTorch's library on a phone; that of the npm package, as near as can be had to that of the AAR.
+
+
+def operators(bundle: Bundle) -> set[str]:
+    """The operators and backends that programs call, by the names that they are registered by."""
+    found = set()
+    for program in bundle.programs.values():
+        read = deserialize_pte_binary(bundle.file(program["file"]).read_bytes()).program
+        for plan in read.execution_plan:
+            found |= {delegate.id for delegate in plan.delegates}
+            found |= {f"{operator.name}.{operator.overload}".rstrip(".") for operator in plan.operators}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("abi", tools.ABIS)
+@pytest.mark.parametrize("name", BUNDLES)
+def test_every_operator_of_the_programs_is_in_the_library(jars, abi, name):
+    library, called = jars.libraries[abi].read_bytes(), operators(android_bundles.made(name))
+    assert "XnnpackBackend" in called
+    assert not {operator for operator in called if operator.encode() + b"\0" not in library}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("abi", tools.ABIS)
+def test_every_native_that_is_stood_in_for_is_in_the_library(jars, abi):
+    natives = re.findall(r"Java_org_pytorch_executorch_Module_(\w+)", jvm.NATIVES.read_text())
+    library = jars.libraries[abi].read_bytes()
+    assert len(natives) > 4
+    assert not {native for native in natives if native.encode() + b"\0" not in library}
+
+
 # What the Gradle files say, which are not run.
 
 
@@ -130,6 +166,19 @@ def test_every_module_of_the_build_is_there():
     modules = re.findall(r"':(\w+)'", settings)
     assert sorted(modules) == ["app", "core"]
     assert all((gradle.ROOT / module / "build.gradle").is_file() for module in modules)
+
+
+def test_java_is_written_as_the_rest_is():
+    for file in java.sources(gradle.ROOT):
+        lines = file.read_text().splitlines()
+        assert max(map(len, lines)) <= 120, file
+        assert not any(re.match(r"import .*\*;|.*\t|.* $", line) for line in lines), file
+
+
+def test_nothing_of_others_is_kept_but_the_gradle_wrapper():
+    foreign = {".aar", ".apk", ".class", ".dex", ".jar", ".so"}
+    kept = [path.name for path in gradle.ROOT.rglob("*") if path.suffix in foreign and "build" not in path.parts]
+    assert kept == ["gradle-wrapper.jar"]
 
 
 # The app on this machine's JVM.
@@ -172,7 +221,7 @@ def linear(tmp_path_factory) -> Path:
 def cases(tmp_path_factory) -> Path:
     """What Python's runtime makes of all bundles."""
     folder = tmp_path_factory.mktemp("cases")
-    write(folder, [case for name in (*android_bundles.REFERENCE, *android_bundles.PIPELINES) for case in asked(name)])
+    write(folder, [case for name in BUNDLES for case in asked(name)])
     return folder
 
 
@@ -184,22 +233,22 @@ def asked(name: str) -> list[Case]:
 
 
 @pytest.fixture(scope="module")
-def folders(vectors, linear, cases, asset) -> dict[str, Path]:
+def given(vectors, linear, cases, asset) -> dict[str, Path]:
     """What the tests read."""
     return {"vectors": vectors, "programs": linear, "cases": cases, "asset": asset}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", jvm.SUITES)
-def test_the_suites_pass(built, jars, tests, folders, suite):
+def test_the_suites_pass(built, jars, tests, given, suite):
     """`desktop` holds the app to Python's runtime: every call of a program and every picture has the same bits."""
-    assert tests.run(suite, (built.core, built.app, jars.executorch), folders) > 1
+    assert tests.run(suite, (built.core, built.app, jars.executorch), given) > 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", jvm.SUITES)
-def test_the_suites_pass_on_androids_bytecode_translated_back(tests, translated, folders, suite):
-    assert tests.run(suite, (translated,), folders) > 1
+def test_the_suites_pass_on_androids_bytecode_translated_back(tests, translated, given, suite):
+    assert tests.run(suite, (translated,), given, java.DEEP_STACK) > 1
 
 
 # What is missing or wrong is named.

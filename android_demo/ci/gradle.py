@@ -33,7 +33,7 @@ def app(file: Path = ROOT / "app/build.gradle") -> App:
             raise Failed(f"{file} has no {name}")
         return found[1]
 
-    abis = re.search(r"^\s*abiFilters (.*)$", text, re.MULTILINE)
+    abis = re.search(r"^\s*abiFilters\.addAll\(\[(.*)\]\)$", text, re.MULTILINE)
     return App(
         value("namespace"),
         value("applicationId"),

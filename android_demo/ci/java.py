@@ -13,6 +13,8 @@ from ci import tools
 MIN_API, RELEASE = 24, 8
 # Of bytecode that is translated back: D8 takes the code of interfaces out of them, as older class files cannot say it.
 NO_CODE_IN_INTERFACES = 23
+# Every method that was translated back has a frame of 300 values.
+DEEP_STACK = "-Xss16m"
 # Everything that javac can warn of, but for what RELEASE needs and what annotations of other people's classes lack.
 LINT = "-Xlint:all,-options,-classfile,-strictfp"
 TIMEOUT = 600
@@ -33,8 +35,13 @@ def run(command: Sequence[object], **options: object) -> str:
         **options,
     )
     if done.returncode:
-        raise Failed(f"{Path(str(command[0])).name} ended with status {done.returncode}:\n{done.stdout[-8000:]}")
+        raise Failed(f"{Path(str(command[0])).name} ended with status {done.returncode}:\n{_shortened(done.stdout)}")
     return done.stdout
+
+
+def _shortened(text: str, most: int = 8000) -> str:
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}\n...\n{text[-half:]}"
 
 
 def sources(*folders: Path) -> list[Path]:
@@ -79,18 +86,18 @@ def undex(jar: Path, bytecode: Path) -> Path:
     environment = os.environ | {"PATH": os.defpath}
     said = run([tools.tool("enjarify"), bytecode, "-o", jar], env=environment)
     if not re.search(r"\b0 classes had errors", said):
-        raise Failed(f"enjarify could not translate everything back:\n{said[-4000:]}")
+        raise Failed(f"enjarify could not translate everything back:\n{_shortened(said)}")
     return jar
 
 
-def junit(classpath: Sequence[Path], classes: Sequence[str], properties: Mapping[str, object]) -> int:
-    """How many tests of classes passed, all of them; the classpath has JUnit. Raises Failed."""
+def junit(classpath: Sequence[Path], classes: Sequence[str], properties: Mapping[str, object], *options: str) -> int:
+    """How many tests of classes passed, all of them; the classpath has JUnit. options: of the JVM. Raises Failed."""
     given = [f"-D{name}={value}" for name, value in properties.items()]
-    command = [tools.tool("java"), "-ea", "-Xcheck:jni", "-Xmx1g", *given, "-cp", _joined(classpath)]
+    command = [tools.tool("java"), "-ea", "-Xcheck:jni", "-Xmx1g", *options, *given, "-cp", _joined(classpath)]
     said = run([*command, "org.junit.runner.JUnitCore", *classes])
     passed = re.search(r"^OK \((\d+) tests?\)$", said, re.MULTILINE)
     if not passed or "WARNING in native method" in said:
-        raise Failed(f"JUnit and the JVM did not say OK:\n{said[-4000:]}")
+        raise Failed(f"JUnit and the JVM did not say OK:\n{_shortened(said)}")
     return int(passed[1])
 
 

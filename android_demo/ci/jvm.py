@@ -26,12 +26,15 @@ class Tests:
             self._around.append(java.compile_jar(folder / f"{name}-tests.jar", java.sources(sources), given))
         self._natives = natives()
 
-    def run(self, suite: str, app: Sequence[Path], folders: Mapping[str, Path]) -> int:
-        """How many tests of a suite passed, given folders by the names of properties. Raises Failed, Missing."""
-        properties = {"natives": self._natives, "java.awt.headless": "true", **folders}
+    def run(self, suite: str, app: Sequence[Path], given: Mapping[str, Path], *options: str) -> int:
+        """How many tests of a suite passed, given paths by the names of properties. Raises Failed, Missing.
+
+        options: of the JVM.
+        """
+        properties = {"natives": self._natives, "java.awt.headless": "true", **given}
         # Android's classes are last: the same jar has an older JUnit.
         classpath = [*tools.installed(*tools.JUNIT), *app, *self._around, self._android]
-        return java.junit(classpath, java.tests(SUITES[suite]), properties)
+        return java.junit(classpath, java.tests(SUITES[suite]), properties, *options)
 
 
 def natives() -> Path:

@@ -11,6 +11,8 @@ text that does not fit.
 import argparse
 import io
 import json
+import os
+import platform
 import re
 import shutil
 import subprocess
@@ -33,7 +35,20 @@ GAP, CAPTION = 24, 60
 MOST_BYTES = 150_000
 NOTE = (
     "Drawn by android_demo/ci/screens from the app's resources, not by Android; the emoji and the times come from"
-    " ExecuTorch on an x86-64 machine."
+    f" ExecuTorch on {platform.system()}, {platform.machine()}."
+)
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--hide-scrollbars",
+    "--force-color-profile=srgb",
+    "--allow-file-access-from-files",
+    "--virtual-time-budget=3000",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
 )
 CSS = """
 * { box-sizing: border-box; margin: 0; }
@@ -88,7 +103,8 @@ def main() -> int:
 
 def draw(options: argparse.Namespace) -> None:
     bundle = load(options.bundle)
-    golden = bundle.golden or {"prompt": "", "seed": 0}
+    if (golden := bundle.golden) is None:
+        raise Unknown(f"{options.bundle} has no golden sample; take a bundle of a whole pipeline")
     seed = golden["seed"] if options.seed is None else options.seed
     made = run(bundle, options.prompt or golden["prompt"], seed)
     size = LANDSCAPE if options.landscape else PORTRAIT
@@ -124,17 +140,15 @@ def fonts(folder: Path | None) -> str:
 
 def photograph(page: str, window: tuple[int, int]) -> Image.Image:
     """A page of that size in CSS pixels as Chromium shows it, once its checks say that nothing is wrong."""
-    chromium = next(
-        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-    )
+    named = (os.environ.get("EDGE_HADANORM_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    chromium = next((path for name in named if name and (path := shutil.which(name))), None)
     if chromium is None:
-        raise Unknown("no Chromium here: apt-get install chromium")
+        raise Unknown("no Chromium here: install Debian's package chromium, or name one in EDGE_HADANORM_CHROMIUM")
     with tempfile.TemporaryDirectory() as folder:
         html, png = Path(folder) / "screens.html", Path(folder) / "screens.png"
         html.write_text(page, encoding="utf-8")
         size = f"--window-size={window[0]},{window[1]}"
-        command = [chromium, "--headless", "--no-sandbox", "--hide-scrollbars", "--allow-file-access-from-files", size]
-        command += [f"--user-data-dir={folder}/profile", "--virtual-time-budget=3000"]
+        command = [chromium, *FLAGS, f"--user-data-dir={folder}/profile", size]
         dom = subprocess.run([*command, "--dump-dom", html.as_uri()], capture_output=True, text=True, timeout=120)
         found = re.search(r'<body data-bad="([^"]*)"', dom.stdout)
         if found is None:

@@ -1,5 +1,6 @@
 """What the app shows at four moments: the texts that its screens set, from the same strings, of a real run."""
 
+import math
 import platform
 from dataclasses import dataclass
 
@@ -74,11 +75,11 @@ def benchmark(resources: Resources, run: Run) -> Scene:
         (string("measured_prepare"), milliseconds(run.prepare)),
         (string("measured_total"), milliseconds(run.total)),
         (string("measured_device"), f"{platform.machine()}, {platform.system()}"),
-        (string("measured_threads"), string("threads_of_cores", 1, 2)),
+        (string("measured_threads"), string("threads_of_cores", run.threads, run.cores)),
     ]
     texts = {
         "measure_steps": str(len(run.steps)),
-        "measure_threads": "1",
+        "measure_threads": str(run.threads),
         "measure_headline": milliseconds(run.median),
     }
     return _scene(resources, run, "benchmark", texts, shown={"measure_results"}, rows={"measure_table": _facts(rows)})
@@ -98,7 +99,9 @@ def bundles(resources: Resources, run: Run) -> Scene:
         (string("fact_licence"), manifest["licence"]),
     ]
     name = run.bundle.folder.name
-    texts = {"check_result": string("check_passed", "∞ dB", f"{manifest['golden']['psnr_db']:.1f} dB")}
+    needed = manifest["golden"]["psnr_db"]
+    verdict = "check_passed" if run.check.psnr >= needed else "check_failed"
+    texts = {"check_result": string(verdict, decibels(run.check.psnr), decibels(needed))}
     return _scene(
         resources,
         run,
@@ -106,7 +109,7 @@ def bundles(resources: Resources, run: Run) -> Scene:
         texts,
         shown={"bundle_details", "check_pictures", "check_result"},
         states={"choice": frozenset(("checked",))},
-        pictures={"check_expected": run.pictures[-1], "check_drawn": run.pictures[-1]},
+        pictures={"check_expected": run.check.expected, "check_drawn": run.check.drawn},
         rows={"bundle_table": _facts(rows), "bundle_list": [("row_bundle", {"choice": name})]},
     )
 
@@ -116,6 +119,10 @@ def milliseconds(value: float) -> str:
     if value >= 10_000:
         return f"{value / 1000:.1f} s"
     return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"
+
+
+def decibels(value: float) -> str:
+    return "∞ dB" if math.isinf(value) else f"{value:.1f} dB"
 
 
 def _form(run: Run) -> dict[str, str]:

@@ -6,6 +6,7 @@ import android.content.Intent;
 import android.net.Uri;
 import android.os.Bundle;
 import android.view.View;
+import android.view.inputmethod.EditorInfo;
 import android.view.inputmethod.InputMethodManager;
 import android.widget.ArrayAdapter;
 import android.widget.AutoCompleteTextView;
@@ -66,6 +67,8 @@ final class GenerateScreen implements Screen {
         generate = activity.findViewById(R.id.generate);
         cancel = activity.findViewById(R.id.cancel);
         generate.setOnClickListener(view -> generate());
+        prompt.setOnEditorActionListener((view, action, event) ->
+                action == EditorInfo.IME_ACTION_GO && generate.isEnabled() && generate.performClick());
         cancel.setOnClickListener(view -> session.cancel());
         activity.findViewById(R.id.new_seed).setOnClickListener(
                 view -> seed.setText(String.valueOf(random.nextInt(SEEDS))));
@@ -116,7 +119,7 @@ final class GenerateScreen implements Screen {
             guidance.setText(String.valueOf(bundle.defaultGuidance()));
             // So that the first tap draws something that the model knows.
             bundle.golden().ifPresent(golden -> {
-                prompt.setText(golden.request().prompt());
+                prompt.setText(golden.request().prompt(), false);
                 seed.setText(String.valueOf(golden.request().seed()));
             });
         }
@@ -203,6 +206,9 @@ final class GenerateScreen implements Screen {
                 now -> saver.toShare(now.request(), now.picture().get(), new Answer() {
                     @Override
                     public void saved(Uri uri) {
+                        if (activity.isDestroyed()) {
+                            return;
+                        }
                         Intent send = new Intent(Intent.ACTION_SEND).setType(Saver.TYPE)
                                 .putExtra(Intent.EXTRA_STREAM, uri).putExtra(Intent.EXTRA_TEXT, now.request().prompt())
                                 .addFlags(Intent.FLAG_GRANT_READ_URI_PERMISSION);

@@ -36,7 +36,8 @@ final class MemoryCheck {
         long here = free.getAsLong();
         if (needed > here) {
             throw new RunnerException("Bundle " + bundle.name() + " needs about " + needed / MEBI
-                    + " MiB of memory and " + here / MEBI + " MiB are free: close other apps, or take a smaller bundle");
+                    + " MiB of memory and " + here / MEBI
+                    + " MiB are free: close other apps, or take a smaller bundle");
         }
     }
 }

@@ -3,6 +3,7 @@ package org.edgehadanorm.demo;
 import java.io.IOException;
 import java.io.InputStream;
 import java.util.Optional;
+import java.util.concurrent.CancellationException;
 import java.util.concurrent.Executor;
 import java.util.concurrent.ExecutorService;
 import java.util.function.IntFunction;
@@ -55,6 +56,7 @@ final class Session {
     private State state = State.FIRST;
     private Optional<Observer> observer = Optional.empty();
     private boolean begun;
+    private boolean showing;
     private volatile boolean cancelled;
 
     /** loaders: of programs that run on so many threads, 0 for as many as the runtime likes. */
@@ -70,10 +72,14 @@ final class Session {
         this.main = main;
     }
 
-    /** Shows the state now and whenever it changes, until `forget`. */
-    synchronized void observe(Observer next) {
-        observer = Optional.of(next);
-        next.changed(state);
+    /** Shows the state now and whenever it changes, until `forget`. Both are for the main thread. */
+    void observe(Observer next) {
+        State now;
+        synchronized (this) {
+            observer = Optional.of(next);
+            now = state;
+        }
+        next.changed(now);
     }
 
     synchronized void forget(Observer last) {
@@ -91,8 +97,11 @@ final class Session {
         }
         begun = true;
         start(State.Kind.IMPORTING, State.Task.OPEN, () -> {
-            store.unpackOnce(packed, this::progress);
-            openChosen();
+            try {
+                store.unpackOnce(packed, this::bytes);
+            } finally {
+                openChosen();
+            }
         });
     }
 
@@ -113,8 +122,8 @@ final class Session {
     /** Adds a zipped bundle and chooses it. */
     void add(Source zip, String fileName) {
         start(State.Kind.IMPORTING, State.Task.IMPORT, () -> {
-            try (InputStream in = new StoppableStream(zip.open(), () -> cancelled)) {
-                Bundle bundle = store.add(in, fileName, this::progress);
+            try (InputStream in = zip.open()) {
+                Bundle bundle = store.add(in, fileName, this::bytes);
                 store.choose(bundle.name());
                 update(next -> next.names(store.names()).bundle(Optional.of(bundle)));
             }
@@ -163,7 +172,7 @@ final class Session {
         });
     }
 
-    /** Ends the task soon: after the step, file or program that it is at. */
+    /** Ends the task soon: after the step, the program or the piece of a file that it is at. */
     void cancel() {
         cancelled = true;
     }
@@ -181,7 +190,7 @@ final class Session {
         try {
             work.run();
             update(next -> next.end(State.Kind.DONE, ""));
-        } catch (Cancelled error) {
+        } catch (Cancelled | CancellationException error) {
             update(next -> next.end(State.Kind.IDLE, ""));
         } catch (BundleException | RunnerException | IOException error) {
             fail(String.valueOf(error.getMessage()));
@@ -193,15 +202,14 @@ final class Session {
     }
 
     private void fail(String message) {
-        // What fails because it was stopped has not failed.
-        update(next -> cancelled ? next.end(State.Kind.IDLE, "") : next.end(State.Kind.FAILED, message));
+        update(next -> next.end(State.Kind.FAILED, message));
     }
 
     private void openChosen() throws BundleException {
         update(next -> next.names(store.names()).bundle(Optional.empty()).progress(0, -1));
         Optional<String> name = store.chosen();
         if (name.isPresent()) {
-            Bundle bundle = Bundle.open(store.folder(name.get()), this::progress);
+            Bundle bundle = Bundle.open(store.folder(name.get()), this::bytes);
             bundle.requireRunnable();
             update(next -> next.bundle(Optional.of(bundle)));
         }
@@ -234,6 +242,14 @@ final class Session {
         };
     }
 
+    /** Progress through files, where a task can be cancelled too. */
+    private void bytes(long done, long total) {
+        if (cancelled) {
+            throw new CancellationException();
+        }
+        progress(done, total);
+    }
+
     private void progress(long done, long total) {
         // Bytes come by the thousand; a hundred states are enough to see.
         State now = state();
@@ -249,10 +265,21 @@ final class Session {
 
     private synchronized void update(UnaryOperator<State.Builder> change) {
         state = change.apply(state.next()).build();
-        main.execute(this::show);
+        if (!showing) {
+            showing = true;
+            main.execute(this::show);
+        }
     }
 
-    private synchronized void show() {
-        observer.ifPresent(now -> now.changed(state));
+    /** Shows the last state; those before it that the main thread had no time for are left out. */
+    private void show() {
+        State now;
+        Optional<Observer> who;
+        synchronized (this) {
+            showing = false;
+            now = state;
+            who = observer;
+        }
+        who.ifPresent(observer -> observer.changed(now));
     }
 }

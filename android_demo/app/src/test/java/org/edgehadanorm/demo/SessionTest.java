@@ -112,6 +112,34 @@ public final class SessionTest {
     }
 
     @Test
+    public void aCancelledImportLeavesNothing() {
+        session.begin();
+        session.add(() -> {
+            session.cancel();
+            return TinyBundle.ofBytes(1 << 20).zip();
+        }, "other.zip");
+        assertTrue(last().is(State.Kind.IDLE, State.Task.IMPORT));
+        assertEquals(Collections.singletonList("reference"), last().names());
+        assertEquals("reference", last().bundle().get().name());
+        String[] left = new File(folder.getRoot(), "bundles").list();
+        assertEquals(Collections.singletonList("reference"), Arrays.asList(left));
+    }
+
+    @Test
+    public void aDamagedBundleInTheAppDoesNotKeepAPersonFromTheirOwn() {
+        app.has = false;
+        session.begin();
+        session.add(() -> TinyBundle.ofBytes(1).zip(), "mine.zip");
+        app.version = "2";
+        app.has = true;
+        app.damaged = true;
+        session = session();
+        session.begin();
+        assertTrue(last().is(State.Kind.FAILED, State.Task.OPEN));
+        assertEquals("mine", last().bundle().get().name());
+    }
+
+    @Test
     public void aBundleForAnotherSystemIsRefusedByName() {
         session.begin();
         session.add(() -> TinyBundle.of("coreml").zip(), "apple.zip");
@@ -243,6 +271,7 @@ public final class SessionTest {
     private static final class App implements BundleStore.Packed {
         private String version = "1";
         private boolean has = true;
+        private boolean damaged;
         private int opened;
 
         @Override
@@ -253,6 +282,9 @@ public final class SessionTest {
         @Override
         public Optional<InputStream> open() throws IOException {
             opened++;
+            if (damaged) {
+                return Optional.of(new ByteArrayInputStream(new byte[10]));
+            }
             return has ? Optional.of(TinyBundle.ofBytes(3).zip()) : Optional.empty();
         }
     }
