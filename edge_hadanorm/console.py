@@ -80,11 +80,11 @@ def run(command: Callable[[], object]) -> int:
         if os.environ.get(DEBUG):
             traceback.print_exc(file=screen)
         text = mistake.format_message() if isinstance(mistake, click.ClickException) else str(mistake)
-        if isinstance(mistake, click.UsageError) and mistake.ctx and mistake.message:
-            text = f"{text.rstrip('.')}; see `{mistake.ctx.command_path} --help`"
         if isinstance(mistake, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # from click 8.2 on; before: Exit
             say(text)
             return MISTAKE
+        if isinstance(mistake, click.UsageError) and mistake.ctx:
+            text = f"{text.rstrip('.')}; see `{mistake.ctx.command_path} --help`"
         say(f"edge-hadanorm: {_line(text)}")
         return MISTAKE
     except BrokenPipeError:

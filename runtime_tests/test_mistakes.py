@@ -355,6 +355,7 @@ MISTAKES = [
     ("no PNG", nothing, GENERATE.replace(".png", ".jpg"), ["out.jpg", ".png"]),
     # the command line
     ("unknown command", nothing, "quantise", ["quantise", "edge-hadanorm --help"]),
+    ("no model at all", nothing, "quantize", ["'MODEL'", "edge-hadanorm quantize --help"]),
     ("unknown option", nothing, RTN + " --bits 8", ["--bits", "edge-hadanorm quantize --help"]),
 ]
 
@@ -390,6 +391,7 @@ def test_without_a_command_the_commands_are_shown(run):
     assert status == console.MISTAKE
     assert shown.startswith("Usage: edge-hadanorm")
     assert "quantize" in shown
+    assert "see `" not in shown
 
 
 def test_without_a_runtime_the_simulation_is_offered(place, run, monkeypatch):
