@@ -60,6 +60,8 @@ def quantize(model, recipe_name, average_bits, out, dry_run, prompts, inputs, st
 
     if out is None and not dry_run:
         raise click.MissingParameter(param_type="option", param_hint="'--out'")
+    if prompts and inputs:
+        raise UserError("calibration takes --prompts or --inputs, not both; leave one out")
     lines = workflow.read_prompts(prompts) if prompts else None
     if dry_run:
         click.echo(workflow.dry_run(model, recipe_name, lines, inputs, steps, seed, average_bits))
@@ -93,8 +95,8 @@ def export(quantized, target, out, embedded, tile, precision, force) -> None:
 
     saved = checkpoint.load(quantized)
     writer.check_target(target, saved, precision)
-    if quantized.resolve() in out.resolve().parents:
-        raise UserError(f"{out} lies in the checkpoint {quantized}; export to a folder of its own")
+    if quantized.resolve() in (out.resolve(), *out.resolve().parents):
+        raise UserError(f"{out} is the checkpoint {quantized}, or lies in it; export to a folder of its own")
     with files.new_folder(out, force) as folder:
         manifest = writer.write_bundle(folder, quantized, saved, target, console.status, options)
     size = bundle.program_bytes(manifest)
@@ -231,4 +233,4 @@ def summary(metrics: dict) -> str:
 def main() -> None:
     """Entry point."""
     console.silence_libraries()
-    raise SystemExit(console.run(lambda: cli.main(standalone_mode=False)))
+    raise SystemExit(console.run(lambda: cli.main(prog_name="edge-hadanorm", standalone_mode=False)))

@@ -83,6 +83,8 @@ def run(command: Callable[[], object]) -> int:
         if isinstance(mistake, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # from click 8.2 on; before: Exit
             say(text)
             return MISTAKE
+        if isinstance(mistake, click.UsageError) and mistake.ctx:
+            text = f"{text.rstrip('.')}; see `{mistake.ctx.command_path} --help`"
         say(f"edge-hadanorm: {_line(text)}")
         return MISTAKE
     except BrokenPipeError:

@@ -83,7 +83,8 @@ def _opened(path: str | Path, read: Read) -> dict[str, torch.Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path or copy the file again") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}; check the path") from None
+        what = "it is a folder" if os.path.isdir(path) else error  # safetensors maps it, which says "No such device"
+        raise UserError(f"{path} cannot be read: {what}; check the path") from None
     except SafetensorError:
         raise UserError(f"{path} is truncated or not a safetensors file; copy it again") from None
 

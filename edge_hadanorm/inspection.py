@@ -114,11 +114,13 @@ def describe_bundle(loaded: Bundle) -> str:
 def tensor_table(programs: dict[str, dict]) -> str:
     """What the methods of a manifest's programs are given and give."""
     rows = [
-        (method, way, tensor["name"], tensor["dtype"], "x".join(map(str, tensor["shape"])))
+        (method, way, *cells)
         for program in programs.values()
         for method, signature in program["methods"].items()
         for way in ("inputs", "outputs")
-        for tensor in _shortened(signature[way])
+        for cells in _shortened(
+            [(tensor["name"], tensor["dtype"], "x".join(map(str, tensor["shape"]))) for tensor in signature[way]]
+        )
     ]
     return table(("method", "", "tensor", "dtype", "shape"), rows)
 
@@ -183,9 +185,9 @@ def _decibel(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-def _shortened(tensors: list[dict]) -> list[dict]:
-    """A long run of tensors as its first and last."""
-    return tensors if len(tensors) <= 6 else [*tensors[:3], tensors[-1]]
+def _shortened(tensors: list[Row]) -> list[Row]:
+    """Of many tensors the first three and the last, and between them a row that says how many are left out."""
+    return tensors if len(tensors) <= 6 else [*tensors[:3], (f"... {len(tensors) - 4} more", "", ""), tensors[-1]]
 
 
 def _words(pipeline) -> list[str]:

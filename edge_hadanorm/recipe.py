@@ -196,7 +196,11 @@ def load(name_or_file: str) -> Recipe:
     """A named recipe, or one from a .json file."""
     if not name_or_file.endswith(".json"):
         return named(name_or_file)
-    return from_json(read_json(name_or_file, "recipe file"))
+    fields = read_json(name_or_file, "recipe file")
+    try:
+        return from_json(fields)
+    except UserError as error:
+        raise UserError(f"{name_or_file}: {error}") from None
 
 
 def _is_number(value: object) -> bool:

@@ -185,13 +185,15 @@ def _find(name: str) -> _Found:
     if not os.path.exists(folder) and _HUB_ID.fullmatch(name):
         folder = _download(name)
     if not os.path.isdir(folder):
-        raise UserError(f"model {name} does not exist: give `reference`, a diffusers folder or a hub id")
+        what = "is a file" if os.path.isfile(folder) else "does not exist"
+        raise UserError(f"model {name} {what}: give `reference`, a diffusers folder or a hub id")
     transformer = folder / "transformer" if (folder / INDEX).exists() else folder
     if not (transformer / "config.json").is_file():
-        raise UserError(f"{folder} is no model: it has neither {INDEX} nor config.json")
+        raise UserError(f"{folder} is no model: it has neither {INDEX} nor config.json; give a diffusers folder")
     config = read_json(transformer / "config.json", "transformer config")
     if not isinstance(config, dict) or not isinstance(config.get("_class_name"), str):
-        raise UserError(f"{transformer / 'config.json'} is no diffusers config: it names no _class_name")
+        config_file = transformer / "config.json"
+        raise UserError(f"{config_file} is no diffusers config: it names no _class_name; give a float model's folder")
     form = family(class_of(config))
     if form.source_class not in FAMILIES:
         say(

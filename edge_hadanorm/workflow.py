@@ -155,7 +155,8 @@ def dry_run(
     elif count:
         given = f"{count} prompt{'s' * (count > 1)} of {steps or model.pipeline.steps} steps each"
     else:
-        given = "nothing yet, which this recipe refuses: give --inputs FILE" if recipe.needs_calibration else "nothing"
+        refused = f"nothing yet, which this recipe refuses: give {_ways_to_calibrate(model)}"
+        given = refused if recipe.needs_calibration else "nothing"
     return plan.describe(model, recipe, given, None if model.pipeline else _text(model, inputs))
 
 
@@ -175,13 +176,17 @@ def _calibration_samples(
         prompts = prompts or calibration_prompts(model)
     if model.pipeline is None or not prompts:
         if recipe.needs_calibration:
-            way = "--prompts FILE or --inputs FILE" if model.pipeline else "--inputs FILE"
-            raise UserError(f"recipe {recipe.name} needs calibration data, and {model.name} has none: give {way}")
+            ways = _ways_to_calibrate(model)
+            raise UserError(f"recipe {recipe.name} needs calibration data, and {model.name} has none: give {ways}")
         return [], None, list
     steps = model.pipeline.steps if steps is None else steps
     trajectories = Trajectories(model.pipeline, prompts, steps, model.pipeline.guidance, seed)
     record = partial(trajectories.record, model.denoiser, progress("recording"))
     return trajectories.samples(model.denoiser), None, record
+
+
+def _ways_to_calibrate(model: Source) -> str:
+    return "--prompts FILE or --inputs FILE" if model.pipeline else "--inputs FILE"
 
 
 def _text(model: Source, inputs: list[Inputs] | None) -> Text:

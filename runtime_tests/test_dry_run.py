@@ -201,6 +201,13 @@ def test_without_anything_to_calibrate_on_it_says_whether_that_is_refused(tiny_p
     assert ["prepare", "inputs", "text", "float32", "2x120x32"] in cells(text)
 
 
+def test_a_pipeline_without_prompts_may_be_given_some(tiny_pipeline, tmp_path):
+    shutil.copytree(tiny_pipeline, tmp_path / "model")
+    (tmp_path / "model/about.json").unlink()
+    text = workflow.dry_run(str(tmp_path / "model"), "hadanorm-w8a8")
+    assert "\ncalibrated on: nothing yet, which this recipe refuses: give --prompts FILE or --inputs FILE\n" in text
+
+
 # What it needs.
 
 

@@ -57,7 +57,7 @@ def mounted(folder: Path, room: int) -> Iterator[Path]:
 
 @pytest.fixture
 def disk(tmp_path) -> Callable[[int], Path]:
-    """disk(room) -> a folder on a disk with so many bytes of room, or one that stands in for it. Needs root."""
+    """disk(room) -> a folder on a disk with so many bytes of room. Needs root."""
     if shutil.which("mount") is None or os.geteuid():
         pytest.skip("mounting a small disk needs root")
     return lambda room: mounted(tmp_path / "disk", room)

@@ -13,7 +13,7 @@ import pytest
 from edge_hadanorm import bundle, checkpoint, files
 from edge_hadanorm.cost import linear_cost
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.inspection import describe, table
+from edge_hadanorm.inspection import describe, table, tensor_table
 from edge_hadanorm.recipe import Recipe
 
 INSPECT = "from edge_hadanorm.cli import main; main()"
@@ -202,3 +202,11 @@ def test_a_column_is_as_wide_as_its_widest_cell_and_numbers_stand_right():
 
 def test_a_table_may_be_empty():
     assert table(("a", "b"), []) == "a  b"
+
+
+def test_of_many_tensors_a_row_says_how_many_are_left_out():
+    tensors = [{"name": f"t.{i}", "dtype": "float32", "shape": [2, i]} for i in range(9)]
+    methods = {"prepare": {"inputs": tensors[:6], "outputs": tensors}}
+    names = [" ".join(line.split()[2:]) for line in tensor_table({"denoiser": {"methods": methods}}).splitlines()]
+    assert names[1:7] == [f"t.{i} float32 2x{i}" for i in range(6)]
+    assert names[7:] == ["t.0 float32 2x0", "t.1 float32 2x1", "t.2 float32 2x2", "... 5 more", "t.8 float32 2x8"]

@@ -155,6 +155,7 @@ ALONE = "quantize {given}/model/transformer --recipe hadanorm-w8a8 --out {out}"
 CAPTURED = ALONE + INPUTS
 EXPORT = "export {given}/checkpoint --target xnnpack --out {out}"
 GENERATE = "generate {given}/bundle 'red a' --backend simulation --out {out}.png"
+OWN = "{given}/checkpoint"
 EVALUATE = "evaluate {given}/checkpoint --json {out}.json"
 REPORT = "report {given}/bundle {given}/checkpoint --out {out}.html"
 
@@ -169,6 +170,8 @@ RECIPE = recipe("{given}/recipe.json")
 MISTAKES = [
     # the model
     ("no model", nothing, "quantize nosuch --recipe rtn-w8a8 --out {out}", ["nosuch", "give `reference`"]),
+    ("model is a file", write("x", ""), RTN.replace("model", "x"), ["given/x is a file", "diffusers folder"]),
+    ("model is quantized", nothing, RTN.replace("model", "checkpoint"), ["checkpoint/config.json", "float model"]),
     ("name too long", nothing, f"quantize {'x' * 300} --recipe rtn-w8a8 --out {{out}}", ["xxx", "give `reference`"]),
     ("not on the hub", nothing, "quantize no/such --recipe rtn-w8a8 --out {out}", ["no/such", "OSError", "check"]),
     ("no model folder", nothing, "quantize {given} --recipe rtn-w8a8 --out {out}", ["given", "model_index.json"]),
@@ -215,6 +218,7 @@ MISTAKES = [
     ("groups of 0", nothing, recipe("rtn-w4a8-g0"), ["group_size is 0", "positive"]),
     ("no recipe file", nothing, RECIPE, ["recipe.json", "does not exist"]),
     ("recipe of no JSON", write("recipe.json", "w8a8"), RECIPE, ["recipe.json", "not JSON"]),
+    ("recipe of no object", write("recipe.json", "[]"), RECIPE, ["recipe.json", "JSON object"]),
     ("recipe field", write("recipe.json", '{"bits": 8}'), RECIPE, ["'bits'", "weight_bits"]),
     ("recipe of wrong type", write("recipe.json", TYPED), RECIPE, ["weight_bits is '4'"]),
     ("no such rotation", odd_width, RECIPE.replace("model", "odd"), ["whole", "92 inputs", "blocks.0", "block"]),
@@ -239,6 +243,8 @@ MISTAKES = [
     ("prompts for a transformer", write("prompts.txt", "red"), ALONE + PROMPTS, ["--inputs FILE"]),
     ("unknown word to calibrate on", write("prompts.txt", "red a\nmauve c"), PROMPTED, ["'mauve c'", "inspect"]),
     ("too many words to calibrate on", cutting_tokenizer, PROMPTED, ["'red red", "9 tokens", "at most 8"]),
+    ("prompts and inputs", write("prompts.txt", "red"), CAPTURED + PROMPTS, ["--prompts", "--inputs", "not both"]),
+    ("inputs are a folder", nothing, ALONE + " --inputs {given}", ["given", "it is a folder"]),
     ("no captured inputs", nothing, CAPTURED, ["inputs.safetensors", "does not exist"]),
     ("inputs of no safetensors", write("inputs.safetensors", "text"), CAPTURED, ["inputs.safetensors", "not a safet"]),
     ("inputs of other names", inputs(latents=torch.ones(1)), CAPTURED, ["'latents'", "hidden_states, encoder"]),
@@ -262,6 +268,8 @@ MISTAKES = [
     ("not ours to replace", nothing, RTN.replace("{out}", "{given}/model --force"), ["model", "did not write"]),
     ("output in a file", write("file", ""), RTN.replace("{out}", "{given}/file/out"), ["file/out", "--out"]),
     ("output in /proc", nothing, RTN.replace("{out}", "/proc/x"), ["/proc/x", "--out"]),
+    ("export over its checkpoint", nothing, EXPORT.replace("{out}", f"{OWN} --force"), ["checkpoint", "of its own"]),
+    ("export into its checkpoint", nothing, EXPORT.replace("{out}", f"{OWN}/out"), ["checkpoint", "of its own"]),
     ("export over a folder", nothing, EXPORT.replace("{out}", "{given}/bundle"), ["bundle", "--force"]),
     ("picture in no folder", nothing, GENERATE.replace("{out}", "{out}/x"), ["x.png", "create it"]),
     ("picture over a folder", nothing, GENERATE.replace("{out}.png", "{given}"), ["given", ".png"]),
@@ -346,8 +354,9 @@ MISTAKES = [
     ("seed beyond 64 bits", nothing, GENERATE + f" --seed {2**64}", ["seed", str(2**64)]),
     ("no PNG", nothing, GENERATE.replace(".png", ".jpg"), ["out.jpg", ".png"]),
     # the command line
-    ("unknown command", nothing, "quantise", ["quantise"]),
-    ("unknown option", nothing, RTN + " --bits 8", ["--bits"]),
+    ("unknown command", nothing, "quantise", ["quantise", "edge-hadanorm --help"]),
+    ("no model at all", nothing, "quantize", ["'MODEL'", "edge-hadanorm quantize --help"]),
+    ("unknown option", nothing, RTN + " --bits 8", ["--bits", "edge-hadanorm quantize --help"]),
 ]
 
 
@@ -382,6 +391,7 @@ def test_without_a_command_the_commands_are_shown(run):
     assert status == console.MISTAKE
     assert shown.startswith("Usage: edge-hadanorm")
     assert "quantize" in shown
+    assert "see `" not in shown
 
 
 def test_without_a_runtime_the_simulation_is_offered(place, run, monkeypatch):

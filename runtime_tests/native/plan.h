@@ -151,7 +151,8 @@ class Plan {
       for (size_t i = 0; i < n; ++i) both.floats()[i] = both.floats()[n + i] = step.input_scale * x[i];
       *timestep.floats() = step.timestep;
       auto outputs = timed(denoiser, fields_[2], given);
-      if (outputs.size() != 1 || outputs[0].bytes.size() != both.bytes.size()) mistake(fields_[2] + " gives no prediction of both rows");
+      if (outputs.size() != 1 || outputs[0].bytes.size() != both.bytes.size())
+        mistake(fields_[2] + " gives no prediction of both rows");
       const float *without = outputs[0].floats(), *with = without + n;
       std::vector<float> guided(with, with + n);
       if (guidance_ != 1)
