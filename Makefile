@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 	$(BIN)/edge-hadanorm demo --out demo-output --force
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 15
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from expected.files import write
 sys.path.insert(0, str(Path(__file__).parents[3] / "runtime_tests"))
 import test_bundle as known
 
-MUTATED, DAMAGED = 300, 150
+MUTATED, DAMAGED = 150, 60
 # Numbers that no JSON has but Python's: Java says of them that they are not JSON.
 PYTHONS_ALONE = re.compile(rb"NaN|Infinity")
 # The same examples in every run.

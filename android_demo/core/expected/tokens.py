@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.text import PromptTokenizer
 from expected.files import write
-from expected.vocabularies import LACKING, REFUSED, TOKENIZERS, sentences
+from expected.vocabularies import OLDER, REFUSED, TOKENIZERS, sentences
 
 # (length, lower, prefix)
 SETTINGS = [(64, False, ""), (64, True, ""), (400, True, "Enhanced prompt: a ")]
@@ -58,10 +58,7 @@ def make(folder: Path) -> None:
     for name, build in TOKENIZERS.items():
         (folder / name).mkdir()
         file = folder / name / "tokenizer.json"
-        made = json.loads(build().to_str())
-        for key in LACKING.get(name, ()):
-            del made["model"][key]
-        write(file, made)
+        write(file, _aged(json.loads(build().to_str()), OLDER.get(name, ())))
         plain = Tokenizer.from_file(str(file))
         plain.no_padding()
         texts = [{"text": text, "ids": plain.encode(text).ids} for text in prompts()]
@@ -81,6 +78,17 @@ def prompts() -> list[str]:
     ]
     after_fractions = ["½" + "½".join(marks[i : i + 20]) for i in range(0, len(marks), 20)]  # what is mapped, marked
     return list(dict.fromkeys([*HARD, *sentences()[::25], *random_ones, *after_fractions]))
+
+
+def _aged(made: dict, changes: list[tuple[str, object]]) -> dict:
+    for place, value in changes:
+        *parents, key = place.split("/")
+        part = made
+        for name in parents:
+            part = part[name]
+        del part[key]
+        part |= {} if value is None else {key: value}
+    return made
 
 
 def _setting(file: Path, length: int, lower: bool, prefix: str) -> dict:

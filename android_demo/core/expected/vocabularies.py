@@ -22,6 +22,8 @@ import edge_hadanorm
 REFERENCE = Path(edge_hadanorm.__file__).parent / "reference/weights"
 SPECIAL = ["<pad>", "</s>", "<unk>", "<bos>"]
 CLIP_SPECIAL = ["<|startoftext|>", "<|endoftext|>"]
+# What stood where `prepend_scheme` and `split` stand now.
+METASPACE = {"str_rep": "▁", "add_prefix_space": True}
 BpeTrainer = partial(trainers.BpeTrainer, show_progress=False)
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -144,10 +146,29 @@ def unknowing() -> Tokenizer:
     return made
 
 
-def byte_level(template: str) -> Tokenizer:
-    """What the tests' tiny pipelines have."""
+def splits() -> Tokenizer:
+    """Splits of every behavior, by patterns with all that patterns may have."""
+    split = pre_tokenizers.Split
+    return byte_level(
+        "$A",
+        [
+            split(Regex(r"[\p{N}#&.]+(?:\.\p{N}+)?(?!\S)"), "isolated"),
+            split(Regex(r"'|\P{L}#?\S"), "contiguous"),
+            split(Regex(r"(a|e).(?=[^\s\-x])|\t+"), "merged_with_previous", invert=True),
+            split("'", "contiguous", invert=True),
+            split(".", "merged_with_next"),
+            split(Regex(r"[\n\r]{2,}"), "removed"),
+            pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False),
+        ],
+    )
+
+
+def byte_level(template: str, steps: list | None = None) -> Tokenizer:
+    """What the tests' tiny pipelines have, after other steps."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=template.startswith("<"))
+    if steps:
+        made.pre_tokenizer = pre_tokenizers.Sequence(steps)
     trainer = BpeTrainer(vocab_size=500, special_tokens=SPECIAL, initial_alphabet=ALPHABET)
     made.train_from_iterator(sentences(), trainer)
     made.post_processor = processors.Sequence(
@@ -178,11 +199,16 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
     "clip": clip,
     "gemma": gemma,
     "unknowing": unknowing,
+    "splits": splits,
     "bytes": lambda: byte_level("$A </s>"),
     "bytes-bos": lambda: byte_level("<bos> $A </s>"),
 }
-# Keys of models that older files lack.
-LACKING = {"bytes": ("ignore_merges", "byte_fallback", "fuse_unk"), "t5": ("byte_fallback",)}
+
+# Changes that make a file one of older versions, as (place, value), or None where they lack what is there.
+OLDER = {
+    "bytes": [("model/ignore_merges", None), ("model/byte_fallback", None), ("model/fuse_unk", None)],
+    "t5": [("model/byte_fallback", None), ("pre_tokenizer", {"type": "Metaspace", "replacement": "▁"} | METASPACE)],
+}
 
 # By what a refusal has to name: a change of the reference's file, as (key, value).
 REFUSED = {

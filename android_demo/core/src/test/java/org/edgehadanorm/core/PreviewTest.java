@@ -22,6 +22,12 @@ public class PreviewTest {
     }
 
     @Test
+    public void threeChannelsNeedNotBePixels() {
+        Picture shown = Preview.of(new float[] {-4, 4, 10, 12, 1, 0}, 3, 1, 2, false);
+        assertArrayEquals(new int[] {0xFF0000FF, 0xFFFFFF00}, shown.argb());
+    }
+
+    @Test
     public void fewerChannelsAreGrey() {
         Picture shown = Preview.of(new float[] {2, 4, 0, 0}, 2, 1, 2, false);
         assertArrayEquals(new int[] {0xFF000000, 0xFFFFFFFF}, shown.argb());
