@@ -84,6 +84,8 @@ def sign(unsigned: Path, folder: Path) -> Path:
     java.run([tools.tool("zipalign"), "-p", "-f", 4, unsigned, aligned])
     with_key = ["--ks", keys, "--ks-pass", f"pass:{PASSWORD}", "--min-sdk-version", java.MIN_API]
     java.run([tools.tool("apksigner"), "sign", *with_key, "--out", signed, aligned])
+    for large in (unsigned, aligned):
+        large.unlink()
     return signed
 
 
