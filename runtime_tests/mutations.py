@@ -39,14 +39,20 @@ def places(value: object) -> list[tuple]:
 
 
 @st.composite
-def document(draw, whole: object) -> bytes:
-    """The text of a JSON document with one to three values changed, and perhaps a key twice or bytes out of place."""
-    changed = copy.deepcopy(whole)
+def changed(draw, whole: object) -> object:
+    """A JSON value with one to three values in it changed."""
+    value = copy.deepcopy(whole)
     for _ in range(draw(st.integers(1, 3))):
-        if options := places(changed):
+        if options := places(value):
             parent, key = draw(st.sampled_from(options))
             _change(draw, parent, key)
-    text = json.dumps(changed).encode()
+    return value
+
+
+@st.composite
+def document(draw, whole: object) -> bytes:
+    """The text of a JSON document that is changed, and perhaps has a key twice or bytes out of place."""
+    text = json.dumps(draw(changed(whole))).encode()
     if draw(st.integers(0, 3)):
         return text
     if isinstance(whole, dict) and draw(st.booleans()):

@@ -1,12 +1,12 @@
 """Bundles, good and spoilt in every way that the tests of bundle.py know, and what bundle.py says of each."""
 
 import base64
-import copy
 import json
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
@@ -18,6 +18,8 @@ from expected.files import write
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "runtime_tests"))
 import test_bundle as known
+
+from mutations import changed
 
 MUTATED, DAMAGED = 150, 60
 # Numbers that no JSON has but Python's: Java says of them that they are not JSON.
@@ -88,10 +90,23 @@ OTHERS = [
     ("simulation", None),
     ("programs/image_decoder", {"file": "LICENSE", "methods": {}}),
     ("programs/image_decoder", {"file": "LICENSE", "methods": {"decode": {"inputs": [], "outputs": []}}}),
+    ("programs/denoiser/methods/denoise/inputs", []),
+    ("programs/denoiser/methods/denoise/outputs", []),
+    ("programs/text_encoder/methods/encode/inputs", []),
+    ("prompt/encoders/text_encoder/length", 5),
+    ("latents/shape", [3, 8, 9]),
     ("programs/other", {"file": "LICENSE", "methods": {}}),
     ("programs/denoiser/methods/prepare/package", "simulation"),
     ("comment", {"any": ["thing"]}),
 ]  # fmt: skip
+
+
+def _example() -> dict:
+    """The manifest of the example's files."""
+    listed = {
+        name: {"sha256": sha256(content).hexdigest(), "bytes": len(content)} for name, content in known.FILES.items()
+    }
+    return known.example() | {"files": listed}
 
 
 def _mutated() -> list[bytes]:
@@ -99,11 +114,8 @@ def _mutated() -> list[bytes]:
     found = []
 
     @settings(FIXED, max_examples=MUTATED)
-    @given(data=st.data())
-    def collect(data) -> None:
-        manifest = copy.deepcopy(known.example() | {"files": known.read_files(Path())})
-        for _ in range(data.draw(st.integers(1, 3))):
-            known.mutate(manifest, data.draw)
+    @given(manifest=changed(_example()))
+    def collect(manifest: object) -> None:
         found.append(json.dumps(manifest).encode())
 
     collect()
@@ -112,7 +124,7 @@ def _mutated() -> list[bytes]:
 
 def _damaged() -> list[bytes]:
     """A manifest cut, or with some bytes replaced."""
-    content, found = json.dumps(known.example() | {"files": known.read_files(Path())}).encode(), []
+    content, found = json.dumps(_example()).encode(), []
 
     @settings(FIXED, max_examples=DAMAGED)
     @given(position=st.integers(0, len(content)), patch=st.binary(max_size=4), cut=st.booleans())

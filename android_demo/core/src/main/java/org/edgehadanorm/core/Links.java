@@ -20,6 +20,7 @@ final class Links {
     /** Throws BundleException where something is spoken of that is not there. */
     static void check(Manifest manifest) throws BundleException {
         checkMethods(manifest);
+        Signatures.check(manifest);
         checkPrompt(manifest.get("prompt") != null, manifest.object("prompt"));
         checkFiles(manifest);
         checkTables(manifest);
@@ -50,14 +51,6 @@ final class Links {
                 if (!found.containsKey(method)) {
                     throw new BundleException(".programs." + role + ".methods." + method + " is missing");
                 }
-            }
-        }
-        if (programs.containsKey(DECODER)) {
-            Map<String, Object> methods = Manifest.object(Manifest.object(programs, DECODER), "methods");
-            List<Map<String, Object>> inputs = Manifest.objects(Manifest.object(methods, "decode"), "inputs");
-            if (inputs.size() != 1 || ((List<?>) inputs.get(0).get("shape")).size() != 4) {
-                throw new BundleException(
-                        ".programs." + DECODER + ".methods.decode.inputs are not one tensor [1, C, h, w]");
             }
         }
     }

@@ -156,7 +156,9 @@ public class BundleTest {
 
     @Test
     public void latentsThatNoPhoneHoldsAreRefused() throws Exception {
-        edit("[\n   4,\n   10,\n   24\n  ]", "[2147483647, 2147483647, 2147483647]");
+        File manifest = new File(folder, "manifest.json");
+        String text = new String(Vectors.bytes(manifest), "UTF-8");
+        Files.write(manifest, text.replaceAll("4,\\s*10,\\s*24\\s*]", "2147483647, 2147483647, 2147483647]"));
         Bundle bundle = Bundle.open(folder, Progress.NONE);
         BundleException error = assertThrows(BundleException.class, () -> new Generator(bundle, program -> {
             throw new AssertionError("loaded");
