@@ -1,12 +1,14 @@
 """Bundles that the app is run on: of the embedded model, and of tiny random pipelines with all that a prompt can be."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
-from edge_hadanorm import bundle, checkpoint, files, workflow
+from edge_hadanorm import bundle, checkpoint, workflow
 from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.export import writer
-from native.programs import alone, reference_bundle, workshop
+from native.programs import reference_bundle, workshop
+from native.toolchain import kept
 from tiny_pipelines import save
 
 REFERENCE = ("hadanorm-w8a8", "hadanorm-w4a8")
@@ -31,11 +33,7 @@ def _tiny(name: str) -> Bundle:
     digest = hashlib.blake2b(digest_size=4)
     for file in (here, here.with_name("tiny_pipelines.py")):
         digest.update(file.read_bytes())
-    home = workshop() / f"pipeline-{name}-{digest.hexdigest()}"
-    with alone(home):
-        if not home.exists():
-            with files.new_folder(home) as partial:
-                _make(name, partial)
+    home = kept(workshop() / f"pipeline-{name}-{digest.hexdigest()}", partial(_make, name))
     return bundle.load(home / "bundle")
 
 

@@ -5,19 +5,15 @@ cache beside the native programs. None of it is part of the app, of the reposito
 """
 
 import hashlib
-import subprocess
-import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from edge_hadanorm import files
-from native.programs import alone
-from native.toolchain import CACHE, Missing, require
+from native.toolchain import CACHE, Missing, fetch, kept, pip_download, require
 
 DEBIAN = {
     "java": "openjdk-17-jdk-headless",
@@ -51,23 +47,12 @@ class Archive:
 
 
 def _pip(archive: Archive, folder: Path) -> None:
-    requirement = folder / "requirements.txt"
-    requirement.write_text(f"{archive.name}=={archive.release} --hash=sha256:{archive.sha256}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    _run([*command, "--dest", str(folder), "--requirement", str(requirement)], archive.title)
-    requirement.unlink()
+    pip_download(archive.name, archive.release, archive.sha256, folder)
 
 
 def _npm(archive: Archive, folder: Path) -> None:
     command = [require("npm", "npm"), "pack", "--silent", "--pack-destination", str(folder)]
-    _run([*command, f"{archive.name}@{archive.release}"], archive.title)
-
-
-def _run(command: Sequence[str], title: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise Missing(f"{Path(command[0]).name} could not download {title}: {reason}")
+    fetch([*command, f"{archive.name}@{archive.release}"], archive.title)
 
 
 ARCHIVES = (
@@ -115,11 +100,13 @@ def jars(folder: Path | None = None) -> Jars:
 def members(archive: Archive, folder: Path) -> dict[str, Path]:
     """What is kept of an archive in a folder, by name, fetched if it is not there. Raises Missing."""
     home = folder / f"{archive.name}-{archive.release}-{archive.sha256[:8]}"
-    with alone(home):
-        if not home.exists():
-            with tempfile.TemporaryDirectory(dir=folder) as downloads, files.new_folder(home) as partial:
-                archive.fetch(archive, Path(downloads))
-                _unpack(archive, next(Path(downloads).iterdir()), partial)
+
+    def make(partial: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=folder) as downloads:
+            archive.fetch(archive, Path(downloads))
+            _unpack(archive, next(Path(downloads).iterdir()), partial)
+
+    kept(home, make)
     return {name: home / name for name in archive.members}
 
 

@@ -7,14 +7,12 @@ block NAME                 a step of `bench`'s PixArt of 1152 features with one 
 reference RECIPE           a step of the embedded model, of its bundle
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -24,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-import edge_hadanorm
+import edge_hadanorm.export
 from edge_hadanorm import bundle, checkpoint, files, source, workflow
 from edge_hadanorm.bench.case import Case
 from edge_hadanorm.bench.contenders import edge_program, executorch_stock
@@ -42,7 +40,7 @@ from edge_hadanorm.samples import Inputs
 from edge_hadanorm.transform import FeatureTransform
 from families import FAMILIES
 from helpers import randn
-from native.toolchain import CACHE
+from native.toolchain import CACHE, kept
 
 WIDTH, TOKENS, BLOCKS = 1152, 256, (16, 64, 128)
 METHODS = ("rtn", "hadanorm", "hadanorm-folded")
@@ -70,9 +68,9 @@ def workshop(folder: Path = CACHE) -> Path:
     for old in folder.glob("programs-*"):
         if time.time() - old.stat().st_mtime > WEEK:
             shutil.rmtree(old, ignore_errors=True)
-    package = Path(edge_hadanorm.__file__).parent
     here = Path(__file__).resolve()
-    sources = [*package.rglob("*.py"), *(package / "export").glob("*.py"), here, here.parents[1] / "families.py"]
+    packages = [Path(package.__file__).parent for package in (edge_hadanorm, edge_hadanorm.export)]
+    sources = {path for package in packages for path in package.rglob("*.py")} | {here, here.parents[1] / "families.py"}
     digest = hashlib.blake2b("".join(map(version, ("executorch", "torch"))).encode(), digest_size=8)
     for file in sorted(sources):
         digest.update(file.read_bytes())
@@ -81,30 +79,18 @@ def workshop(folder: Path = CACHE) -> Path:
 
 def subject(name: str, folder: Path | None = None) -> Subject:
     """The program of a name in SUBJECTS, made if it is not there."""
-    home = (folder or workshop()) / name.replace(" ", "-")
-    with alone(home):
-        _make(name, home)
+    home = kept((folder or workshop()) / name.replace(" ", "-"), partial(_make, name))
     about, tensors = files.read_json(home / "subject.json", "subject"), files.read_tensors(home / "tensors.safetensors")
     inputs = [tensors[f"input.{i}"].numpy() for i in range(len(tensors) - 1)]
     return Subject(home / about["file"], about["method"], inputs, tensors["expected"].numpy())
 
 
-@contextlib.contextmanager
-def alone(home: Path) -> Iterator[None]:
-    """Make others who would make this folder wait, while inside."""
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with home.with_name(f".{home.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _make(name: str, home: Path) -> None:
-    if not home.exists():
-        with files.new_folder(home) as partial_folder, torch.no_grad():
-            made = SUBJECTS[name](partial_folder)
-            tensors = {f"input.{i}": tensor.contiguous() for i, tensor in enumerate(made.inputs)}
-            files.write_tensors(partial_folder / "tensors.safetensors", tensors | {"expected": made.expected})
-            files.write_json(partial_folder / "subject.json", {"file": made.file, "method": made.method})
+    with torch.no_grad():
+        made = SUBJECTS[name](home)
+    tensors = {f"input.{i}": tensor.contiguous() for i, tensor in enumerate(made.inputs)}
+    files.write_tensors(home / "tensors.safetensors", tensors | {"expected": made.expected})
+    files.write_json(home / "subject.json", {"file": made.file, "method": made.method})
 
 
 def reference_bundle(recipe: str, folder: Path | None = None) -> bundle.Bundle:

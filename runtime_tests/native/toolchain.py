@@ -4,6 +4,7 @@ ExecuTorch is not built: its wheels carry headers and shared libraries, the one 
 one that pip downloads those for ARM64. What is built is kept, by the content of what it was built from.
 """
 
+import fcntl
 import hashlib
 import platform
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -108,15 +109,37 @@ def _download(folder: Path) -> Path:
     release = version("executorch")
     if release not in WHEEL_SHA256:
         raise Missing(f"no sha256 is known of executorch {release} for {ARM.name} (give a wheel of it)")
+    machine = ["--python-version", WHEEL_PYTHON, "--platform", WHEEL_PLATFORM]
+    return pip_download("executorch", release, WHEEL_SHA256[release], folder, *machine)
+
+
+def pip_download(name: str, release: str, sha256: str, folder: Path, *options: str) -> Path:
+    """The wheel of a release, which pip checks and leaves alone in an empty folder. Raises Missing."""
     requirement = folder / "requirements.txt"
-    requirement.write_text(f"executorch=={release} --hash=sha256:{WHEEL_SHA256[release]}\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    command += ["--python-version", WHEEL_PYTHON, "--platform", WHEEL_PLATFORM, "--dest", str(folder)]
-    done = subprocess.run([*command, "--requirement", str(requirement)], capture_output=True, text=True)
+    requirement.write_text(f"{name}=={release} --hash=sha256:{sha256}\n")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", *options]
+    fetch([*command, "--dest", str(folder), "--requirement", str(requirement)], f"{name} {release}")
+    requirement.unlink()
+    return next(folder.iterdir())
+
+
+def fetch(command: Sequence[str], title: str) -> None:
+    """Run a command that downloads what the title names. Raises Missing."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise Missing(f"pip could not download executorch {release} for {ARM.name}: {reason}")
-    return next(folder.glob("*.whl"))
+        raise Missing(f"{title} could not be downloaded: {reason}")
+
+
+def kept(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder of the cache, which `make` fills if it is not there; others who would make it wait."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            with files.new_folder(folder) as partial:
+                make(partial)
+    return folder
 
 
 @cache
