@@ -18,7 +18,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 
 android-check: $(INSTALLED)
-	$(BIN)/python -m pytest runtime_tests/test_android*.py
+	$(BIN)/python -m pytest runtime_tests/app
 
 $(INSTALLED): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \

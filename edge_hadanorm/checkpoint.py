@@ -17,15 +17,19 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edge_hadanorm import quantizer, recipe
+from edge_hadanorm import bundle as bundles
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.files import link_or_copy, read_json, read_tensors, require_finite, write_json, write_tensors
-from edge_hadanorm.linear import FLOAT_BITS, QuantizedLinear
-from edge_hadanorm.low_rank import LowRank
+from edge_hadanorm.files import link_or_copy, read_json, write_json
+from edge_hadanorm.method import grids, recipe
+from edge_hadanorm.method.linear import FLOAT_BITS, QuantizedLinear
+from edge_hadanorm.method.low_rank import LowRank
+from edge_hadanorm.method.recipe import Recipe
+from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.models import family
-from edge_hadanorm.recipe import Recipe
-from edge_hadanorm.source import ABOUT, LABELS, TextToImage
-from edge_hadanorm.transform import FeatureTransform
+from edge_hadanorm.pipelines import loading
+from edge_hadanorm.pipelines.loading import Source
+from edge_hadanorm.pipelines.text_to_image import ABOUT, LABELS, TextToImage
+from edge_hadanorm.tensor_files import read_tensors, require_finite, write_tensors
 
 FORMAT = 4
 # What an input goes through before its linear: in the layers before, and in the linear.
@@ -63,7 +67,7 @@ def save(folder: Path, saved: Checkpoint) -> None:
     quantized = {name: module for name, module in denoiser.named_modules() if isinstance(module, QuantizedLinear)}
     for name, linear in quantized.items():
         if linear.codes is not None:
-            state[f"{name}.packed"] = quantizer.pack(state.pop(f"{name}.codes"), linear.recipe.weight_bits)
+            state[f"{name}.packed"] = grids.pack(state.pop(f"{name}.codes"), linear.recipe.weight_bits)
         linears[name] = {
             "producer": producers[name].name if name in producers else None,
             **{stage: getattr(linear, stage).layout() for stage in STAGES},
@@ -149,7 +153,7 @@ def _linear(name: str, layout: dict, linear: nn.Linear, tensors: dict[str, torch
         )
         for stage in STAGES
     )
-    codes = quantizer.unpack(tensors["packed"], own.weight_bits, shape) if "packed" in tensors else None
+    codes = grids.unpack(tensors["packed"], own.weight_bits, shape) if "packed" in tensors else None
     quantized = QuantizedLinear(
         own,
         online,
@@ -188,3 +192,30 @@ def _check_shapes(name: str, linear: nn.Linear, own: Recipe, layout: dict, tenso
             raise UserError(f"tensor {name}.{key} is missing; quantize again")
         if (found := tuple(tensors[key].shape)) != shapes.get(key):
             raise UserError(f"tensor {name}.{key} of shape {list(found)} is not of its recipe; quantize again")
+
+
+def float_model(folder: Path, saved: Checkpoint, reference: str | None) -> Source:
+    """What the checkpoint in `folder` was quantized from, or the `reference` where it is given."""
+    model = loading.load(reference or saved.source)
+    check_config(folder, saved, model)
+    return model
+
+
+def check_config(folder: Path, saved: Checkpoint, model: Source) -> None:
+    """Raises UserError where the checkpoint in `folder` cannot be of this model."""
+    if saved.denoiser.config != model.denoiser.config:
+        raise UserError(f"{model.name} has another transformer config than {folder}; give its model as --reference")
+
+
+def quantized_model(path: Path) -> Checkpoint:
+    """A checkpoint, or the one that a bundle carries."""
+    return _carried(bundles.load(path)) if (path / bundles.MANIFEST).exists() else load(path)
+
+
+def _carried(loaded: bundles.Bundle) -> Checkpoint:
+    if loaded.manifest["simulation"] is None:
+        raise UserError(
+            f"bundle {loaded.folder} carries no checkpoint to simulate: draw with --backend executorch, or give the "
+            "checkpoint that it was exported from"
+        )
+    return load(loaded.folder / loaded.manifest["simulation"])

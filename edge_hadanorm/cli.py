@@ -6,7 +6,10 @@ from pathlib import Path
 import click
 
 from edge_hadanorm import __version__, console
+from edge_hadanorm.bundle.runner import set_threads
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.exporters.targets import Options, check_target
+from edge_hadanorm.pipelines.trajectories import read_prompts
 
 FOLDER = click.Path(path_type=Path)
 
@@ -62,7 +65,7 @@ def quantize(model, recipe_name, average_bits, out, dry_run, prompts, inputs, st
         raise click.MissingParameter(param_type="option", param_hint="'--out'")
     if prompts and inputs:
         raise UserError("calibration takes --prompts or --inputs, not both; leave one out")
-    lines = workflow.read_prompts(prompts) if prompts else None
+    lines = read_prompts(prompts) if prompts else None
     if dry_run:
         click.echo(workflow.dry_run(model, recipe_name, lines, inputs, steps, seed, average_bits))
         return
@@ -88,13 +91,13 @@ def quantize(model, recipe_name, average_bits, out, dry_run, prompts, inputs, st
 @force
 def export(quantized, target, out, embedded, tile, precision, force) -> None:
     """Export a QUANTIZED checkpoint to a bundle that a phone runs."""
-    from edge_hadanorm import bundle, checkpoint, files, workflow
-    from edge_hadanorm.export import writer
+    from edge_hadanorm import bundle, checkpoint, files
+    from edge_hadanorm.exporters import writer
 
-    options = writer.Options(tuple(workflow.read_prompts(embedded)) if embedded else (), tile, precision)
+    options = Options(tuple(read_prompts(embedded)) if embedded else (), tile, precision)
 
     saved = checkpoint.load(quantized)
-    writer.check_target(target, saved, precision)
+    check_target(target, saved, precision)
     if quantized.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"{out} is the checkpoint {quantized}, or lies in it; export to a folder of its own")
     with files.new_folder(out, force) as folder:
@@ -116,10 +119,10 @@ def export(quantized, target, out, embedded, tile, precision, force) -> None:
 @click.option("--threads", type=click.IntRange(1, 64), help="Threads of the runtime.  [default: the runtime's]")
 def generate(bundle, prompt, out, seed, steps, guidance, backend, threads) -> None:
     """Draw PROMPT with a BUNDLE, as a phone would."""
-    from edge_hadanorm import runtime, workflow
+    from edge_hadanorm import workflow
 
     if threads:
-        runtime.set_threads(threads)
+        set_threads(threads)
     milliseconds, runner = workflow.generate(bundle, prompt, out, seed, steps, guidance, backend)
     click.echo(f"{out}: drawn on {runner}" + (f", {milliseconds:.1f} ms a step" if milliseconds else ""))
 
@@ -153,7 +156,7 @@ def report(paths, out, inputs, reference, force) -> None:
 
     The page is about the first PATH. It needs neither scripts nor a network.
     """
-    from edge_hadanorm.report import run
+    from edge_hadanorm.measure.report import run
 
     click.echo(run(paths, out, inputs, reference, force))
 
@@ -196,7 +199,7 @@ def bench(quick, names, blocks, tokens, threads, json_file, chart_file, cache) -
 @click.option("--json", "as_json", metavar="NAME", help="Print the recipe of this name as JSON.")
 def recipes(as_json: str | None) -> None:
     """List the named recipes."""
-    from edge_hadanorm import recipe
+    from edge_hadanorm.method import recipe
 
     if as_json:
         click.echo(json.dumps(recipe.named(as_json).to_json(), indent=2))
@@ -213,14 +216,14 @@ def recipes(as_json: str | None) -> None:
 @click.argument("path", type=FOLDER)
 def inspect(path: Path) -> None:
     """Show what a checkpoint or a bundle holds: transforms, sizes, what the device runs where."""
-    from edge_hadanorm.inspection import describe
+    from edge_hadanorm.measure.inspection import describe
 
     click.echo(describe(path))
 
 
 def summary(metrics: dict) -> str:
     """What was measured, in a line."""
-    from edge_hadanorm.metrics import megabytes
+    from edge_hadanorm.measure.sizes import megabytes
 
     bits, psnr, retrieval = metrics["bits"], metrics["image_psnr_db"], metrics["caption_retrieval"]
     pictures = "" if psnr is None else f", pictures {psnr:.1f} dB PSNR, {metrics['image_ssim']:.3f} SSIM"

@@ -9,15 +9,21 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from edge_hadanorm import bundle, calibration, checkpoint, files, recipe, source, workflow
+from edge_hadanorm import bundle, checkpoint, files
+from edge_hadanorm.bundle.runner import ExecuTorchRunner
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.console import progress, status
-from edge_hadanorm.evaluate import Original, denoiser_sqnr_db, mean_psnr_db
-from edge_hadanorm.inspection import table
-from edge_hadanorm.metrics import bits_summary, megabytes, save_png, to_pixels
-from edge_hadanorm.quantize import quantize
-from edge_hadanorm.runtime import ExecuTorchRunner, Runner, Stopwatch, TorchRunner
-from edge_hadanorm.samples import Inputs, Trajectories
+from edge_hadanorm.measure.evaluation import Original, denoiser_sqnr_db, mean_psnr_db
+from edge_hadanorm.measure.sizes import bits_summary, megabytes
+from edge_hadanorm.method import recipe
+from edge_hadanorm.models.calls import Inputs
+from edge_hadanorm.pipelines import loading
+from edge_hadanorm.pipelines.drawing import Runner, Stopwatch, TorchRunner
+from edge_hadanorm.pipelines.pictures import save_png, to_pixels
+from edge_hadanorm.pipelines.trajectories import Trajectories, calibration_prompts, evaluation_trajectories
+from edge_hadanorm.quantization import calibration
+from edge_hadanorm.quantization.quantize import quantize
+from edge_hadanorm.tables import table
 
 METHODS = ("rtn", "smoothquant", "quarot", "hadanorm", "hadanorm-balanced", "hadanorm-auto")
 RECIPES = tuple(f"{method}-{form}" for form in ("w4a4", "w4a8") for method in METHODS)
@@ -36,12 +42,12 @@ class Drawing:
 
 def run(out: Path, force: bool) -> None:
     """Fill the folder `out`: checkpoint/, bundle/, pictures/, comparison.png, results.json; print the table."""
-    from edge_hadanorm.export.writer import write_bundle
+    from edge_hadanorm.exporters.writer import write_bundle
 
     started = time.monotonic()
     with files.new_folder(out, force) as folder:
-        model = source.load("reference")
-        held_out = workflow.evaluation_trajectories(model)
+        model = loading.load("reference")
+        held_out = evaluation_trajectories(model)
         calls, moments = _calibrate(model)
         inputs = held_out.record(model.denoiser, progress("recording"))
         original, exact = (
@@ -77,9 +83,9 @@ def run(out: Path, force: bool) -> None:
     print(f"{out}/comparison.png and {out}/bundle, in {time.monotonic() - started:.0f} s")
 
 
-def _calibrate(model: source.Source) -> tuple[list[Inputs], dict[str, calibration.Moments]]:
+def _calibrate(model: loading.Source) -> tuple[list[Inputs], dict[str, calibration.Moments]]:
     pipeline = model.pipeline
-    prompts = workflow.calibration_prompts(model)
+    prompts = calibration_prompts(model)
     calls = Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, seed=0).record(model.denoiser)
     samples = [partial(call.run, model.denoiser) for call in calls]
     return calls, calibration.calibrate(model.denoiser, samples, progress("calibrating"))

@@ -6,64 +6,39 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from edge_hadanorm import bundle as bundles
-from edge_hadanorm import calibration, checkpoint, files, plan, samples, source
-from edge_hadanorm import evaluate as evaluation
-from edge_hadanorm import quantize as quantization
-from edge_hadanorm import recipe as recipes
-from edge_hadanorm.checkpoint import Checkpoint, Text
+from edge_hadanorm import checkpoint, files
+from edge_hadanorm.bundle.runner import ExecuTorchRunner, has_executorch
+from edge_hadanorm.checkpoint import Checkpoint, Text, float_model
 from edge_hadanorm.console import progress, say
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.metrics import save_png
+from edge_hadanorm.exporters.targets import NOT_HERE, simulation
+from edge_hadanorm.measure import dry_run as plan
+from edge_hadanorm.measure import evaluation
+from edge_hadanorm.method import recipe as recipes
+from edge_hadanorm.method.recipe import Recipe
+from edge_hadanorm.models.calls import Inputs, captured
 from edge_hadanorm.models.denoiser import Denoiser
-from edge_hadanorm.recipe import Recipe
-from edge_hadanorm.runtime import ExecuTorchRunner, Runner, Stopwatch, TorchRunner, has_executorch, picture
-from edge_hadanorm.samples import Inputs, Trajectories
-from edge_hadanorm.source import Source
+from edge_hadanorm.pipelines import loading
+from edge_hadanorm.pipelines.drawing import Stopwatch, picture
+from edge_hadanorm.pipelines.loading import Source
+from edge_hadanorm.pipelines.pictures import save_png
+from edge_hadanorm.pipelines.trajectories import (
+    Trajectories,
+    _has_prompts,
+    calibration_prompts,
+    evaluation_data,
+    evaluation_prompts,
+)
+from edge_hadanorm.quantization import calibration
+from edge_hadanorm.quantization import quantize as quantization
 
 # PixArt-alpha's, where a transformer comes alone and without captured inputs.
 DEFAULT_TEXT_TOKENS = 120
-CALIBRATION_PROMPTS = 32
-EVALUATION_PROMPTS = 8
-# Targets whose programs no runtime runs on this machine, but an interpreter.
-NOT_HERE = ("coreml", "coreml-pte")
-# Far from the calibration's, which count from --seed.
-EVALUATION_SEED = 1_000_000
-
-
-def read_prompts(file: Path) -> list[str]:
-    """The non-empty lines of a text file."""
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"prompts file {file} cannot be read: {error.strerror}; check the path") from None
-    except UnicodeDecodeError:
-        raise UserError(f"prompts file {file} is not text in UTF-8; save it as such") from None
-    if not lines:
-        raise UserError(f"prompts file {file} is empty: one prompt a line")
-    return lines
-
-
-def spread(prompts: list[str], count: int, offset: float) -> list[str]:
-    """`count` prompts evenly spaced over a list, the first at a fraction `offset` of the spacing."""
-    spacing = max(1.0, len(prompts) / count)
-    return [prompts[int((i + offset) * spacing)] for i in range(min(count, len(prompts)))]
-
-
-def calibration_prompts(model: Source) -> list[str]:
-    """Prompts of the model's own to calibrate on; `evaluation_prompts` has none of them."""
-    return spread(model.pipeline.prompts, CALIBRATION_PROMPTS, 0)
-
-
-def evaluation_prompts(prompts: list[str], count: int = EVALUATION_PROMPTS) -> list[str]:
-    """Prompts that calibration does not take, where it leaves any."""
-    taken = set(spread(prompts, CALIBRATION_PROMPTS, 0))
-    return spread([prompt for prompt in prompts if prompt not in taken] or prompts, count, 0.5)
 
 
 def pick_device(name: str) -> str:
@@ -96,7 +71,7 @@ def quantize(
     target = Path(os.path.realpath(out))
     state = target.with_name(f".{target.name}.calibration.safetensors")
     with files.new_folder(out, force) as folder, _forgotten(state):
-        model = source.load(model_name)
+        model = loading.load(model_name)
         quantization.check_recipe(recipe, model.denoiser)
         denoiser = model.denoiser.to(device)
         run, inputs, record = _calibration_samples(model, recipe, prompts, inputs_file, steps, seed)
@@ -144,7 +119,7 @@ def dry_run(
     average_bits: float | None = None,
 ) -> str:
     """What `quantize` would make of a model, and an export of that; no weight is read and nothing is written."""
-    recipe, model = _recipe(recipe_name, average_bits), source.outline(model_name)
+    recipe, model = _recipe(recipe_name, average_bits), loading.outline(model_name)
     quantization.check_recipe(recipe, model.denoiser)
     count, inputs = 0, None
     if inputs_file is not None or (model.pipeline is not None and (prompts or model.pipeline.prompts)):
@@ -170,7 +145,7 @@ def _calibration_samples(
 ) -> tuple[list, list[Inputs] | None, Callable[[], list[Inputs]]]:
     """Calls that run the float denoiser, captured inputs where they come from a file, and what records the inputs."""
     if inputs_file is not None:
-        inputs = samples.captured(inputs_file, model.denoiser)
+        inputs = captured(inputs_file, model.denoiser)
         return [partial(call.run, model.denoiser) for call in inputs], inputs, lambda: inputs
     if model.pipeline is not None:
         prompts = prompts or calibration_prompts(model)
@@ -203,46 +178,12 @@ def _held_out(model: Source, inputs: list[Inputs] | None) -> tuple[list[Inputs],
     return evaluation_data(model, None) if _has_prompts(model) else (inputs or [], None)
 
 
-def _has_prompts(model: Source) -> bool:
-    return model.pipeline is not None and bool(model.pipeline.prompts)
-
-
-def evaluation_data(model: Source, inputs_file: Path | None) -> tuple[list[Inputs], Trajectories | None]:
-    """Calls to evaluate on, of a captured file, else of the trajectories on held-out prompts, which come with them."""
-    if inputs_file is not None:
-        return samples.captured(inputs_file, model.denoiser), None
-    if not _has_prompts(model):
-        raise UserError(f"{model.name} has no prompts to evaluate on: give captured inputs as --inputs FILE")
-    trajectories = evaluation_trajectories(model)
-    return trajectories.record(model.denoiser, progress("evaluating")), trajectories
-
-
-def evaluation_trajectories(model: Source, count: int = EVALUATION_PROMPTS) -> Trajectories:
-    """Pictures of the model's own prompts and of seeds that calibration does not see."""
-    pipeline = model.pipeline
-    prompts = evaluation_prompts(pipeline.prompts, count)
-    return Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, EVALUATION_SEED)
-
-
 def evaluate(quantized: Path, inputs_file: Path | None, reference: str | None) -> dict:
     """Metrics of a checkpoint against its float model."""
     saved = checkpoint.load(quantized)
     model = float_model(quantized, saved, reference)
     inputs, trajectories = evaluation_data(model, inputs_file)
     return evaluation.evaluate(model.denoiser, saved.denoiser, inputs, trajectories, saved.recipe.name)
-
-
-def float_model(folder: Path, saved: Checkpoint, reference: str | None) -> Source:
-    """What the checkpoint in `folder` was quantized from, or the `reference` where it is given."""
-    model = source.load(reference or saved.source)
-    check_config(folder, saved, model)
-    return model
-
-
-def check_config(folder: Path, saved: Checkpoint, model: Source) -> None:
-    """Raises UserError where the checkpoint in `folder` cannot be of this model."""
-    if saved.denoiser.config != model.denoiser.config:
-        raise UserError(f"{model.name} has another transformer config than {folder}; give its model as --reference")
 
 
 def generate(
@@ -278,30 +219,6 @@ def generate(
     with files.new_file(out) as partial:
         save_png(picture(runner, prompt, table, guidance, seed, watch), partial)
     return watch.milliseconds, backend
-
-
-def simulation(loaded: bundles.Bundle) -> Runner:
-    """A bundle's checkpoint in PyTorch; or its own programs, where they are Core ML's and their tools are here."""
-    if loaded.target in NOT_HERE and find_spec("coremltools"):
-        from edge_hadanorm.export import writer
-
-        return writer.backend(loaded.target).runner(loaded)
-    saved = _carried(loaded)
-    return TorchRunner(saved.denoiser, saved.pipeline, loaded.decode_side)
-
-
-def quantized_model(path: Path) -> Checkpoint:
-    """A checkpoint, or the one that a bundle carries."""
-    return _carried(bundles.load(path)) if (path / bundles.MANIFEST).exists() else checkpoint.load(path)
-
-
-def _carried(loaded: bundles.Bundle) -> Checkpoint:
-    if loaded.manifest["simulation"] is None:
-        raise UserError(
-            f"bundle {loaded.folder} carries no checkpoint to simulate: draw with --backend executorch, or give the "
-            "checkpoint that it was exported from"
-        )
-    return checkpoint.load(loaded.folder / loaded.manifest["simulation"])
 
 
 def _fingerprint(model: Source, settings: list, inputs: list[Inputs] | None) -> str:

@@ -1,0 +1,1 @@
+"""Programs for devices: one folder a target, and what targets share."""

@@ -1,42 +1,29 @@
 """A quantized checkpoint to a bundle: programs, tokenizer, sampler tables, golden picture, manifest."""
 
-import importlib
 import multiprocessing
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import torch
 
 import edge_hadanorm
 from edge_hadanorm import bundle
 from edge_hadanorm.checkpoint import Checkpoint
-from edge_hadanorm.decoder import TILE
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.export.component import Component, Method
-from edge_hadanorm.export.program import Denoise, Prepare
-from edge_hadanorm.files import link_or_copy, write_tensors
-from edge_hadanorm.metrics import save_png
+from edge_hadanorm.exporters.component import Component, Denoise, Method, Prepare
+from edge_hadanorm.exporters.targets import Options, backend, check_target
+from edge_hadanorm.files import link_or_copy
 from edge_hadanorm.models.generic import GenericDenoiser
-from edge_hadanorm.pipelines import as_given, suffixed, tokenizer_of
-from edge_hadanorm.runtime import picture
-from edge_hadanorm.source import TextToImage
+from edge_hadanorm.pipelines.decoder import TILE
+from edge_hadanorm.pipelines.drawing import picture
+from edge_hadanorm.pipelines.kinds import as_given, suffixed, tokenizer_of
+from edge_hadanorm.pipelines.pictures import save_png
+from edge_hadanorm.pipelines.text_to_image import TextToImage
+from edge_hadanorm.tensor_files import write_tensors
 
-# By target, the module that has
-#     check(recipe, precision), which raises UserError for what its programs cannot have;
-#     notes(recipe) -> lines that a user of them should read;
-#     write(folder, component, precision) -> the manifest's entry of the program that it writes;
-#     runner(bundle) -> who runs such programs on this machine.
-# Each is imported with its tools, which take seconds, when it is asked for.
-TARGETS = {
-    "xnnpack": "edge_hadanorm.export.xnnpack",
-    "coreml": "edge_hadanorm.export.coreml.package",
-    "coreml-pte": "edge_hadanorm.export.coreml.delegate",
-}
 STEP_COUNTS = (*range(1, 21), 25, 28, 30, 40, 50)
 GOLDEN_SEED = 0
 EMBEDDED = "prompts.safetensors"
@@ -48,42 +35,16 @@ GOLDEN_PSNR_DB = ((8, 8, 40.0), (2, 8, 30.0), (2, 2, 24.0))
 Report = Callable[[str], None]
 
 
-def backend(target: str) -> ModuleType:
-    """The module of a target. Raises UserError for an unknown one."""
-    if target not in TARGETS:
-        raise UserError(f"unknown target {target!r}; targets: {', '.join(TARGETS)}")
-    try:
-        return importlib.import_module(TARGETS[target])
-    except ImportError as error:
-        raise UserError(f"target {target} needs {error.name}, which is not here: pip install {error.name}") from None
-
-
-def check_target(target: str, saved: Checkpoint, precision: str | None = None) -> None:
-    """Raises UserError for an unknown target, and for a recipe or precision that its programs cannot have."""
-    backend(target).check(saved.recipe, precision)
-
-
-@dataclass(frozen=True)
-class Options:
-    """prompts: encoded here and carried, in place of text encoders. tile: side of the latents to decode at once.
-
-    precision: of the floats in a program, fp16 or fp32, where the target leaves a choice; None: the target's own.
-    """
-
-    prompts: tuple[str, ...] = ()
-    tile: int | None = None
-    precision: str | None = None
-
-
 def write_bundle(
     folder: Path,
     source: Path,
     saved: Checkpoint,
     target: str,
     report: Report = lambda _: None,
-    options: Options = Options(),
+    options: Options | None = None,
 ) -> dict:
     """Write the bundle of a checkpoint, which lies in `source`, into an existing empty folder; returns its manifest."""
+    options = options or Options()
     check_target(target, saved, options.precision)
     pipeline = saved.pipeline
     if options.prompts and (pipeline is None or not pipeline.tokenizers):

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from edge_hadanorm import bundle, checkpoint, console, files, source, workflow
-from edge_hadanorm.calibration import calibrate
+from edge_hadanorm import bundle, checkpoint, console, files, workflow
 from edge_hadanorm.cli import cli
+from edge_hadanorm.pipelines import loading
+from edge_hadanorm.quantization.calibration import calibrate
 from edge_hadanorm.reference.model import make_pipeline
 from edge_hadanorm.reference.train import save_pipeline
-from native import machine, toolchain
+from runtime_tests.device import machine, toolchain
 
 logging.disable(logging.WARNING)
 warnings.filterwarnings("ignore")
@@ -60,9 +61,9 @@ def tiny_pipeline(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_pipeline) -> source.Source:
+def model(tiny_pipeline) -> loading.Source:
     """That pipeline, loaded."""
-    return source.load(str(tiny_pipeline))
+    return loading.load(str(tiny_pipeline))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def tiny_bundle(tiny_checkpoint, tmp_path_factory) -> Callable[[str], bundle.Bun
 
     def make(recipe: str) -> bundle.Bundle:
         if recipe not in made:
-            from edge_hadanorm.export import writer
+            from edge_hadanorm.exporters import writer
 
             source = tiny_checkpoint(recipe)
             folder = tmp_path_factory.mktemp("bundles") / recipe

@@ -10,19 +10,21 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edge_hadanorm import checkpoint, source, workflow
-from edge_hadanorm.calibration import calibrate
+from edge_hadanorm import checkpoint, workflow
 from edge_hadanorm.checkpoint import Checkpoint, Text
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.linear import QuantizedLinear
-from edge_hadanorm.metrics import bits_summary
+from edge_hadanorm.measure.sizes import bits_summary
+from edge_hadanorm.method.linear import QuantizedLinear
+from edge_hadanorm.method.recipe import Recipe, from_json, named
+from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.models.pixart import PixArtDenoiser
-from edge_hadanorm.quantize import quantize
-from edge_hadanorm.recipe import Recipe, from_json, named
+from edge_hadanorm.pipelines import loading
+from edge_hadanorm.pipelines.drawing import TorchRunner, picture
+from edge_hadanorm.pipelines.trajectories import Trajectories
+from edge_hadanorm.quantization.calibration import calibrate
+from edge_hadanorm.quantization.quantize import quantize
 from edge_hadanorm.reference.model import TRANSFORMER, make_transformer
-from edge_hadanorm.runtime import TorchRunner, picture
-from edge_hadanorm.samples import Inputs, Trajectories
-from helpers import prompt_of
+from runtime_tests.support.helpers import prompt_of
 
 PROMPTS = ["red a", "green b"]
 RECIPES = [
@@ -223,7 +225,7 @@ def test_pickles_and_strays_of_the_pipeline_stay_behind(model, saved, tiny_pipel
         (source_folder / "text_encoder" / stray).write_bytes(b"stray")
     (source_folder / "tokenizer" / ".cache").mkdir()
     folder.mkdir()
-    pipeline = source.load(str(source_folder)).pipeline
+    pipeline = loading.load(str(source_folder)).pipeline
     checkpoint.save(folder, dataclasses.replace(content, pipeline=pipeline))
     assert {name.rpartition(".")[2] for name in contents(folder)} == {"json", "safetensors"}
 

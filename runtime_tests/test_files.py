@@ -9,16 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.files import (
-    MARKERS,
-    new_file,
-    new_folder,
-    read_json,
-    read_tensors,
-    read_weights,
-    require_finite,
-    write_json,
-)
+from edge_hadanorm.files import MARKERS, new_file, new_folder, read_json, write_json
+from edge_hadanorm.tensor_files import read_tensors, read_weights, require_finite
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.int8)}
 STEM = "diffusion_pytorch_model"

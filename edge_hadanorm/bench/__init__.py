@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 
 from edge_hadanorm.bench.case import Case
 from edge_hadanorm.bench.contenders import BUILDERS, Contender, forget
+from edge_hadanorm.bundle.runner import set_threads
 from edge_hadanorm.console import progress, say
-from edge_hadanorm.inspection import table
-from edge_hadanorm.runtime import set_threads
+from edge_hadanorm.tables import table
 
 CASES = tuple(Case(blocks, tokens) for blocks in (2, 4) for tokens in (256, 1024))
 ROUNDS = 9

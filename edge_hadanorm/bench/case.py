@@ -7,7 +7,7 @@ import torch
 from diffusers import PixArtTransformer2DModel
 from torch import nn
 
-from edge_hadanorm.samples import Inputs
+from edge_hadanorm.models.calls import Inputs
 
 HEADS, HEAD_WIDTH, PATCH, LATENT_CHANNELS = 16, 72, 2, 4
 TEXT_TOKENS, TEXT_WIDTH = 77, 4096

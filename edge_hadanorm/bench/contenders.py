@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edge_hadanorm import calibration, quantize, recipe
 from edge_hadanorm.bench.case import Case
+from edge_hadanorm.method import recipe
 from edge_hadanorm.models import PixArtDenoiser
+from edge_hadanorm.quantization import calibration, quantize
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,9 @@ def forget(case: Case) -> None:
 @torch.no_grad()
 def edge_program(case: Case, cache_folder: Path, name: str) -> tuple[Path, list[torch.Tensor]]:
     """The program of a recipe, in the cache, and the inputs of its denoise method with the prompt prepared."""
-    from edge_hadanorm.export.program import Denoise, export
-    from edge_hadanorm.export.xnnpack import lower
+    from edge_hadanorm.exporters.component import Denoise
+    from edge_hadanorm.exporters.xnnpack.program import export
+    from edge_hadanorm.exporters.xnnpack.target import lower
 
     file = cache_folder / f"edge-{name}-{case.blocks}x{case.tokens}.pte"
     denoiser, moments = _denoiser(case)

@@ -14,17 +14,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.fold import Gate, LinearModulation, Producer, Values
-from edge_hadanorm.linear import equal_parts
-from edge_hadanorm.models.conversion import Conversion, with_ones
+from edge_hadanorm.method.fold import Gate, LinearModulation, Producer, Values
+from edge_hadanorm.method.linear import equal_parts
+from edge_hadanorm.models.conversion import Conversion, Pair, check_fixed, with_ones
 from edge_hadanorm.models.denoiser import State
-from edge_hadanorm.models.parts import (
+from edge_hadanorm.models.layers import (
     TIME_CHANNELS,
     Heads,
-    Pair,
     StackedLinear,
     attention,
-    check_fixed,
     layer_norm,
     sinusoid,
     time_frequencies,

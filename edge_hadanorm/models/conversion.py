@@ -4,7 +4,50 @@ from collections.abc import Mapping
 
 import torch
 
-from edge_hadanorm.models.parts import Pair, Weights
+from edge_hadanorm.errors import UserError
+
+# Weight and bias of a linear.
+Pair = tuple[torch.Tensor, torch.Tensor | None]
+
+
+class Weights:
+    """A transformer's state dict on its way into a denoiser's; every tensor of it has to be taken, with its shape."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]):
+        self.tensors, self.taken = tensors, set()
+
+    def take(self, name: str, *shape: int) -> torch.Tensor:
+        """Raises UserError where a tensor is missing or has another shape."""
+        if name not in self.tensors:
+            raise UserError(f"transformer weights: tensor {name!r} is missing; the file is not of this config")
+        tensor = self.tensors[name]
+        if (found := tuple(tensor.shape)) != shape:
+            raise UserError(f"transformer weights: {name!r} has shape {list(found)}, the config asks for {list(shape)}")
+        self.taken.add(name)
+        return tensor
+
+    def linear(self, name: str, rows: int, columns: int, bias: bool = True) -> Pair:
+        """Weight and bias of a linear, a bias of None where it has none."""
+        return self.take(f"{name}.weight", rows, columns), self.take(f"{name}.bias", rows) if bias else None
+
+    def check_all_taken(self, *but: str) -> None:
+        """Raises UserError where a tensor is left, except for those named."""
+        if foreign := sorted(set(self.tensors) - self.taken - set(but)):
+            raise UserError(f"transformer weights: unknown tensor {foreign[0]!r}; the file is not of this config")
+
+
+def check_sizes(config: dict, *keys: str) -> None:
+    """Raises UserError where one of these config values is no positive whole number."""
+    for key in keys:
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise UserError(f"transformer config: {key!r} is {config.get(key)!r}, not a positive whole number")
+
+
+def check_fixed(config: dict, fixed: dict) -> None:
+    """Raises UserError where a config value is another than the one that a form covers."""
+    for key, value in fixed.items():
+        if config.get(key, value) != value:
+            raise UserError(f"transformer config: {key} is {config[key]!r}; only {value!r} is supported")
 
 
 class Conversion(Weights):

@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 import torch
 from torch import nn
 
-from edge_hadanorm.fold import Producer
+from edge_hadanorm.method.fold import Producer
 from edge_hadanorm.models.conversion import Conversion
 
 # A call on its way through the stages: tensors of B sequences each, the tokens [B, S, d] first.
@@ -115,3 +115,16 @@ class Denoiser(nn.Module):
     def producers(self) -> dict[str, Producer]:
         """What makes the input of a quantizable linear, where a transform can fold into it."""
         return {}
+
+
+def kind(name: str) -> tuple[str, int]:
+    """What a linear is in its block, and the block's number: blocks.3.ff.up -> ("ff.up", 3)."""
+    parts = name.split(".")
+    numbers = [int(part) for part in parts if part.isdigit()]
+    words = ".".join(part for part in parts if not part.isdigit())
+    return words.removeprefix("blocks."), numbers[0] if numbers else 0
+
+
+def device_of(denoiser: nn.Module) -> torch.device:
+    """Where a denoiser's parameters are."""
+    return next(denoiser.parameters()).device

@@ -16,18 +16,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.fold import LinearModulation, Producer
-from edge_hadanorm.linear import equal_parts
-from edge_hadanorm.models.conversion import Conversion, with_ones
+from edge_hadanorm.method.fold import LinearModulation, Producer
+from edge_hadanorm.method.linear import equal_parts
+from edge_hadanorm.models.conversion import Conversion, Pair, check_fixed, check_sizes, with_ones
 from edge_hadanorm.models.denoiser import Denoiser, State
-from edge_hadanorm.models.parts import (
+from edge_hadanorm.models.layers import (
     TIME_CHANNELS,
     Heads,
-    Pair,
     StackedLinear,
     attention,
-    check_fixed,
-    check_sizes,
     layer_norm,
     rms_norm,
     rotary,

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.models.conversion import Weights, check_sizes
 from edge_hadanorm.models.denoiser import Denoiser, State
-from edge_hadanorm.models.foreign import (
+from edge_hadanorm.models.introspection import (
     ARGUMENTS,
     PACKED,
     SIZES,
@@ -34,7 +35,7 @@ from edge_hadanorm.models.foreign import (
     with_tokens,
     without_mask,
 )
-from edge_hadanorm.models.parts import Weights, attention, check_sizes, layer_norm
+from edge_hadanorm.models.layers import attention, layer_norm
 
 # What a masked token's scores get less.
 MASKED = -10000.0

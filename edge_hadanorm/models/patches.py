@@ -5,8 +5,9 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import nn
 
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.models.conversion import check_sizes
 from edge_hadanorm.models.denoiser import Denoiser
-from edge_hadanorm.models.parts import TIME_CHANNELS, check_sizes
+from edge_hadanorm.models.layers import TIME_CHANNELS
 
 
 class PatchDenoiser(Denoiser):

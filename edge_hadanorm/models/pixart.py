@@ -10,17 +10,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.fold import Modulation, Producer, Values
-from edge_hadanorm.linear import equal_parts
-from edge_hadanorm.models.conversion import Conversion, scaled, without_variance
+from edge_hadanorm.method.fold import Modulation, Producer, Values
+from edge_hadanorm.method.linear import equal_parts
+from edge_hadanorm.models.conversion import Conversion, check_fixed, scaled, without_variance
 from edge_hadanorm.models.denoiser import State
-from edge_hadanorm.models.parts import (
+from edge_hadanorm.models.layers import (
     LAYER_NORM_EPS,
     TIME_CHANNELS,
     Attention,
     CrossAttention,
     FeedForward,
-    check_fixed,
     layer_norm,
     mask_bias,
     sinusoid,

@@ -12,18 +12,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.fold import LinearValues
-from edge_hadanorm.linear import equal_parts
+from edge_hadanorm.method.fold import LinearValues
+from edge_hadanorm.method.linear import equal_parts
 from edge_hadanorm.models import pixart
-from edge_hadanorm.models.conversion import Conversion, scaled
+from edge_hadanorm.models.conversion import Conversion, check_fixed, scaled
 from edge_hadanorm.models.denoiser import State
-from edge_hadanorm.models.parts import (
+from edge_hadanorm.models.layers import (
     LAYER_NORM_EPS,
     TIME_CHANNELS,
     CrossAttention,
     StackedLinear,
     attention,
-    check_fixed,
     rms_norm,
     sinusoid,
     time_frequencies,

@@ -12,17 +12,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.fold import LinearModulation, Producer, Values
-from edge_hadanorm.linear import equal_parts
-from edge_hadanorm.models.conversion import Conversion, scaled, with_ones
+from edge_hadanorm.method.fold import LinearModulation, Producer, Values
+from edge_hadanorm.method.linear import equal_parts
+from edge_hadanorm.models.conversion import Conversion, check_fixed, scaled, with_ones
 from edge_hadanorm.models.denoiser import State
-from edge_hadanorm.models.parts import (
+from edge_hadanorm.models.layers import (
     TIME_CHANNELS,
     FeedForward,
     Heads,
     StackedLinear,
     attention,
-    check_fixed,
     layer_norm,
     normed_heads,
     sinusoid,

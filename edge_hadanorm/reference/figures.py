@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from edge_hadanorm.metrics import psnr_db, to_pixels
-from edge_hadanorm.noise import normal
+from edge_hadanorm.measure.metrics import psnr_db
+from edge_hadanorm.pipelines.noise import normal
+from edge_hadanorm.pipelines.pictures import to_pixels
 from edge_hadanorm.reference import data
 from edge_hadanorm.reference.pipeline import ReferencePipeline
 

@@ -27,11 +27,12 @@ from pathlib import Path
 import torch
 
 from edge_hadanorm import console
-from edge_hadanorm.calibration import calibrate
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.files import new_folder, read_json, read_weights, require_finite, write_tensors
+from edge_hadanorm.files import new_folder, read_json
 from edge_hadanorm.models.pixart import PixArtDenoiser
-from edge_hadanorm.source import REFERENCE
+from edge_hadanorm.pipelines.loading import REFERENCE
+from edge_hadanorm.quantization.calibration import calibrate
+from edge_hadanorm.tensor_files import read_weights, require_finite, write_tensors
 
 TRANSFORMER = Path("transformer")
 WEIGHTS = TRANSFORMER / "diffusion_pytorch_model.safetensors"

@@ -17,10 +17,10 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.export.coreml.conversion import GELU_MODES, on_island
-from edge_hadanorm.export.coreml.lowering import emulated
-from edge_hadanorm.linear import DEVICE_BITS
-from edge_hadanorm.quantizer import Grid
+from edge_hadanorm.exporters.coreml.conversion import GELU_MODES, on_island
+from edge_hadanorm.exporters.coreml.lowering import emulated
+from edge_hadanorm.method.grids import Grid
+from edge_hadanorm.method.linear import DEVICE_BITS
 
 WEIGHTS = "Data/com.apple.CoreML/weights"
 # Operators that hold compressed constants, with the argument that has the codes.

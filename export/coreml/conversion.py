@@ -19,7 +19,7 @@ from coremltools.converters.mil.mil import Operation
 from coremltools.models import MLModel
 from torch.export import ExportedProgram
 
-from edge_hadanorm.export.coreml.lowering import NIBBLE
+from edge_hadanorm.exporters.coreml.lowering import NIBBLE
 
 PRECISIONS = ("fp16", "fp32")
 # By torch's name; what a converter of coremltools cannot do is done by one of these.

@@ -17,10 +17,10 @@ import torch.ao.quantization.fx._decomposed
 import torchao  # noqa: F401 (registers torch.ops.torchao)
 from torch import nn
 
-from edge_hadanorm.linear import DEVICE_BITS, FLOAT_BITS, QuantizedLinear
-from edge_hadanorm.quantizer import Grid, fake_quantize_per_token
-from edge_hadanorm.recipe import Recipe
-from edge_hadanorm.rounding import nearest
+from edge_hadanorm.method.grids import Grid, fake_quantize_per_token
+from edge_hadanorm.method.linear import DEVICE_BITS, FLOAT_BITS, QuantizedLinear
+from edge_hadanorm.method.recipe import Recipe
+from edge_hadanorm.method.rounding import nearest
 
 # Ends of the grids that Core ML knows; the codes of a narrower one fit the next wider one.
 BYTE, NIBBLE = (-128, 127), (-8, 7)

@@ -13,17 +13,17 @@ import coremltools as ct
 from torch.export import ExportedProgram
 
 from edge_hadanorm.bundle import Bundle
+from edge_hadanorm.bundle.runner import BundleRunner
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.export.component import Component, Method
-from edge_hadanorm.export.coreml import interpreter
-from edge_hadanorm.export.coreml.audit import account, asked, audit, functions
-from edge_hadanorm.export.coreml.conversion import PRECISIONS, convert, needed_target
-from edge_hadanorm.export.coreml.graph import eight_bit, export
-from edge_hadanorm.export.coreml.lowering import emulated
-from edge_hadanorm.export.coreml.runner import runner as simulated
-from edge_hadanorm.linear import DEVICE_BITS
-from edge_hadanorm.recipe import Recipe
-from edge_hadanorm.runtime import BundleRunner
+from edge_hadanorm.exporters.component import Component, Method
+from edge_hadanorm.exporters.coreml.audit import account, asked, audit, functions
+from edge_hadanorm.exporters.coreml.conversion import PRECISIONS, convert, needed_target
+from edge_hadanorm.exporters.coreml.graph import eight_bit, export
+from edge_hadanorm.exporters.coreml.lowering import emulated
+from edge_hadanorm.exporters.coreml.simulation import interpreter
+from edge_hadanorm.exporters.coreml.simulation.runner import runner as simulated
+from edge_hadanorm.method.linear import DEVICE_BITS
+from edge_hadanorm.method.recipe import Recipe
 
 MAIN = "main"
 EMULATED = (

@@ -1,6 +1,6 @@
 """Core ML packages of the reference model: size, operators, and how near they are to what was simulated.
 
-    python runtime_tests/benchmarks/coreml.py [RECIPE ...] [--work FOLDER] [--prompts 8] [--steps 20]
+    python -m runtime_tests.benchmarks.coreml [RECIPE ...] [--work FOLDER] [--prompts 8] [--steps 20]
 
 The packages, with floats of float16, draw held-out prompts in simulation, operator by operator; texts are encoded in
 PyTorch. Their pictures and those of the quantized denoiser in PyTorch are compared with the float model's, and one
@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from edge_hadanorm import console
+from edge_hadanorm.pipelines.trajectories import EVALUATION_PROMPTS, evaluation_trajectories
 
 if __name__ == "__main__":
     console.silence_libraries()  # before they are imported
@@ -22,16 +23,17 @@ if __name__ == "__main__":
 import click
 import torch
 
-from edge_hadanorm import checkpoint, files, source, workflow
+from edge_hadanorm import checkpoint, files, workflow
 from edge_hadanorm.checkpoint import Checkpoint
-from edge_hadanorm.evaluate import mean_psnr_db
-from edge_hadanorm.export import writer
-from edge_hadanorm.export.coreml import package
-from edge_hadanorm.export.coreml.interpreter import load
-from edge_hadanorm.export.coreml.runner import Simulated
-from edge_hadanorm.metrics import to_pixels
-from edge_hadanorm.runtime import Runner, TorchRunner
-from edge_hadanorm.samples import Trajectories
+from edge_hadanorm.exporters import writer
+from edge_hadanorm.exporters.coreml import package
+from edge_hadanorm.exporters.coreml.simulation.interpreter import load
+from edge_hadanorm.exporters.coreml.simulation.runner import Simulated
+from edge_hadanorm.measure.evaluation import mean_psnr_db
+from edge_hadanorm.pipelines import loading
+from edge_hadanorm.pipelines.drawing import Runner, TorchRunner
+from edge_hadanorm.pipelines.pictures import to_pixels
+from edge_hadanorm.pipelines.trajectories import Trajectories
 
 MODEL = "reference"
 RECIPES = tuple(f"hadanorm-{method}-{form}-static" for form in ("w8a8", "w4a8") for method in ("folded", "auto"))
@@ -119,12 +121,12 @@ def table(rows: list[dict]) -> str:
 @click.command(help=__doc__.split("\n")[0])
 @click.argument("recipes", nargs=-1)
 @click.option("--work", type=click.Path(path_type=Path), default=Path("coreml-work"), show_default=True)
-@click.option("--prompts", default=workflow.EVALUATION_PROMPTS, show_default=True)
+@click.option("--prompts", default=EVALUATION_PROMPTS, show_default=True)
 @click.option("--steps", type=int, help="[default: the model's own]")
 def main(recipes: tuple[str, ...], work: Path, prompts: int, steps: int | None) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    model, rows, exact = source.load(MODEL), [], None
-    trajectories = workflow.evaluation_trajectories(model, prompts)
+    model, rows, exact = loading.load(MODEL), [], None
+    trajectories = evaluation_trajectories(model, prompts)
     trajectories = dataclasses.replace(trajectories, steps=steps or trajectories.steps)
     for name in recipes or RECIPES:
         if not (work / name).exists():

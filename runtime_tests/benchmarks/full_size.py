@@ -1,6 +1,6 @@
 """PixArt-Sigma-XL/2 at 512 pixels, all 28 blocks: time and memory of every command, the program's size and its steps.
 
-    python runtime_tests/benchmarks/full_size.py --work DIR [--blocks 28] [--recipe hadanorm-auto-w4a8] [--stock]
+    python -m runtime_tests.benchmarks.full_size --work DIR [--blocks 28] [--recipe hadanorm-auto-w4a8] [--stock]
 
 Weights are random, with outliers planted, and so are the captured inputs. Each command runs in a process of its own,
 whose peak memory is that of its resident pages. --stock also exports diffusers' transformer as it is, 8da4w in groups

@@ -1,6 +1,6 @@
 """Where a step's time goes: the milliseconds of every operator inside the delegate, from an ETDump.
 
-    python runtime_tests/benchmarks/operators.py [edge-RECIPE ...] [--blocks 2] [--tokens 256] [--cache FOLDER]
+    python -m runtime_tests.benchmarks.operators [edge-RECIPE ...] [--blocks 2] [--tokens 256] [--cache FOLDER]
 
 The model, the programs and their cache are those of `edge-hadanorm bench`; one thread.
 """
@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 from edge_hadanorm import console
+from edge_hadanorm.bundle.runner import set_threads
 
 if __name__ == "__main__":
     console.silence_libraries()  # before they are imported
@@ -18,7 +19,6 @@ if __name__ == "__main__":
 import click
 import torch
 
-from edge_hadanorm import runtime
 from edge_hadanorm.bench import CACHE
 from edge_hadanorm.bench.case import Case
 from edge_hadanorm.bench.contenders import EDGE_RECIPES, edge_program
@@ -57,7 +57,7 @@ def operator_times(program: bytes, method: str, inputs: list[torch.Tensor]) -> t
 @click.option("--tokens", default=256, show_default=True)
 @click.option("--cache", type=click.Path(path_type=Path), default=CACHE)
 def main(names: tuple[str, ...], blocks: int, tokens: int, cache: Path) -> None:
-    runtime.set_threads(1)
+    set_threads(1)
     cache.mkdir(parents=True, exist_ok=True)
     for name in names or W8A8:
         file, inputs = edge_program(Case(blocks, tokens), cache, name.removeprefix("edge-"))

@@ -1,6 +1,6 @@
 """Every method at every format on the reference and on the stress model, in the style of the HadaNorm paper's tables.
 
-    python runtime_tests/benchmarks/quality.py --results FILE.json [--model reference|stress] [--forms ...]
+    python -m runtime_tests.benchmarks.quality --results FILE.json [--model reference|stress] [--forms ...]
 
 Calibrates on 32 prompts and measures on others, with other seeds: SQNR of the denoiser and PSNR of the pictures on 8,
 SQNR of each linear alone on 32. Results are written one by one, and what FILE.json has already is not measured again;
@@ -16,19 +16,23 @@ from collections import defaultdict
 from pathlib import Path
 
 from edge_hadanorm import console
+from edge_hadanorm.pipelines.trajectories import calibration_prompts, evaluation_trajectories
 
 if __name__ == "__main__":
     console.silence_libraries()  # before they are imported
 
 import click
 
-from edge_hadanorm import calibration, files, recipe, source, workflow
-from edge_hadanorm.evaluate import Original, denoiser_sqnr_db, layer_sqnr_db, mean_psnr_db, pictures
-from edge_hadanorm.inspection import kind
-from edge_hadanorm.metrics import bits_summary
-from edge_hadanorm.quantize import quantize
+from edge_hadanorm import files
+from edge_hadanorm.measure.evaluation import Original, denoiser_sqnr_db, layer_sqnr_db, mean_psnr_db, pictures
+from edge_hadanorm.measure.sizes import bits_summary
+from edge_hadanorm.method import recipe
+from edge_hadanorm.models.denoiser import kind
+from edge_hadanorm.pipelines import loading
+from edge_hadanorm.pipelines.trajectories import Trajectories
+from edge_hadanorm.quantization import calibration
+from edge_hadanorm.quantization.quantize import quantize
 from edge_hadanorm.reference import stress
-from edge_hadanorm.samples import Trajectories
 
 MODELS = ("reference", "stress")
 METHODS = (
@@ -67,16 +71,16 @@ class Bench:
     def __init__(self, name: str, folder: Path):
         if name == "stress":
             stress.write(folder / name)
-        self.model = source.load(str(folder / name) if name == "stress" else name)
+        self.model = loading.load(str(folder / name) if name == "stress" else name)
         pipeline, self.denoiser = self.model.pipeline, self.model.denoiser
-        prompts = workflow.calibration_prompts(self.model)
+        prompts = calibration_prompts(self.model)
         calibrating = Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, seed=0)
         self.samples = calibrating.samples(self.denoiser)
         self.calls = calibrating.record(self.denoiser, console.progress("recording"))
         self.moments = calibration.calibrate(self.denoiser, self.samples, console.progress("calibrating"))
-        self.held_out = workflow.evaluation_trajectories(self.model)
+        self.held_out = evaluation_trajectories(self.model)
         self.inputs = self.held_out.record(self.denoiser)
-        self.layer_inputs = workflow.evaluation_trajectories(self.model, LAYER_PROMPTS).record(self.denoiser)
+        self.layer_inputs = evaluation_trajectories(self.model, LAYER_PROMPTS).record(self.denoiser)
         self.original = Original.of(self.denoiser, self.inputs, self.held_out)
 
     def measure(self, name: str) -> dict:

@@ -1,6 +1,6 @@
 """Seconds that quantizing takes by the number of blocks: PixArt's geometry at width 1152, random weights and calls.
 
-    python runtime_tests/benchmarks/quantize_time.py [--recipe hadanorm-auto-w4a8] [--blocks 2 --blocks 4] [--calls 64]
+    python -m runtime_tests.benchmarks.quantize_time [--recipe hadanorm-auto-w4a8] [--blocks 2 --blocks 4] [--calls 64]
 
 Each number of blocks is a model of its own, quantized as `edge-hadanorm quantize` does after calibration.
 """
@@ -16,10 +16,11 @@ if __name__ == "__main__":
 import click
 import torch
 
-from edge_hadanorm import calibration, quantize, recipe
 from edge_hadanorm.bench.case import TEXT_TOKENS, TEXT_WIDTH, Case
+from edge_hadanorm.method import recipe
+from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.models.pixart import PixArtDenoiser
-from edge_hadanorm.samples import Inputs
+from edge_hadanorm.quantization import calibration, quantize
 
 TOKENS = 256
 MOMENT_CALLS = 4

@@ -1,6 +1,6 @@
 """What the online rotation of a quantized linear costs, by how it is lowered.
 
-    python runtime_tests/benchmarks/rotation.py [--arm] [--json FILE]
+    python -m runtime_tests.benchmarks.rotation [--arm] [--json FILE]
 
 A linear d -> 1152 with 8-bit weights per channel and 8-bit activations per token, on 256 tokens, one thread, behind no
 rotation or one of `rotation_variants.VARIANTS`. Columns: milliseconds on this machine, and with --arm the instructions
@@ -20,18 +20,17 @@ from edge_hadanorm import console
 
 if __name__ == "__main__":
     console.silence_libraries()  # before they are imported
-    sys.path.append(str(Path(__file__).parents[1]))
 
 import click
 import torch
-from rotation_native import arm_machine
-from rotation_programs import Workshop
-from rotation_variants import VARIANTS, WIDTHS, case
 
-from edge_hadanorm.inspection import table
-from edge_hadanorm.runtime import set_threads
-from native.machine import Machine
-from native.toolchain import Missing
+from edge_hadanorm.bundle.runner import set_threads
+from edge_hadanorm.tables import table
+from runtime_tests.benchmarks.rotation_native import arm_machine
+from runtime_tests.benchmarks.rotation_programs import Workshop
+from runtime_tests.benchmarks.rotation_variants import VARIANTS, WIDTHS, case
+from runtime_tests.device.machine import Machine
+from runtime_tests.device.toolchain import Missing
 
 CACHE = Path.home() / ".cache/edge-hadanorm/rotation"
 ROUNDS = 40

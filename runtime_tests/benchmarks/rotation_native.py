@@ -3,9 +3,9 @@
 import struct
 from pathlib import Path
 
-from native import toolchain
-from native.machine import Machine
-from native.toolchain import Extra
+from runtime_tests.device import toolchain
+from runtime_tests.device.machine import Machine
+from runtime_tests.device.toolchain import Extra
 
 NATIVE = Path(__file__).parent / "native"
 KERNEL = NATIVE / "hadamard_kernel.cpp"

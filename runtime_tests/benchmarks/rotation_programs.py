@@ -10,22 +10,23 @@ from importlib.metadata import version
 from math import sqrt
 from pathlib import Path
 
-import rotation_native as native
-import rotation_variants
 import torch
-from rotation_variants import BLOCK, FUSED, LLAMA, VARIANTS, case
 
-from edge_hadanorm import files, hadamard, transform
+from edge_hadanorm import files
 from edge_hadanorm.bench.contenders import executorch_program
-from edge_hadanorm.export import program as exporting
-from edge_hadanorm.export import quantizer, xnnpack
+from edge_hadanorm.exporters.xnnpack import annotation, target
+from edge_hadanorm.exporters.xnnpack import program as exporting
+from edge_hadanorm.method import hadamard, transform
+from runtime_tests.benchmarks import rotation_native as native
+from runtime_tests.benchmarks import rotation_variants
+from runtime_tests.benchmarks.rotation_variants import BLOCK, FUSED, LLAMA, VARIANTS, case
 
 
 class Workshop:
     """Builds and loads programs; `folder` keeps them until the code or ExecuTorch changes."""
 
     def __init__(self, cache_folder: Path):
-        sources = "".join(map(inspect.getsource, (hadamard, transform, exporting, quantizer, xnnpack)))
+        sources = "".join(map(inspect.getsource, (hadamard, transform, exporting, annotation, target)))
         own = "".join(file.read_text() for file in (Path(__file__), Path(rotation_variants.__file__), native.KERNEL))
         text = version("executorch") + sources + own
         self.folder = cache_folder / hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
@@ -70,6 +71,6 @@ def _scaled_hadamard(x: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def _build(name: str, width: int) -> bytes:
-    program = exporting.export(VARIANTS[name].module(width), (case(width).x,), quantizer.EightBitQuantizer())
-    manager, _ = xnnpack.lower({"forward": program})
+    program = exporting.export(VARIANTS[name].module(width), (case(width).x,), annotation.EightBitQuantizer())
+    manager, _ = target.lower({"forward": program})
     return manager.buffer

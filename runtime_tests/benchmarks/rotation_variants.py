@@ -12,7 +12,7 @@ from math import sqrt
 import torch
 from torch import nn
 
-from edge_hadanorm.transform import FeatureTransform, Rotation, rotation_factors
+from edge_hadanorm.method.transform import FeatureTransform, Rotation, rotation_factors
 
 TOKENS, OUTPUTS, BLOCK = 256, 1152, 128
 WIDTHS = (1152, 4608)

@@ -1,0 +1,30 @@
+"""The bundle that a device gets: manifest and its schema, prompts, who runs a program."""
+
+from edge_hadanorm.bundle.manifest import Bundle, load, program_bytes, write_manifest
+from edge_hadanorm.bundle.schema import (
+    DECODER,
+    DTYPES,
+    ENCODERS,
+    FIELDS,
+    MANIFEST,
+    METHODS,
+    NOISE,
+    SCHEMA,
+    signature,
+)
+
+__all__ = [
+    "DECODER",
+    "DTYPES",
+    "ENCODERS",
+    "FIELDS",
+    "MANIFEST",
+    "METHODS",
+    "NOISE",
+    "SCHEMA",
+    "Bundle",
+    "load",
+    "program_bytes",
+    "signature",
+    "write_manifest",
+]

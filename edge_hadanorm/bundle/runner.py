@@ -1,0 +1,124 @@
+"""Bundles run by whatever runs their methods, ExecuTorch's runtime first of all."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from edge_hadanorm.bundle import Bundle
+from edge_hadanorm.bundle.prompts import BundlePrompts
+from edge_hadanorm.bundle.schema import DECODER
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.pipelines.decoder import tiled
+
+# A method of a program: its inputs in the manifest's order to its outputs in theirs.
+Method = Callable[[list[torch.Tensor]], list[torch.Tensor]]
+
+
+class BundleRunner:
+    """A bundle's programs by whatever runs their methods, each by role and name."""
+
+    def __init__(self, bundle: Bundle, methods: dict[tuple[str, str], Method]):
+        self.bundle, self.latent_shape = bundle, tuple(bundle.latent_shape)
+        self.prompts = BundlePrompts(bundle)
+        self._methods = methods
+
+    def prepare(self, prompt: str) -> list[torch.Tensor]:
+        given = self.prompts(prompt, lambda role, inputs: self._methods[role, "encode"](inputs))
+        if missing := [name for name in self.prompts.wanted if name not in given]:
+            raise UserError(
+                f"bundle {self.bundle.folder}: nothing gives {missing[0]!r}, which `prepare` takes; export it again"
+            )
+        return self._methods["denoiser", "prepare"]([given[name] for name in self.prompts.wanted])
+
+    def denoise(self, latents, timestep, conditioning):
+        return self._methods["denoiser", "denoise"]([latents, timestep, *conditioning])[0]
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        if DECODER not in self.bundle.programs:
+            return latents
+        decode = self._methods[DECODER, "decode"]
+        return tiled(lambda tile: decode([tile.contiguous()])[0].clone(), latents[None], self.bundle.decode_side)[0]
+
+
+# ExecuTorch's numbers of dtypes.
+DTYPE_NUMBERS = {
+    "uint8": 0,
+    "int8": 1,
+    "int16": 2,
+    "int32": 3,
+    "int64": 4,
+    "float16": 5,
+    "float32": 6,
+    "bool": 11,
+    "bfloat16": 15,
+}
+
+
+class ExecuTorchRunner(BundleRunner):
+    """A bundle's programs on the ExecuTorch runtime of this machine.
+
+    Raises UserError for a program that the runtime does not load or that is another than the manifest says. What a
+    damaged program holds for its delegates is not verified and can crash the process: a bundle's sha256 is the guard.
+    """
+
+    def __init__(self, bundle: Bundle):
+        if not has_executorch():
+            raise UserError("no ExecuTorch runtime here: pip install executorch, or take the simulation")
+        from executorch.runtime import Runtime  # a bundle can be read, and simulated, where there is no runtime
+
+        runtime, methods = Runtime.get(), {}
+        self._programs = []  # a method is valid as long as its program
+        for role, program in bundle.programs.items():
+            file = bundle.file(program["file"])
+            loaded = _told(file, "is no program that this runtime loads", runtime.load_program, file)
+            self._programs.append(loaded)
+            for name, signature in program["methods"].items():
+                methods[role, name] = _method(file, loaded, name, signature)
+        super().__init__(bundle, methods)
+
+
+def _method(file: Path, program, name: str, signature: dict) -> Method:
+    """A method of a program of ExecuTorch, which has to be as the manifest has it."""
+    if name not in program.method_names:
+        raise UserError(f"program {file} has no method {name!r}, which the manifest lists; export the bundle again")
+    method = _told(file, f"does not load its method {name!r}", program.load_method, name)
+    meta = method.metadata
+    sides = {
+        "inputs": [meta.input_tensor_meta(i) for i in range(meta.num_inputs())],
+        "outputs": [meta.output_tensor_meta(i) for i in range(meta.num_outputs())],
+    }
+    for side, tensors in sides.items():
+        own = [(tensor.dtype(), tuple(tensor.sizes())) for tensor in tensors]
+        if own != [(DTYPE_NUMBERS[tensor["dtype"]], tuple(tensor["shape"])) for tensor in signature[side]]:
+            raise UserError(
+                f"program {file}: {side} of {name!r} are not those of the manifest; export the bundle again"
+            )
+    return partial(_told, file, f"cannot run {name!r} on what it was given", method.execute)
+
+
+def _told(file: Path, what: str, call: Callable, *arguments: object):
+    """The result of a call of ExecuTorch's runtime, whose errors are told as the user's."""
+    try:
+        return call(*arguments)
+    except RuntimeError as error:
+        raise UserError(f"program {file} {what} ({' '.join(str(error).split())}); export the bundle again") from None
+
+
+def has_executorch() -> bool:
+    """Whether the ExecuTorch runtime can be imported here."""
+    try:
+        import executorch.runtime  # noqa: F401
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def set_threads(count: int) -> None:
+    """Threads of PyTorch and ExecuTorch, for what is loaded from now on: a loaded method needs its own pool."""
+    torch.set_num_threads(count)
+    if has_executorch():
+        from executorch.extension.pybindings import portable_lib
+
+        portable_lib._unsafe_reset_threadpool(count)

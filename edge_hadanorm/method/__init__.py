@@ -1,0 +1,1 @@
+"""The mathematics of quantization: tensors in, tensors out; no model family and no file but a recipe."""

@@ -1,0 +1,16 @@
+"""Pictures: pixels of latents, PNG files."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+
+def to_pixels(latents: torch.Tensor) -> torch.Tensor:
+    """Pictures uint8 of the same shape from values in [-1, 1]."""
+    return ((latents + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
+
+
+def save_png(latents: torch.Tensor, file: Path) -> None:
+    """A picture [3, H, W] in [-1, 1] as PNG."""
+    Image.fromarray(to_pixels(latents).permute(1, 2, 0).numpy()).save(file, format="PNG")

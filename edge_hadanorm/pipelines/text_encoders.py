@@ -1,0 +1,182 @@
+"""Prompts to token ids and text states."""
+
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.files import read_json
+from edge_hadanorm.tensor_files import require_finite
+
+# Tokens that Sana's transformer is given of a prompt and the instruction before it.
+KEPT = 300
+# What an encoder of more bytes on disk is loaded in: float32 is for models that fit a workstation twice.
+LARGE_BYTES, LARGE_DTYPE = 4 << 30, torch.bfloat16
+
+
+class PromptTokenizer:
+    """A tokenizer.json at a fixed length.
+
+    pad, pad_id: the padding token or its id, else the file's own. lower: prompts are lower-cased and stripped first.
+    prefix: stands before every prompt but the empty one.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        length: int,
+        pad: str | None = None,
+        lower: bool = False,
+        prefix: str = "",
+        pad_id: int | None = None,
+    ):
+        if not file.is_file():
+            raise UserError(f"{file} does not exist; AutoTokenizer.from_pretrained(X).save_pretrained(X) makes one")
+        try:
+            self.tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise UserError(f"{file} is not a tokenizer.json: {error}; copy it again") from None
+        self.length, self.lower, self.prefix = length, lower, prefix
+        self.pad_id = (self.tokenizer.padding or {"pad_id": 0})["pad_id"]
+        if pad_id is None and pad is not None:
+            pad_id = self.tokenizer.token_to_id(pad)
+        if pad_id is not None:
+            self.pad_id = pad_id
+        self.size = self.tokenizer.get_vocab_size()
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()  # too long a prompt is answered, not cut
+        unknown = read_json(file, "tokenizer")["model"].get("unk_token")
+        self.unknown_id = None if unknown is None else self.tokenizer.token_to_id(unknown)
+
+    def __call__(self, prompt: str) -> list[int]:
+        """`length` ids. Raises UserError for words that it does not know, for too many, and for what is no text."""
+        ids = self._ids(prompt)
+        return ids + [self.pad_id] * (self.length - len(ids))
+
+    def rows(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids int64 [2, length] of the empty prompt and of this one, the batch of guidance, and masks (0: padding)."""
+        pair = [self._ids(""), self._ids(prompt)]
+        ids = torch.tensor([row + [self.pad_id] * (self.length - len(row)) for row in pair])
+        counts = torch.tensor([[len(row)] for row in pair])
+        return ids, (torch.arange(self.length) < counts).float()
+
+    def _ids(self, prompt: str) -> list[int]:
+        short = textwrap.shorten(prompt, 60, placeholder=" ...")
+        text = self.prefix + (prompt.lower().strip() if self.lower else prompt) if prompt else ""
+        try:
+            encoding = self.tokenizer.encode(text)
+        except Exception as error:  # of what is no UTF-8, and of a file that is no good: tokenizers raises whatever
+            raise UserError(f"prompt {short!r} cannot be tokenized: {error}; write it in UTF-8") from None
+        for id, special, (start, end) in zip(encoding.ids, encoding.special_tokens_mask, encoding.offsets, strict=True):
+            if id == self.unknown_id and not special:
+                raise UserError(
+                    f"prompt {short!r}: the model does not know the word {text[start:end]!r}; `inspect` lists its words"
+                )
+        if (count := len(encoding.ids)) > self.length:
+            raise UserError(f"prompt {short!r}: {count} tokens, the model takes at most {self.length}; shorten it")
+        return encoding.ids
+
+    def words(self) -> list[str]:
+        """The vocabulary in order of id."""
+        vocabulary = self.tokenizer.get_vocab()
+        return sorted(vocabulary, key=vocabulary.get)
+
+
+@dataclass(frozen=True)
+class EncoderForm:
+    """How a text encoder of transformers is asked.
+
+    model_class: its class. masked: whether it is given the mask of tokens. outputs(config) -> names of what `encode`
+    gives, and the features of a token or prompt. encode(model, ids [B, L], mask [B, L] or None) -> those tensors.
+    most: tokens of them at most; None: as many as there are ids.
+    """
+
+    model_class: str
+    masked: bool
+    outputs: Callable[[object], dict[str, int]]
+    encode: Callable[..., tuple[torch.Tensor, ...]]
+    most: int | None = None
+
+
+def _states(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor]:
+    return (model(input_ids=ids, attention_mask=mask).last_hidden_state,)
+
+
+def _penultimate_and_pooled(model: nn.Module, ids: torch.Tensor, mask: None) -> tuple[torch.Tensor, torch.Tensor]:
+    found = model(input_ids=ids, output_hidden_states=True)
+    return found.hidden_states[-2], found.text_embeds
+
+
+def _kept(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sana's (arXiv 2410.10629, section 3.1): rows are the empty prompt, which has no prefix, and one that has."""
+    (states,) = _states(model, ids, mask)
+    if ids.shape[1] <= KEPT:
+        return states, mask
+
+    def pick(x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x[:1, :KEPT], torch.cat([x[1:, :1], x[1:, 1 - KEPT :]], dim=1)])
+
+    return pick(states), pick(mask)
+
+
+T5 = EncoderForm("T5EncoderModel", False, lambda config: {"text": config.d_model}, _states)
+MASKED_T5 = EncoderForm("T5EncoderModel", True, lambda config: {"text": config.d_model}, _states)
+GEMMA = EncoderForm("Gemma2Model", True, lambda config: {"text": config.hidden_size, "mask": 0}, _kept, KEPT)
+CLIP = EncoderForm(
+    "CLIPTextModelWithProjection",
+    False,
+    lambda config: {"text": config.hidden_size, "pooled": config.projection_dim},
+    _penultimate_and_pooled,
+)
+
+
+class TextEncoder(nn.Module):
+    """A transformers text encoder as a function of ids, and of their mask where its form takes one."""
+
+    def __init__(self, model: nn.Module, form: EncoderForm):
+        super().__init__()
+        self.model, self.form = model, form
+
+    @classmethod
+    def load(cls, folder: Path, form: EncoderForm) -> "TextEncoder":
+        """From a folder that transformers saved, safetensors only, in float32, or bfloat16 where it is large.
+
+        Raises UserError for what is missing, broken or not finite.
+        """
+        import transformers  # slow to import, and only needed where prompts are
+
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        try:
+            model, report = getattr(transformers, form.model_class).from_pretrained(
+                folder,
+                use_safetensors=True,
+                dtype=LARGE_DTYPE if size > LARGE_BYTES else torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except Exception as error:  # transformers raises whatever the file made it raise
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"text encoder {folder} cannot be loaded: {reason}; copy it again") from None
+        if missing := sorted(report["missing_keys"]):  # transformers would fill them with random numbers
+            raise UserError(f"text encoder {folder}: tensor {missing[0]!r} is missing; copy it again")
+        require_finite(model.state_dict(), f"weights of text encoder {folder}")
+        return cls(model.eval().requires_grad_(False), form)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Features of each output by its name."""
+        return self.form.outputs(self.model.config)
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids that it knows, from 0."""
+        return self.model.config.vocab_size
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
+        """ids int64 [B, L] -> float32 tensors in the order of `widths`, states [B, L, C] first."""
+        return tuple(tensor.float() for tensor in self.form.encode(self.model, ids, mask))

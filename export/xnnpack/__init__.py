@@ -1,0 +1,1 @@
+"""The target xnnpack: ExecuTorch programs in XNNPACK's delegate."""

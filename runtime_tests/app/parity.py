@@ -1,0 +1,78 @@
+"""What the app's loop should do on a desktop: every call of a program and every picture as Python's runtime has them.
+
+`write` leaves cases.json, a list of {name, bundle, prompt, seed, steps, guidance, calls, pixels}. calls: one of each
+call of a program in their order, "file method sha256", of all inputs and then all outputs, each as a line
+"dtype [sizes]" and its little-endian bytes. pixels: sha256 of the picture's bytes, [3, H, W].
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from edge_hadanorm import files
+from edge_hadanorm.bundle import Bundle
+from edge_hadanorm.bundle.runner import ExecuTorchRunner, Method
+from edge_hadanorm.pipelines.drawing import picture
+from edge_hadanorm.pipelines.pictures import to_pixels
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture that is asked of a bundle. guidance None: the bundle's own."""
+
+    name: str
+    bundle: Bundle
+    prompt: str
+    seed: int
+    steps: int
+    guidance: float | None = None
+
+    def recorded(self) -> dict:
+        """The case with what Python makes of it, as it stands in cases.json."""
+        guidance = self.bundle.manifest["sampling"]["guidance"] if self.guidance is None else self.guidance
+        runner = Recorder(self.bundle)
+        drawn = picture(runner, self.prompt, self.bundle.table(self.steps), guidance, self.seed)
+        return {
+            "name": self.name,
+            "bundle": str(self.bundle.folder),
+            "prompt": self.prompt,
+            "seed": self.seed,
+            "steps": self.steps,
+            "guidance": float(guidance),
+            "calls": runner.calls,
+            "pixels": hashlib.sha256(to_pixels(drawn).numpy().tobytes()).hexdigest(),
+        }
+
+
+class Recorder(ExecuTorchRunner):
+    """Keeps what every call was given and gave, as a digest."""
+
+    def __init__(self, bundle: Bundle):
+        super().__init__(bundle)
+        self.calls: list[str] = []
+        self._methods = {key: self._recorded(*key, method) for key, method in self._methods.items()}
+
+    def _recorded(self, role: str, name: str, method: Method) -> Method:
+        def call(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+            outputs = [output.clone() for output in method(inputs)]
+            self.calls.append(f"{self.bundle.programs[role]['file']} {name} {digest([*inputs, *outputs])}")
+            return outputs
+
+        return call
+
+
+def digest(tensors: Sequence[torch.Tensor]) -> str:
+    """sha256 of tensors of a bundle's programs."""
+    all_bytes = hashlib.sha256()
+    for tensor in tensors:
+        all_bytes.update(f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode())
+        all_bytes.update(tensor.contiguous().numpy().tobytes())
+    return all_bytes.hexdigest()
+
+
+def write(folder: Path, cases: Sequence[Case]) -> None:
+    """Leave cases.json in a folder."""
+    files.write_json(folder / "cases.json", [case.recorded() for case in cases])

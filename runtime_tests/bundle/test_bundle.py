@@ -1,0 +1,407 @@
+"""bundle.py: a bundle says what it holds, and every way to spoil one is answered in one line that names the file."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_hadanorm import bundle
+from edge_hadanorm.bundle import Bundle, load, manifest, write_manifest
+from edge_hadanorm.bundle.schema import DTYPES, NOISE, SCHEMA
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.pipelines.sampling import SamplerTable
+from runtime_tests.support.manifests import FILES, INPUT, UNSAFE, WRONG, edit, example, make, read, table, write
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return make(tmp_path / "bundle")
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(folder) in message
+    return message
+
+
+# A good bundle
+
+
+def test_a_bundle_says_what_it_holds(folder):
+    loaded = load(folder)
+    assert loaded.folder == folder
+    assert loaded.manifest == read(folder)
+    assert loaded.recipe == "hadanorm-w4a8"
+    assert loaded.image_size == (12, 8)
+    assert loaded.latent_shape == (3, 8, 12)
+    assert loaded.token_length == 16
+    assert loaded.golden["prompt"] == "a red circle"
+    assert list(loaded.programs) == ["text_encoder", "denoiser"]
+    assert [t["name"] for t in loaded.programs["denoiser"]["methods"]["denoise"]["inputs"]] == [
+        "latents",
+        "timestep",
+        "conditioning",
+    ]
+    assert list(loaded.tables) == [4, 8, 20]
+
+
+def test_the_manifest_lists_size_and_sha256_of_every_other_file(folder):
+    expected = {n: {"sha256": hashlib.sha256(b).hexdigest(), "bytes": len(b)} for n, b in FILES.items()}
+    assert read(folder)["files"] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("denoiser", "denoiser.pte"),
+        ("text_encoder", "text.pte"),
+        ("tokenizer", "tokenizer.json"),
+        ("golden", "golden/golden.png"),
+        ("simulation", "simulation"),
+        ("simulation/config.json", "simulation/config.json"),
+        ("LICENSE", "LICENSE"),
+    ],
+)
+def test_files_are_found_by_role_and_by_path(folder, name, path):
+    assert load(folder).file(name) == folder / path
+
+
+@pytest.mark.parametrize("name", ["decoder", "../x", "", "manifest.json", "golden/"])
+def test_a_file_that_is_not_there_is_a_user_error(folder, name):
+    with pytest.raises(UserError, match=r"has no .*; ask for one of text_encoder, denoiser, tokenizer, golden"):
+        load(folder).file(name)
+
+
+@pytest.mark.parametrize("steps", [4, 8, 20])
+def test_a_table_is_that_of_its_steps(folder, steps):
+    assert load(folder).table(steps) == SamplerTable.from_json(table(steps))
+
+
+@pytest.mark.parametrize("steps", [5, 0, -1, 80])
+def test_a_missing_table_is_answered_with_those_that_there_are(folder, steps):
+    with pytest.raises(UserError, match=f"has no table for {steps} steps; take one of 4, 8, 20"):
+        load(folder).table(steps)
+
+
+def alone() -> dict:
+    """The manifest of a transformer alone."""
+    manifest = example() | {"prompt": None, "sampling": None, "golden": None, "simulation": None}
+    del manifest["programs"]["text_encoder"]
+    return manifest
+
+
+def test_a_transformer_alone_is_a_bundle(tmp_path):
+    loaded = load(make(tmp_path / "bundle", alone()))
+    assert loaded.token_length is None
+    assert loaded.golden is None
+    assert loaded.tables == {}
+    with pytest.raises(UserError, match="has no sampler tables; export a whole pipeline"):
+        loaded.table(8)
+    with pytest.raises(UserError, match="has no 'golden'"):
+        loaded.file("golden")
+
+
+def test_a_program_may_be_a_folder_as_core_ml_has_it(tmp_path):
+    manifest = example() | {"target": "coreml"}
+    manifest["programs"]["denoiser"]["file"] = "simulation"
+    folder = make(tmp_path / "bundle", manifest)
+    assert load(folder).file("denoiser") == folder / "simulation"
+
+
+def test_a_table_may_have_more_steps_than_were_asked_for(folder):
+    """A scheduler that calls the model more than once a step."""
+    edit(folder, "sampling/tables/20", table(39))
+    assert load(folder).table(20).steps == 39
+
+
+def test_a_tokenizer_may_know_every_word(folder):
+    edit(folder, "prompt/encoders/text_encoder/unknown_id", None)
+    assert load(folder).manifest["prompt"]["encoders"]["text_encoder"]["unknown_id"] is None
+
+
+def test_unknown_keys_are_ignored(folder):
+    edit(folder, "comment", {"any": ["thing"]})
+    edit(folder, "image/colour", "sRGB")
+    assert load(folder).image_size == (12, 8)
+
+
+def test_a_bundle_may_be_reached_and_linked_inside(folder, tmp_path):
+    (tmp_path / "link").symlink_to("bundle")
+    (folder / "COPYING").symlink_to("LICENSE")
+    write_manifest(folder, example())
+    assert load(tmp_path / "link").file("COPYING").read_bytes() == b"Apache"
+
+
+def test_a_relative_folder_with_a_dot_loads(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert load(".").recipe == "hadanorm-w4a8"
+
+
+# Files
+
+
+def test_a_missing_file_is_named(folder):
+    (folder / "golden" / "golden.png").unlink()
+    assert "'golden/golden.png' is missing; copy the bundle again" in refusal(folder)
+
+
+@pytest.mark.parametrize("size", [0, 100, 2303, 2305])
+def test_a_truncated_file_is_named_with_its_sizes(folder, size):
+    (folder / "denoiser.pte").write_bytes((FILES["denoiser.pte"] + b"x")[:size])
+    assert f"'denoiser.pte' is truncated or of the wrong size, {size} bytes instead of 2304" in refusal(folder)
+
+
+@pytest.mark.parametrize("position", [0, 1000, 2303])
+def test_one_altered_bit_is_found(folder, position):
+    content = bytearray(FILES["denoiser.pte"])
+    content[position] ^= 1
+    (folder / "denoiser.pte").write_bytes(content)
+    assert "'denoiser.pte' was altered" in refusal(folder)
+
+
+@pytest.mark.parametrize("name", ["evil.so", ".hidden", "golden/other.png", "new/deep/file", "manifest.json.bak"])
+def test_a_foreign_file_is_named(folder, name):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text("x")
+    assert f"{name!r} is foreign" in refusal(folder)
+
+
+def test_an_unreadable_file_is_named(folder, monkeypatch):
+    def fail(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(manifest, "_sha256", fail)
+    assert "'LICENSE' cannot be read: Permission denied" in refusal(folder)
+
+
+@pytest.mark.parametrize("target", ["/etc/hostname", "../outside", "../bundle-2/LICENSE", "..", "/"])
+def test_a_link_out_of_the_bundle_is_refused(folder, tmp_path, target):
+    (tmp_path / "outside").write_bytes(FILES["LICENSE"])
+    (tmp_path / "bundle-2").mkdir()
+    (tmp_path / "bundle-2" / "LICENSE").write_bytes(FILES["LICENSE"])
+    (folder / "LICENSE").unlink()
+    (folder / "LICENSE").symlink_to(target)
+    assert "'LICENSE' is a link out of the bundle" in refusal(folder)
+
+
+def test_a_linked_folder_out_of_the_bundle_is_refused(folder, tmp_path):
+    shutil.move(folder / "simulation", tmp_path / "elsewhere")
+    (folder / "simulation").symlink_to(tmp_path / "elsewhere")
+    assert "'simulation' is a link out of the bundle" in refusal(folder)
+
+
+def test_what_is_no_regular_file_is_refused(folder):
+    (folder / "LICENSE").unlink()
+    os.mkfifo(folder / "LICENSE")
+    assert "'LICENSE' is not a regular file" in refusal(folder)
+
+
+@pytest.mark.parametrize("target", ["loop", "nowhere", "golden"])
+def test_links_to_nothing_to_themselves_and_to_folders_are_refused(folder, target):
+    (folder / "loop").symlink_to(target)
+    assert "'loop' is not a regular file" in refusal(folder)
+
+
+def test_what_is_no_bundle_is_said_so(tmp_path, folder):
+    (folder / "manifest.json").unlink()
+    assert "is not a bundle: it has no manifest.json" in refusal(folder)
+    assert "is not a bundle" in refusal(tmp_path / "missing")
+    assert "is not a bundle" in refusal(folder / "LICENSE")
+
+
+# The manifest
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"schema": 1', "\x00"])
+def test_a_manifest_that_is_not_json_is_refused(folder, text):
+    (folder / "manifest.json").write_text(text)
+    assert "is not JSON" in refusal(folder)
+
+
+@pytest.mark.parametrize("value", [None, [], {}, "x", 1, [{"schema": 1}]])
+def test_a_manifest_of_another_shape_is_refused(folder, value):
+    write(folder, value)
+    assert "is not a valid manifest" in refusal(folder)
+
+
+@pytest.mark.parametrize("schema", [SCHEMA + 1, 99])
+def test_a_newer_schema_asks_for_an_update(folder, schema):
+    write(folder, {"schema": schema, "all": "new"})
+    message = refusal(folder)
+    assert f"made by a newer edge-hadanorm (schema {schema}, this one reads up to {SCHEMA}); update" in message
+
+
+@pytest.mark.parametrize("schema", [0, -1, "1", 1.0, True, None, [1]])
+def test_an_impossible_schema_is_refused(folder, schema):
+    edit(folder, "schema", schema)
+    assert ".schema is" in refusal(folder)
+
+
+@pytest.mark.parametrize("key", [*example(), "files"])
+def test_every_key_is_needed(folder, key):
+    edit(folder, key, ...)
+    assert f".{key} is missing" in refusal(folder)
+
+
+@pytest.mark.parametrize(("place", "value"), WRONG)
+def test_a_value_of_the_wrong_type_is_named_by_its_place(folder, place, value):
+    edit(folder, place, value)
+    message = refusal(folder)
+    assert re.search(r"is not a valid manifest: (a key of )?\.", message)
+    assert place.split("/")[-1] in message
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_dtype_of_the_schema_is_read(folder, dtype):
+    edit(folder, f"{INPUT}/0/dtype", dtype)
+    load(folder)
+
+
+@pytest.mark.parametrize("guidance", [0, 1, 4.5, -1.5])
+def test_guidance_is_any_finite_number(folder, guidance):
+    edit(folder, "sampling/guidance", guidance)
+    assert load(folder).manifest["sampling"]["guidance"] == guidance
+
+
+@pytest.mark.parametrize("path", UNSAFE)
+@pytest.mark.parametrize(
+    "place", ["files", "programs/denoiser/file", "prompt/encoders/text_encoder/tokenizer", "golden/file", "simulation"]
+)
+def test_no_path_leaves_the_bundle(folder, place, path):
+    if place == "files":
+        edit(folder, "files", read(folder)["files"] | {path: {"sha256": "0" * 64, "bytes": 0}})
+    else:
+        edit(folder, place, path)
+    assert "not a plain relative path" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "place", ["programs/denoiser/file", "prompt/encoders/text_encoder/tokenizer", "golden/file", "simulation"]
+)
+@pytest.mark.parametrize("path", ["missing", "manifest.json", "LICENSE/x"])
+def test_what_the_manifest_speaks_of_is_listed(folder, place, path):
+    edit(folder, place, path)
+    role = "tokenizer" if "tokenizer" in place else place.split("/")[-2] if "/" in place else place
+    assert f"{path!r}, the {role}, is not in .files" in refusal(folder)
+
+
+@pytest.mark.parametrize("part", ["prompt/encoders/text_encoder/tokenizer", "golden/file"])
+def test_only_programs_and_the_simulation_may_be_folders(folder, part):
+    edit(folder, part, "simulation")
+    assert "is not in .files" in refusal(folder)
+
+
+def test_the_manifest_does_not_list_itself(folder):
+    edit(folder, "files", read(folder)["files"] | {"manifest.json": {"sha256": "0" * 64, "bytes": 0}})
+    assert ".files lists manifest.json itself" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("place", "missing"),
+    [
+        ("programs/denoiser", ".programs.denoiser"),
+        ("programs/denoiser/methods/prepare", ".programs.denoiser.methods.prepare"),
+        ("programs/denoiser/methods/denoise", ".programs.denoiser.methods.denoise"),
+        ("programs/text_encoder/methods/encode", ".programs.text_encoder.methods.encode"),
+        ("image/channels", ".image.channels"),
+        (f"{INPUT}/2/shape", ".programs['denoiser'].methods['denoise'].inputs[2].shape"),
+        ("golden/seed", ".golden.seed"),
+        ("files/LICENSE/bytes", ".files['LICENSE'].bytes"),
+    ],
+)
+def test_a_missing_part_is_named(folder, place, missing):
+    edit(folder, place, ...)
+    assert missing in refusal(folder)
+
+
+@pytest.mark.parametrize("key", ["", "0", "08", "8.0", "-8", "eight", "٨", "8 ", "1_0", "12345678"])
+def test_tables_are_named_by_plain_numbers(folder, key):
+    edit(folder, "sampling/tables", {"8": table(8), "4": table(4), key: table(8)})
+    assert "not a number of steps" in refusal(folder)
+
+
+@pytest.mark.parametrize("value", [None, {}, [], table(8) | {"a": [1.0]}, table(8) | {"noise_scale": "1"}])
+def test_a_table_that_the_loop_could_not_run_is_refused(folder, value):
+    edit(folder, "sampling/tables/20", value)
+    assert "sampler table" in refusal(folder)
+
+
+@pytest.mark.parametrize("part", ["sampling", "golden"])
+def test_default_and_golden_steps_have_a_table(folder, part):
+    edit(folder, f"{part}/steps", 5)
+    assert f".{part}.steps is 5, for which there is no table" in refusal(folder)
+
+
+def test_a_golden_sample_needs_tables(folder):
+    edit(folder, "sampling", None)
+    assert ".golden.steps is 4" in refusal(folder)
+
+
+# Writing
+
+
+def test_writing_returns_what_loading_does(folder):
+    assert write_manifest(folder, example()) == load(folder) == Bundle(folder, read(folder))
+
+
+def test_numbers_of_steps_may_be_numbers_when_written(tmp_path):
+    manifest = example()
+    manifest["sampling"]["tables"] = {4: table(4), 8: table(8)}
+    manifest["latents"]["shape"] = (3, 8, 12)
+    assert list(load(make(tmp_path / "bundle", manifest)).tables) == [4, 8]
+
+
+def test_a_bundle_is_written_again_after_a_change(folder):
+    (folder / "LICENSE").write_text("MIT")
+    (folder / "golden" / "second.png").write_text("x")
+    write_manifest(folder, example() | {"files": "of before"})
+    assert load(folder).manifest["files"]["LICENSE"]["bytes"] == 3
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema": 3}, {"noise": "other"}, {"simulation": "../x"}, {"latents": {"shape": [float("nan")] * 3}}]
+)
+def test_a_wrong_manifest_is_not_written(folder, change):
+    (folder / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"manifest\.json"):
+        write_manifest(folder, example() | change)
+    assert not (folder / "manifest.json").exists()
+
+
+def test_files_that_a_manifest_cannot_name_are_not_packed(folder, tmp_path):
+    (folder / "a:b").touch()
+    with pytest.raises(UserError, match="'a:b', not a plain relative path"):
+        write_manifest(folder, example())
+    (folder / "a:b").unlink()
+    (folder / "link").symlink_to(tmp_path)
+    with pytest.raises(UserError, match="'link' is a link out of the bundle"):
+        write_manifest(folder, example())
+
+
+def test_the_docstring_is_the_schema():
+    documented = {
+        line.split()[0] for line in manifest.__doc__.splitlines() if line.startswith("    ") and line[4] != " "
+    }
+    assert documented == {key.rstrip("?") for key in bundle.FIELDS}
+    assert all(dtype in manifest.__doc__ for dtype in DTYPES)
+    assert NOISE in manifest.__doc__
+
+
+def test_a_host_without_diffusers_and_executorch_can_load(folder):
+    script = (
+        "import sys\nfor name in ('diffusers', 'executorch', 'transformers', 'torchao'): sys.modules[name] = None\n"
+        "from edge_hadanorm.bundle import load\nprint(load(sys.argv[1]).recipe)"
+    )
+    root = Path(bundle.__file__).parents[2]
+    output = subprocess.run(
+        [sys.executable, "-c", script, folder], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert output.stdout == "hadanorm-w4a8\n"

@@ -1,0 +1,176 @@
+"""Whole pipelines: diffusers' own pictures in float, and the way from a pipeline's folder to a bundle that draws."""
+
+import diffusers
+import pytest
+import torch
+
+from edge_hadanorm import bundle, checkpoint, files, workflow
+from edge_hadanorm.bundle.runner import ExecuTorchRunner
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.exporters import writer
+from edge_hadanorm.exporters.targets import Options, simulation
+from edge_hadanorm.measure import metrics
+from edge_hadanorm.pipelines import loading
+from edge_hadanorm.pipelines.decoder import tiled
+from edge_hadanorm.pipelines.drawing import TorchRunner, picture
+from edge_hadanorm.pipelines.noise import normal
+from edge_hadanorm.pipelines.pictures import to_pixels
+from runtime_tests.support.helpers import relative_error
+from runtime_tests.support.tiny_pipelines import CLASSES, PIPELINES, save
+
+STEPS, GUIDANCE, SEED = 3, 2.5, 4
+RECIPE = "hadanorm-balanced-w8a8"
+PROMPTS = ["a red cat", "Two green trees"]
+
+
+@pytest.fixture(scope="module", params=PIPELINES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(name, tmp_path_factory):
+    return save(name, tmp_path_factory.mktemp("pipeline") / "model")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return loading.load(str(folder))
+
+
+def prompts(name: str) -> list[str]:
+    return ["goldfish", "tench"] if name == "dit" else PROMPTS
+
+
+def drawn_by_diffusers(folder, name: str, prompt: str, shape) -> torch.Tensor:
+    """The picture [3, H, W] in [-1, 1] of the pipeline itself, from the noise of SEED."""
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.from_numpy(normal(SEED, (1, *shape)))
+    options = dict(num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="latent", latents=noise)
+    if name == "dit":
+        return _drawn_classes(pipeline, prompt, noise)
+    if name == "pixart":
+        options |= dict(use_resolution_binning=False, clean_caption=False)
+    if name == "sana":
+        options |= dict(use_resolution_binning=False)
+    side = 32 if name == "sana" else shape[-1] * pipeline.vae_scale_factor
+    latents = pipeline(prompt, height=side, width=side, **options)[0]
+    latents = latents / pipeline.vae.config.scaling_factor + (pipeline.vae.config.get("shift_factor") or 0)
+    with torch.no_grad():
+        return pipeline.vae.decode(latents, return_dict=False)[0][0]
+
+
+def _drawn_classes(pipeline, prompt: str, noise: torch.Tensor) -> torch.Tensor:
+    """DiTPipeline makes its own noise: that of its generator is replaced."""
+    from diffusers.pipelines.dit import pipeline_dit
+
+    (label,) = pipeline.get_label_ids([prompt])
+    made, pipeline_dit.randn_tensor = pipeline_dit.randn_tensor, lambda *_, **__: noise.clone()
+    try:
+        found = pipeline([label], guidance_scale=GUIDANCE, num_inference_steps=STEPS, output_type="pt")
+    finally:
+        pipeline_dit.randn_tensor = made
+    return torch.as_tensor(found.images)[0] * 2 - 1
+
+
+@torch.no_grad()
+def test_a_float_picture_is_diffusers(name, folder, model):
+    prompt = prompts(name)[0]
+    expected = drawn_by_diffusers(folder, name, prompt, model.denoiser.latent_shape())
+    runner = TorchRunner(model.denoiser, model.pipeline)
+    actual = picture(runner, prompt, model.pipeline.table(STEPS), GUIDANCE, SEED)
+    assert actual.shape == expected.shape
+    if name == "dit":  # which clamps
+        actual = actual.clamp(-1, 1)
+    assert relative_error(actual, expected) < 2e-3
+
+
+def test_defaults_are_the_pipelines(model, name):
+    steps, guidance = {"pixart": (20, 4.5), "sd3": (28, 7.0), "sana": (20, 4.5), "dit": (50, 4.0)}[name]
+    assert (model.pipeline.steps, model.pipeline.guidance) == (steps, guidance)
+
+
+@pytest.fixture(scope="module")
+def quantized(name, folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("quantized") / "checkpoint"
+    workflow.quantize(str(folder), RECIPE, out, prompts=prompts(name), steps=STEPS)
+    return out
+
+
+def exported(quantized, out, options: Options):
+    with files.new_folder(out) as staging:
+        writer.write_bundle(staging, quantized, checkpoint.load(quantized), "xnnpack", options=options)
+    return bundle.load(out)
+
+
+@pytest.fixture(scope="module")
+def drawing(quantized, tmp_path_factory):
+    """The bundle of a whole pipeline."""
+    return exported(quantized, tmp_path_factory.mktemp("exported") / "bundle", Options(tile=8))
+
+
+def draw(loaded: bundle.Bundle, prompt: str, runner=None) -> torch.Tensor:
+    runner = runner or ExecuTorchRunner(loaded)
+    return to_pixels(picture(runner, prompt, loaded.table(STEPS), GUIDANCE, SEED))
+
+
+def test_a_bundle_draws_what_the_pipeline_draws(name, model, drawing, tmp_path):
+    prompt = prompts(name)[1]
+    exact = to_pixels(
+        picture(TorchRunner(model.denoiser, model.pipeline), prompt, model.pipeline.table(STEPS), GUIDANCE, SEED)
+    )
+    device, simulated = draw(drawing, prompt), draw(drawing, prompt, simulation(drawing))
+    assert device.shape == (3, drawing.image_size[1], drawing.image_size[0])
+    assert metrics.psnr_db(device, simulated) > 30
+    assert metrics.psnr_db(device, exact) > 25
+    workflow.generate(drawing.folder, prompt, tmp_path / "picture.png", SEED, STEPS, GUIDANCE)
+    assert (tmp_path / "picture.png").stat().st_size > 100
+
+
+def test_a_bundle_has_a_program_for_every_component(name, drawing):
+    components = {
+        "pixart": ["denoiser", "text_encoder", "image_decoder"],
+        "sd3": ["denoiser", "text_encoder", "text_encoder_2", "text_encoder_3", "image_decoder"],
+        "sana": ["denoiser", "text_encoder", "image_decoder"],
+        "dit": ["denoiser", "image_decoder"],
+    }
+    assert list(drawing.programs) == components[name]
+    for role, program in drawing.programs.items():
+        for method, account in program["methods"].items():
+            if role.startswith("text_encoder"):
+                assert account["delegation"]["integer_linears"] > 0, (role, method)
+    assert drawing.manifest["golden"]["psnr_db"] == 40.0
+
+
+def test_prompts_can_be_carried_encoded(name, quantized, drawing, tmp_path):
+    if name == "dit":
+        with pytest.raises(UserError, match="no text encoder"):
+            exported(quantized, tmp_path / "bundle", Options(tuple(prompts(name))))
+    if name != "sd3":  # the one whose encoders are gathered
+        return
+    loaded = exported(quantized, tmp_path / "bundle", Options(tuple(prompts(name)), tile=8))
+    assert not any(role.startswith("text_encoder") for role in loaded.programs)
+    for prompt in prompts(name):  # in float, where the other bundle's encoders have 8 bits
+        assert metrics.psnr_db(draw(loaded, prompt), draw(drawing, prompt)) > 25
+    with pytest.raises(UserError, match="'a dog' is not among those that the bundle carries; take a red cat"):
+        draw(loaded, "a dog")
+
+
+# Without a model.
+
+
+@pytest.mark.parametrize(("size", "side"), [(8, 8), (8, 16), (9, 8), (16, 8), (23, 8), (8, 1), (5, 3)])
+def test_tiles_of_a_decoder_without_context_are_the_whole(size, side):
+    def decode(latents):
+        return latents.repeat_interleave(4, dim=-1).repeat_interleave(4, dim=-2)
+
+    latents = torch.randn(1, 3, size, size + 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(tiled(decode, latents, min(side, size)), decode(latents), rtol=0, atol=1e-12)
+
+
+def test_a_class_that_is_none_is_named(tmp_path):
+    model = loading.load(str(save("dit", tmp_path / "model")))
+    assert model.pipeline.prompts == [name.split(",")[0] for name in CLASSES]
+    with pytest.raises(UserError, match="'dog' is no class of the model; classes: tench, goldfish"):
+        model.pipeline.prompt("dog")
