@@ -11,7 +11,7 @@ scheduler/ and so on   the pipeline's other components, where there is one; abou
 import dataclasses
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,12 +26,12 @@ from edge_hadanorm.method.low_rank import LowRank
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.models import family
-from edge_hadanorm.pipelines import loading
-from edge_hadanorm.pipelines.loading import Source
+from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.text_to_image import ABOUT, LABELS, TextToImage
 from edge_hadanorm.tensor_files import read_tensors, require_finite, write_tensors
 
 FORMAT = 4
+METRICS = "metrics.json"
 # What an input goes through before its linear: in the layers before, and in the linear.
 STAGES = ("absorbed", "transform")
 
@@ -51,13 +51,18 @@ class Text:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A quantized model. source: the name of the float model it was made of."""
+    """A quantized model.
+
+    source: the name of the float model that it was made of. text: what its `prepare` is given. pipeline: None for a
+    transformer alone. metrics: what was measured when it was quantized; empty where nothing was.
+    """
 
     source: str
     recipe: Recipe
     denoiser: nn.Module
     text: Text
     pipeline: TextToImage | None
+    metrics: dict = field(default_factory=dict, repr=False)
 
 
 def save(folder: Path, saved: Checkpoint) -> None:
@@ -114,12 +119,17 @@ def load(folder: Path) -> Checkpoint:
         denoiser = _denoiser(config, tensors)
         pipeline = config["sampling"] and TextToImage(folder, **config["sampling"])
         own = recipe.load(str(folder / "recipe.json"))
-        return Checkpoint(config["source"], own, denoiser, Text(**config["text"]), pipeline)
+        return Checkpoint(config["source"], own, denoiser, Text(**config["text"]), pipeline, _metrics(folder))
     except UserError as error:
         raise UserError(f"checkpoint {folder}: {error}") from None
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"checkpoint {folder} is broken ({type(error).__name__}: {reason}); quantize again") from None
+
+
+def _metrics(folder: Path) -> dict:
+    metrics = read_json(folder / METRICS, "metrics") if (folder / METRICS).exists() else {}
+    return metrics if isinstance(metrics, dict) else {}
 
 
 def _strays(folder: str, names: list[str]) -> list[str]:
@@ -194,25 +204,24 @@ def _check_shapes(name: str, linear: nn.Linear, own: Recipe, layout: dict, tenso
             raise UserError(f"tensor {name}.{key} of shape {list(found)} is not of its recipe; quantize again")
 
 
-def float_model(folder: Path, saved: Checkpoint, reference: str | None) -> Source:
-    """What the checkpoint in `folder` was quantized from, or the `reference` where it is given."""
-    model = loading.load(reference or saved.source)
-    check_config(folder, saved, model)
-    return model
+def save_metrics(folder: Path, saved: Checkpoint) -> None:
+    """Write what was measured of a quantized model beside it, if anything was."""
+    if saved.metrics:
+        write_json(folder / METRICS, saved.metrics)
 
 
-def check_config(folder: Path, saved: Checkpoint, model: Source) -> None:
-    """Raises UserError where the checkpoint in `folder` cannot be of this model."""
+def check_config(name: object, saved: Checkpoint, model: FloatModel) -> None:
+    """Raises UserError where the checkpoint of this name cannot be of this model."""
     if saved.denoiser.config != model.denoiser.config:
-        raise UserError(f"{model.name} has another transformer config than {folder}; give its model as --reference")
+        raise UserError(f"{model.name} has another transformer config than {name}; give its model as `reference`")
 
 
 def quantized_model(path: Path) -> Checkpoint:
     """A checkpoint, or the one that a bundle carries."""
-    return _carried(bundles.load(path)) if (path / bundles.MANIFEST).exists() else load(path)
+    return carried(bundles.load(path)) if (path / bundles.MANIFEST).exists() else load(path)
 
 
-def _carried(loaded: bundles.Bundle) -> Checkpoint:
+def carried(loaded: bundles.Bundle) -> Checkpoint:
     if loaded.manifest["simulation"] is None:
         raise UserError(
             f"bundle {loaded.folder} carries no checkpoint to simulate: draw with --backend executorch, or give the "

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -13,6 +14,25 @@ DEBUG = "EDGE_HADANORM_DEBUG"
 MISTAKE, CRASH, INTERRUPTED = 2, 1, 130
 # Characters of either end of a message.
 HALF = 300
+# Parameters of the library that its messages name in backticks, as options of the commands.
+OPTIONS = {
+    "average_bits": "--average-bits",
+    "backend": "--backend",
+    "decode_tile": "--decode-tile",
+    "device": "--device",
+    "force": "--force",
+    "guidance": "--guidance",
+    "inputs": "--inputs FILE",
+    "out": "--out",
+    "precision": "--precision",
+    "prompts": "--prompts FILE",
+    "recipe": "--recipe",
+    "reference": "--reference MODEL",
+    "seed": "--seed",
+    "steps": "--steps",
+    "target": "--target",
+    "threads": "--threads",
+}
 screen = sys.stderr
 
 
@@ -58,6 +78,16 @@ def status(line: str) -> None:
         say(line)
 
 
+def note(line: str) -> None:
+    """A line that a user should read besides the command's result."""
+    say(f"edge-hadanorm: {line}")
+
+
+def as_options(text: str) -> str:
+    """A message of the library in words of the command line: `inputs` is --inputs FILE."""
+    return re.sub(r"`(\w+)`", lambda found: OPTIONS.get(found[1], found[0]), text)
+
+
 def _line(text: str) -> str:
     """A message in one line; of a long one, as a name in a damaged file makes it, the beginning and the way out."""
     line = " ".join(text.split())
@@ -85,7 +115,7 @@ def run(command: Callable[[], object]) -> int:
             return MISTAKE
         if isinstance(mistake, click.UsageError) and mistake.ctx:
             text = f"{text.rstrip('.')}; see `{mistake.ctx.command_path} --help`"
-        say(f"edge-hadanorm: {_line(text)}")
+        say(f"edge-hadanorm: {_line(as_options(text))}")
         return MISTAKE
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -2,27 +2,20 @@
 
 import dataclasses
 import time
-from functools import partial
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from edge_hadanorm import bundle, checkpoint, files
+from edge_hadanorm import files, workflow
 from edge_hadanorm.bundle.runner import ExecuTorchRunner
-from edge_hadanorm.checkpoint import Checkpoint
-from edge_hadanorm.console import progress, status
 from edge_hadanorm.measure.evaluation import Original, denoiser_sqnr_db, mean_psnr_db
 from edge_hadanorm.measure.sizes import bits_summary, megabytes
-from edge_hadanorm.method import recipe
-from edge_hadanorm.models.calls import Inputs
-from edge_hadanorm.pipelines import loading
 from edge_hadanorm.pipelines.drawing import Runner, Stopwatch, TorchRunner
 from edge_hadanorm.pipelines.pictures import save_png, to_pixels
-from edge_hadanorm.pipelines.trajectories import Trajectories, calibration_prompts, evaluation_trajectories
-from edge_hadanorm.quantization import calibration
-from edge_hadanorm.quantization.quantize import quantize
+from edge_hadanorm.pipelines.trajectories import Trajectories, evaluation_trajectories
+from edge_hadanorm.progress import Progress, Status, quiet, silent
 from edge_hadanorm.tables import table
 
 METHODS = ("rtn", "smoothquant", "quarot", "hadanorm", "hadanorm-balanced", "hadanorm-auto")
@@ -40,55 +33,43 @@ class Drawing:
     milliseconds: float
 
 
-def run(out: Path, force: bool) -> None:
-    """Fill the folder `out`: checkpoint/, bundle/, pictures/, comparison.png, results.json; print the table."""
-    from edge_hadanorm.exporters.writer import write_bundle
-
+def demo(out: str | Path, *, force: bool = False, progress: Progress = silent, status: Status = quiet) -> str:
+    """Fill the folder `out`: checkpoint/, bundle/, pictures/, comparison.png, results.json; returns the table."""
     started = time.monotonic()
     with files.new_folder(out, force) as folder:
-        model = loading.load("reference")
+        model = workflow.load("reference")
         held_out = evaluation_trajectories(model)
-        calls, moments = _calibrate(model)
-        inputs = held_out.record(model.denoiser, progress("recording"))
-        original, exact = (
-            _draw(TorchRunner(model.denoiser, model.pipeline), held_out),
-            Original.of(model.denoiser, inputs),
-        )
+        calibration = workflow.calibrate(model)
+        exact = Original.of(model.denoiser, held_out.record(model.denoiser, progress("recording")))
+        original = _draw(TorchRunner(model.denoiser, model.pipeline), held_out)
         results, drawings = [], {"original, float32": original}
         for name in progress("quantizing")(RECIPES):
-            quantized = quantize(model.denoiser, recipe.named(name), moments, calls=calls)
-            drawing = _draw(TorchRunner(quantized, model.pipeline), held_out)
-            results.append(_result(name, exact, quantized, original, drawing))
+            quantized = workflow.quantize(model, name, calibration=calibration, measure=False)
+            drawing = _draw(TorchRunner(quantized.denoiser, model.pipeline), held_out)
+            results.append(_result(name, exact, quantized.denoiser, original, drawing))
             if name in SHOWN:
                 drawings[f"{name}, simulated"] = drawing
             if name == EXPORTED:
-                text = checkpoint.Text.of(model.pipeline.prompt(""))
-                saved = Checkpoint(model.name, recipe.named(name), quantized, text, model.pipeline)
-        for part in ("checkpoint", "bundle", "pictures"):
-            (folder / part).mkdir()
-        checkpoint.save(folder / "checkpoint", saved)
-        write_bundle(folder / "bundle", folder / "checkpoint", saved, "xnnpack", status)
-        device = _draw(ExecuTorchRunner(bundle.load(folder / "bundle")), held_out)
+                workflow.save(quantized, folder / "checkpoint")
+        bundle = workflow.export(folder / "checkpoint", folder / "bundle", status=status)
+        device = _draw(ExecuTorchRunner(bundle), held_out)
         exported = results[RECIPES.index(EXPORTED)]
         exported["executorch_ms"] = device.milliseconds
         exported["executorch_to_simulation_psnr_db"] = _psnr(device, drawings[f"{EXPORTED}, simulated"])
         drawings[f"{EXPORTED}, on ExecuTorch"] = device
+        (folder / "pictures").mkdir()
         for prompt, latents in zip(held_out.prompts, device.latents, strict=True):
             save_png(latents, folder / "pictures" / f"{prompt.replace(' ', '-')}.png")
         comparison(drawings, held_out.prompts).savefig(folder / "comparison.png", dpi=110)
         files.write_json(folder / "results.json", results)
-    print(table(HEADER, [_row(result) for result in results]))
     agreement = exported["executorch_to_simulation_psnr_db"]
-    print(f"\n{EXPORTED}: pictures on ExecuTorch and simulated agree to {agreement:.1f} dB PSNR")
-    print(f"{out}/comparison.png and {out}/bundle, in {time.monotonic() - started:.0f} s")
-
-
-def _calibrate(model: loading.Source) -> tuple[list[Inputs], dict[str, calibration.Moments]]:
-    pipeline = model.pipeline
-    prompts = calibration_prompts(model)
-    calls = Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, seed=0).record(model.denoiser)
-    samples = [partial(call.run, model.denoiser) for call in calls]
-    return calls, calibration.calibrate(model.denoiser, samples, progress("calibrating"))
+    return "\n".join(
+        [
+            table(HEADER, [_row(result) for result in results]),
+            f"\n{EXPORTED}: pictures on ExecuTorch and simulated agree to {agreement:.1f} dB PSNR",
+            f"{out}/comparison.png and {out}/bundle, in {time.monotonic() - started:.0f} s",
+        ]
+    )
 
 
 def _draw(runner: Runner, trajectories: Trajectories) -> Drawing:

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 from edge_hadanorm import bundle as bundles
-from edge_hadanorm.checkpoint import Checkpoint, _carried
+from edge_hadanorm.checkpoint import Checkpoint, carried
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.pipelines.drawing import Runner, TorchRunner
 
@@ -18,7 +18,7 @@ def simulation(loaded: bundles.Bundle) -> Runner:
     """A bundle's checkpoint in PyTorch; or its own programs, where they are Core ML's and their tools are here."""
     if loaded.target in NOT_HERE and find_spec("coremltools"):
         return backend(loaded.target).runner(loaded)
-    saved = _carried(loaded)
+    saved = carried(loaded)
     return TorchRunner(saved.denoiser, saved.pipeline, loaded.decode_side)
 
 

@@ -16,7 +16,7 @@ from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.models.denoiser import Denoiser, kind
 from edge_hadanorm.pipelines.decoder import TILE, ImageDecoder
 from edge_hadanorm.pipelines.kinds import Tensors, as_given
-from edge_hadanorm.pipelines.loading import Source
+from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.text_encoders import LARGE_BYTES
 from edge_hadanorm.pipelines.text_to_image import TextToImage, encoded, outputs
 from edge_hadanorm.quantization.blockwise import CHUNK, TOKENS
@@ -33,7 +33,7 @@ SHOWN = 8
 FLOAT = 4
 
 
-def describe(model: Source, recipe: Recipe, given: str, text: Text | None) -> str:
+def describe(model: FloatModel, recipe: Recipe, given: str, text: Text | None) -> str:
     """A model of `source.outline` and a recipe that fits it.
 
     given: what it would be calibrated on, in words. text: what a transformer alone would be given of a prompt.

@@ -26,7 +26,7 @@ from edge_hadanorm.measure.metrics import psnr_db
 from edge_hadanorm.measure.sizes import megabytes
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.models import denoiser
-from edge_hadanorm.pipelines.loading import Source
+from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.trajectories import evaluation_data
 from edge_hadanorm.tables import is_number
 
@@ -65,7 +65,7 @@ def run(paths: list[Path], out: Path, inputs_file: Path | None, reference: str |
     return f"{out}: {', '.join(entry.label for entry in entries)}"
 
 
-def _load(paths: list[Path], reference: str | None) -> tuple[Source, dict[Path, Checkpoint]]:
+def _load(paths: list[Path], reference: str | None) -> tuple[FloatModel, dict[Path, Checkpoint]]:
     """The float model, and the checkpoints by path. Raises UserError where they are not all of one float model."""
     saved = {path: quantized_model(path) for path in paths}
     model = float_model(paths[0], saved[paths[0]], reference)
@@ -84,7 +84,7 @@ def _place(source: str) -> str:
     return os.path.realpath(source) if os.path.exists(source) else source
 
 
-def _measure(model: Source, saved: dict[Path, Checkpoint], original: Original) -> list[Entry]:
+def _measure(model: FloatModel, saved: dict[Path, Checkpoint], original: Original) -> list[Entry]:
     entries = []
     names = [content.recipe.name for content in saved.values()]
     for i, (path, content) in enumerate(progress("measuring")(saved.items())):
@@ -96,9 +96,9 @@ def _measure(model: Source, saved: dict[Path, Checkpoint], original: Original) -
     return entries
 
 
-def _page(model: Source, entries: list[Entry], original: Original) -> str:
+def _page(model: FloatModel, entries: list[Entry], original: Original) -> str:
     first, inputs, trajectories = entries[0], original.inputs, original.trajectories
-    loader = PackageLoader("edge_hadanorm", "")
+    loader = PackageLoader("edge_hadanorm.measure", "")
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return template.get_template("report.html.j2").render(
         version=__version__,
@@ -121,7 +121,7 @@ def _page(model: Source, entries: list[Entry], original: Original) -> str:
     )
 
 
-def _summary(model: Source, entries: list[Entry]) -> list[dict]:
+def _summary(model: FloatModel, entries: list[Entry]) -> list[dict]:
     """Rows of the table at the head: the float model's, then the checkpoints'."""
     size = sum(t.numel() * t.element_size() for t in model.denoiser.state_dict().values()) / 1e6
     retrieval = entries[0].metrics["caption_retrieval"]

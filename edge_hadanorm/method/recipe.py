@@ -147,6 +147,8 @@ SUMMARIES = {
     "hadanorm-auto": "centre, scale, rotation and clip of each input chosen by measured error, GPTQ rounding",
     "hadanorm-auto-r32": "the same beside a float branch of rank 32",
 }
+# What a model is quantized by where nothing is asked for.
+DEFAULT = "hadanorm-auto-w4a8"
 FORMATS = ("w4a4", "w4a8", "w4a8-g32", "w8a8", "w8a8-static")
 _NAME = re.compile(r"(?P<method>.+)-w(?P<w>\d+)a(?P<a>\d+)(-g(?P<g>\d+))?(?P<static>-static)?")
 

@@ -4,12 +4,11 @@ import inspect
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from edge_hadanorm.console import say
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json
 from edge_hadanorm.models import FAMILIES, class_of, family
@@ -18,31 +17,37 @@ from edge_hadanorm.pipelines.kinds import KINDS
 from edge_hadanorm.pipelines.text_to_image import INDEX, TextToImage, outputs
 from edge_hadanorm.tensor_files import Weights, read_shapes, read_weights
 
-REFERENCE = Path(__file__).parent / "reference" / "weights"
+REFERENCE = Path(__file__).parents[1] / "reference" / "weights"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
-class Source:
-    """A float model. name: as the user gave it. config: the transformer's."""
+class FloatModel:
+    """A float model. name: as the user gave it. config: the transformer's. notes: lines that its user should read."""
 
     name: str
     transformer_class: str
     config: dict
     denoiser: Denoiser
     pipeline: TextToImage | None
+    notes: tuple[str, ...] = ()
 
 
-def load(name: str) -> Source:
+def load(name: str) -> FloatModel:
     """The model of a name, in float32. Raises UserError for what is missing, broken, unsupported or not finite."""
     found = _find(name)
     return _made(found, Weights(found.transformer))
 
 
-def outline(name: str) -> Source:
+def outline(name: str) -> FloatModel:
     """The same on the meta device, of config and headers alone: no weight is read."""
     found = _find(name)
     return _made(found, read_weights(found.transformer, read=read_shapes))
+
+
+def load_with(name: str, folder: Path, weights: Mapping[str, torch.Tensor]) -> FloatModel:
+    """Load the model of a folder under another name, with its transformer's weights from memory."""
+    return _made(replace(_find(str(folder)), name=name), weights)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def _find(name: str) -> _Found:
         folder = _download(name)
     if not os.path.isdir(folder):
         what = "is a file" if os.path.isfile(folder) else "does not exist"
-        raise UserError(f"model {name} {what}: give `reference`, a diffusers folder or a hub id")
+        raise UserError(f"model {name} {what}: give 'reference', a diffusers folder or a hub id")
     transformer = folder / "transformer" if (folder / INDEX).exists() else folder
     if not (transformer / "config.json").is_file():
         raise UserError(f"{folder} is no model: it has neither {INDEX} nor config.json; give a diffusers folder")
@@ -71,16 +76,11 @@ def _find(name: str) -> _Found:
         config_file = transformer / "config.json"
         raise UserError(f"{config_file} is no diffusers config: it names no _class_name; give a float model's folder")
     form = family(class_of(config))
-    if form.source_class not in FAMILIES:
-        say(
-            f"edge-hadanorm: {form.source_class} has no form of its own: its linears are quantized where they are, "
-            "nothing is folded"
-        )
     config = {key: value for key, value in config.items() if not key.startswith("_")}
     return _Found(name, folder, transformer, form, config)
 
 
-def _made(found: _Found, weights: Mapping[str, torch.Tensor]) -> Source:
+def _made(found: _Found, weights: Mapping[str, torch.Tensor]) -> FloatModel:
     try:
         denoiser = found.form.from_diffusers(found.config, weights).eval().requires_grad_(False)
     except UserError as error:
@@ -89,7 +89,13 @@ def _made(found: _Found, weights: Mapping[str, torch.Tensor]) -> Source:
     pipeline = _pipeline(found.folder, read_json(index, "pipeline index")) if index.exists() else None
     if pipeline is not None:
         _check_pipeline(found.folder, denoiser, pipeline)
-    return Source(found.name, found.form.source_class, found.config, denoiser, pipeline)
+    return FloatModel(found.name, found.form.source_class, found.config, denoiser, pipeline, _notes(found.form))
+
+
+def _notes(form: type[Denoiser]) -> tuple[str, ...]:
+    if form.source_class in FAMILIES:
+        return ()
+    return (f"{form.source_class} has no form of its own: its linears are quantized where they are, nothing is folded",)
 
 
 def _check_pipeline(folder: Path, denoiser: Denoiser, pipeline: TextToImage) -> None:

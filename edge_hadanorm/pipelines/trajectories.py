@@ -1,6 +1,6 @@
 """What a denoiser is calibrated and evaluated on: its inputs along sampling trajectories, or captured by the user."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edge_hadanorm.console import progress
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.models.calls import Inputs, captured
 from edge_hadanorm.pipelines.drawing import OnStep, Runner, TorchRunner, latents, picture
-from edge_hadanorm.pipelines.loading import Source
+from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.text_to_image import TextToImage
 
@@ -75,7 +74,7 @@ class Trajectories:
 
 CALIBRATION_PROMPTS = 32
 EVALUATION_PROMPTS = 8
-# Far from the calibration's, which count from --seed.
+# Far from the calibration's, which count from 0 unless a seed is given.
 EVALUATION_SEED = 1_000_000
 
 
@@ -98,7 +97,7 @@ def spread(prompts: list[str], count: int, offset: float) -> list[str]:
     return [prompts[int((i + offset) * spacing)] for i in range(min(count, len(prompts)))]
 
 
-def calibration_prompts(model: Source) -> list[str]:
+def calibration_prompts(model: FloatModel) -> list[str]:
     """Prompts of the model's own to calibrate on; `evaluation_prompts` has none of them."""
     return spread(model.pipeline.prompts, CALIBRATION_PROMPTS, 0)
 
@@ -109,21 +108,29 @@ def evaluation_prompts(prompts: list[str], count: int = EVALUATION_PROMPTS) -> l
     return spread([prompt for prompt in prompts if prompt not in taken] or prompts, count, 0.5)
 
 
-def _has_prompts(model: Source) -> bool:
+def has_prompts(model: FloatModel) -> bool:
+    """Whether a model has prompts of its own."""
     return model.pipeline is not None and bool(model.pipeline.prompts)
 
 
-def evaluation_data(model: Source, inputs_file: Path | None) -> tuple[list[Inputs], Trajectories | None]:
-    """Calls to evaluate on, of a captured file, else of the trajectories on held-out prompts, which come with them."""
-    if inputs_file is not None:
-        return captured(inputs_file, model.denoiser), None
-    if not _has_prompts(model):
-        raise UserError(f"{model.name} has no prompts to evaluate on: give captured inputs as --inputs FILE")
+def evaluation_data(
+    model: FloatModel,
+    inputs: str | Path | Mapping[str, torch.Tensor] | None,
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> tuple[list[Inputs], Trajectories | None]:
+    """Calls to evaluate on: captured inputs, else those of trajectories on held-out prompts, which come with them.
+
+    Raises UserError where there are neither.
+    """
+    if inputs is not None:
+        return captured(inputs, model.denoiser), None
+    if not has_prompts(model):
+        raise UserError(f"{model.name} has no prompts to evaluate on: give captured `inputs`")
     trajectories = evaluation_trajectories(model)
-    return trajectories.record(model.denoiser, progress("evaluating")), trajectories
+    return trajectories.record(model.denoiser, progress), trajectories
 
 
-def evaluation_trajectories(model: Source, count: int = EVALUATION_PROMPTS) -> Trajectories:
+def evaluation_trajectories(model: FloatModel, count: int = EVALUATION_PROMPTS) -> Trajectories:
     """Pictures of the model's own prompts and of seeds that calibration does not see."""
     pipeline = model.pipeline
     prompts = evaluation_prompts(pipeline.prompts, count)

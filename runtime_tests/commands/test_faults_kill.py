@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from edge_hadanorm import workflow
 from runtime_tests.support.helpers import tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")]
@@ -34,7 +33,8 @@ DRIVER = """
 import json, os, shlex, signal, sys
 import torch
 torch.set_num_threads(1)
-from edge_hadanorm import bundle, checkpoint, console, files, workflow
+from edge_hadanorm import checkpoint, console, files, tensor_files, workflow
+from edge_hadanorm.bundle import manifest
 from edge_hadanorm.cli import cli
 import edge_hadanorm.exporters.writer, edge_hadanorm.exporters.xnnpack.target, safetensors.torch
 
@@ -64,7 +64,7 @@ def arm(place, count):
             open(path, "wb", 0).write(b"{")
             die()
         files.write_json(path, value)
-    workflow.progress, files.save_file, bundle.write_json = progress, save, write_json
+    console.progress, tensor_files.save_file, manifest.write_json = progress, save, write_json
     console.status = lambda line: at(line) and die()
 
 for line, place, count in json.load(sys.stdin):
@@ -114,7 +114,7 @@ def test_a_killed_command_given_again_makes_what_it_would_have_made(
         assert run(line.format(**given, out=tmp_path / "out"))[0] == 0
         whole[line] = tree(tmp_path / "out")
     items = {}
-    monkeypatch.setattr(workflow, "progress", lambda what: lambda values: items.setdefault(what, list(values)))
+    monkeypatch.setattr(console, "progress", lambda what: lambda values: items.setdefault(what, list(values)))
     assert run(line.format(**given, out=folder / "out")) == (0, "")  # without --force
     assert samples is None or len(items["calibrating"]) == samples
     assert tree(folder / "out") == whole[line]

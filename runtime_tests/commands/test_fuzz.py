@@ -93,7 +93,7 @@ def alone(tiny_pipeline, inputs, place) -> Path:
     """The checkpoint of a transformer alone."""
     write_tensors(place / "captured.safetensors", inputs)
     model, given = str(tiny_pipeline / "transformer"), place / "captured.safetensors"
-    workflow.quantize(model, "hadanorm-w4a8", place / "alone", inputs_file=given)
+    workflow.quantize(model, "hadanorm-w4a8", place / "alone", inputs=given)
     return place / "alone"
 
 

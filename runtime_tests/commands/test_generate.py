@@ -79,22 +79,24 @@ def test_simulation_and_runtime_agree_at_every_step(bundle):
 
 def test_auto_is_the_runtime_where_there_is_one_and_says_nothing(bundle, tmp_path, screen):
     assert has_executorch()
-    milliseconds, backend = generate(bundle.folder, PROMPT, tmp_path / "picture.png")
-    assert backend == "executorch"
-    assert milliseconds > 0
+    drawn = generate(bundle.folder, PROMPT, tmp_path / "picture.png")
+    assert drawn.backend == "executorch"
+    assert drawn.milliseconds > 0
     assert screen.getvalue() == ""
 
 
 def test_auto_simulates_without_a_runtime_and_says_so_in_a_line(bundle, tmp_path, screen, no_runtime):
     assert not has_executorch()
     files = [tmp_path / "auto.png", tmp_path / "simulation.png"]
-    milliseconds, backend = generate(bundle.folder, PROMPT, files[0])
-    assert backend == "simulation"
-    assert milliseconds > 0
-    assert len(screen.getvalue().splitlines()) == 1
-    assert "pip install executorch" in screen.getvalue()
-    generate(bundle.folder, PROMPT, files[1], backend="simulation")
-    assert len(screen.getvalue().splitlines()) == 1  # asked for, it needs no explanation
+    said = []
+    drawn = generate(bundle.folder, PROMPT, files[0], status=said.append)
+    assert drawn.backend == "simulation"
+    assert drawn.milliseconds > 0
+    assert len(said) == 1
+    assert "pip install executorch" in said[0]
+    generate(bundle.folder, PROMPT, files[1], backend="simulation", status=said.append)
+    assert len(said) == 1  # asked for, it needs no explanation
+    assert screen.getvalue() == ""
     assert files[0].read_bytes() == files[1].read_bytes()
 
 

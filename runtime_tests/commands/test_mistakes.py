@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from edge_hadanorm import console, workflow
 from edge_hadanorm.reference.model import make_text_encoder
+from edge_hadanorm.workflow import deploying
 from runtime_tests.support.helpers import assert_answered, tree
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -107,7 +108,7 @@ def quantized(recipe: str) -> Damage:
         shutil.rmtree(given / "checkpoint")
         inputs()(given)
         source = str(given / "model/transformer")
-        workflow.quantize(source, recipe, given / "checkpoint", inputs_file=given / "inputs.safetensors")
+        workflow.quantize(source, recipe, given / "checkpoint", inputs=given / "inputs.safetensors")
 
     return damage
 
@@ -169,10 +170,10 @@ RECIPE = recipe("{given}/recipe.json")
 # (what is wrong, how it came to be, the command line, what its message says)
 MISTAKES = [
     # the model
-    ("no model", nothing, "quantize nosuch --recipe rtn-w8a8 --out {out}", ["nosuch", "give `reference`"]),
+    ("no model", nothing, "quantize nosuch --recipe rtn-w8a8 --out {out}", ["nosuch", "give 'reference'"]),
     ("model is a file", write("x", ""), RTN.replace("model", "x"), ["given/x is a file", "diffusers folder"]),
     ("model is quantized", nothing, RTN.replace("model", "checkpoint"), ["checkpoint/config.json", "float model"]),
-    ("name too long", nothing, f"quantize {'x' * 300} --recipe rtn-w8a8 --out {{out}}", ["xxx", "give `reference`"]),
+    ("name too long", nothing, f"quantize {'x' * 300} --recipe rtn-w8a8 --out {{out}}", ["xxx", "give 'reference'"]),
     ("not on the hub", nothing, "quantize no/such --recipe rtn-w8a8 --out {out}", ["no/such", "OSError", "check"]),
     ("no model folder", nothing, "quantize {given} --recipe rtn-w8a8 --out {out}", ["given", "model_index.json"]),
     ("index of no JSON", write(INDEX, "{"), RTN, ["model_index.json", "not JSON"]),
@@ -294,7 +295,7 @@ MISTAKES = [
     ("float activations", quantized("rtn-w8a16"), EXPORT, ["rtn-w8a16", "at most 8 bits"]),
     # what to evaluate with
     ("other reference", edit(CONFIG, interpolation_scale=2), EVALUATE + " --reference {given}/model", ["--reference"]),
-    ("no reference", nothing, EVALUATE + " --reference nosuch", ["nosuch", "give `reference`"]),
+    ("no reference", nothing, EVALUATE + " --reference nosuch", ["nosuch", "give 'reference'"]),
     ("no inputs to evaluate on", nothing, EVALUATE + " --inputs {given}/x", ["given/x", "check the path"]),
     ("nothing to evaluate on", NO_PROMPTS, EVALUATE + " --reference {given}/model", ["given/model", "--inputs"]),
     # what to report on, where to
@@ -395,7 +396,7 @@ def test_without_a_command_the_commands_are_shown(run):
 
 
 def test_without_a_runtime_the_simulation_is_offered(place, run, monkeypatch):
-    monkeypatch.setattr(workflow, "has_executorch", lambda: False)
+    monkeypatch.setattr(deploying, "has_executorch", lambda: False)
     line = GENERATE.format(given=place.given, out=place.out)
     status, shown = run(line.replace("simulation", "executorch"))
     assert_answered(status, shown, ["pip install executorch", "--backend simulation"])
@@ -463,7 +464,7 @@ def test_debugging_shows_where_a_mistake_was_found(run, monkeypatch):
 
 
 def test_what_is_no_mistake_of_the_user_shows_a_traceback(run, monkeypatch):
-    monkeypatch.setattr(workflow, "quantize", lambda *_: 1 / 0)
+    monkeypatch.setattr(workflow, "quantize", lambda *_, **__: 1 / 0)
     status, shown = run("quantize nosuch --recipe magic --out x")
     assert status == console.CRASH
     assert shown.splitlines()[-1] == "ZeroDivisionError: division by zero"

@@ -414,7 +414,7 @@ def masked(tmp_path_factory) -> bundle.Bundle:
     }
     save_file(inputs, folder / "inputs.safetensors")
     model, recipe, out = str(folder / "transformer"), "hadanorm-balanced-w4a8-g32", folder / "checkpoint"
-    workflow.quantize(model, recipe, out, inputs_file=folder / "inputs.safetensors")
+    workflow.quantize(model, recipe, out, inputs=folder / "inputs.safetensors")
     with files.new_folder(folder / "bundle") as staging:
         writer.write_bundle(staging, out, checkpoint.load(out), "xnnpack")
     return bundle.load(folder / "bundle")

@@ -112,7 +112,7 @@ def test_what_is_chosen_by_values_is_near(tiny_pipeline, tmp_path, average_bits)
     out = tmp_path / "checkpoint"
     metrics = workflow.quantize(
         str(tiny_pipeline), "hadanorm-auto-w4a8", out, ["red a", "green b"], steps=2, average_bits=average_bits
-    )
+    ).metrics
     text = workflow.dry_run(str(tiny_pipeline), "hadanorm-auto-w4a8", ["red a"], steps=2, average_bits=average_bits)
     found = re.search(r"in (\S+) bits, (\S+) MB; rest: (\S+) MB", text)
     assert float(found[1]) == pytest.approx(metrics["bits"]["average"], rel=0.1)
@@ -187,9 +187,7 @@ def test_a_transformer_alone_is_given_what_was_captured(tiny_pipeline, tmp_path)
         "timestep": torch.tensor([500.0, 100.0, 50.0]),
     }
     save_file(tensors, tmp_path / "inputs.safetensors")
-    text = workflow.dry_run(
-        str(tiny_pipeline / "transformer"), "hadanorm-w8a8", inputs_file=tmp_path / "inputs.safetensors"
-    )
+    text = workflow.dry_run(str(tiny_pipeline / "transformer"), "hadanorm-w8a8", inputs=tmp_path / "inputs.safetensors")
     assert "calibrated on: 3 captured inputs\n" in text
     rows = cells(text)
     assert ["prepare", "inputs", "text", "float32", "2x5x32"] in rows
@@ -226,7 +224,7 @@ def memory(line):
     return 1024 * int(re.search(line + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 
 model, recipe, inputs, out = sys.argv[1:]
-workflow.quantize(model, recipe, Path(out), inputs_file=Path(inputs))
+workflow.quantize(model, recipe, Path(out), inputs=Path(inputs))
 print(memory("VmHWM"))
 """
 
@@ -242,7 +240,7 @@ def test_the_memory_is_about_what_it_takes(name, tmp_path):
     save_file(tensors | {"timestep": torch.tensor([900.0, 100.0])}, tmp_path / "inputs.safetensors")
     paths = (tmp_path / "model", name, tmp_path / "inputs.safetensors", tmp_path / "out")
     done = subprocess.run([sys.executable, "-c", MEASURE, *map(str, paths)], capture_output=True, text=True, check=True)
-    text = workflow.dry_run(str(tmp_path / "model"), name, inputs_file=tmp_path / "inputs.safetensors")
+    text = workflow.dry_run(str(tmp_path / "model"), name, inputs=tmp_path / "inputs.safetensors")
     about = float(re.search(r"about (\S+) GB", text)[1])
     assert about == pytest.approx(int(done.stdout.splitlines()[-1]) / 1e9, rel=0.35)
 

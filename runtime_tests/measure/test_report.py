@@ -147,7 +147,7 @@ def test_every_checkpoint_has_a_row_of_what_was_measured(built, model, tiny_chec
     assert original[1:] == ["32", "32", "32", f"{size:.1f}", "–", "–", "–", "–", "–"]
     for row, name, average in zip(rows, RECIPES, ("4", "4"), strict=True):
         folder = tiny_checkpoint(name)
-        measured = workflow.evaluate(folder, None, None)
+        measured = workflow.evaluate(folder)
         assert row[0].startswith(name)
         assert str(folder) in row[0]
         assert model.name in row[0]
@@ -248,7 +248,7 @@ def test_a_transformer_alone_is_reported_on_captured_inputs_without_pictures(tin
     save_file(inputs, tmp_path / "inputs.safetensors")
     transformer = str(tiny_pipeline / "transformer")
     captured = ["--inputs", tmp_path / "inputs.safetensors"]
-    workflow.quantize(transformer, RECIPES[0], tmp_path / "alone", inputs_file=captured[1])
+    workflow.quantize(transformer, RECIPES[0], tmp_path / "alone", inputs=captured[1])
     text = made(tmp_path / "alone", *captured, "--out", tmp_path / "x.html")
     page = Page(text)
     assert_needs_nothing_else(page, text)

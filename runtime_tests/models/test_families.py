@@ -147,7 +147,7 @@ def quantized(family, folder, denoiser, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(quantization, "LARGE", LARGE)
             if not (work / recipe).exists():
-                workflow.quantize(str(folder), recipe, work / recipe, inputs_file=work / "inputs.safetensors")
+                workflow.quantize(str(folder), recipe, work / recipe, inputs=work / "inputs.safetensors")
         return work / recipe
 
     return make

@@ -273,7 +273,7 @@ def quantized(other: Other, recipe: str, folder: Path) -> Path:
     tensors["timestep"] = torch.cat([call.timestep for call in calls]).float()
     save_file(tensors, folder / "inputs.safetensors")
     out = folder / recipe
-    workflow.quantize(str(folder / "transformer"), recipe, out, inputs_file=folder / "inputs.safetensors")
+    workflow.quantize(str(folder / "transformer"), recipe, out, inputs=folder / "inputs.safetensors")
     return out
 
 

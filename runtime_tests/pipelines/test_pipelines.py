@@ -124,7 +124,7 @@ def test_a_bundle_draws_what_the_pipeline_draws(name, model, drawing, tmp_path):
     assert device.shape == (3, drawing.image_size[1], drawing.image_size[0])
     assert metrics.psnr_db(device, simulated) > 30
     assert metrics.psnr_db(device, exact) > 25
-    workflow.generate(drawing.folder, prompt, tmp_path / "picture.png", SEED, STEPS, GUIDANCE)
+    workflow.generate(drawing.folder, prompt, tmp_path / "picture.png", seed=SEED, steps=STEPS, guidance=GUIDANCE)
     assert (tmp_path / "picture.png").stat().st_size > 100
 
 

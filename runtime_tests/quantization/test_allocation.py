@@ -381,7 +381,7 @@ def test_what_was_measured_is_of_the_mixed_checkpoint(mixed, tiny_pipeline):
     metrics = json.loads((mixed / "metrics.json").read_text())
     assert metrics["recipe"] == f"{MIXED}-avg6"
     assert 5.5 < metrics["bits"]["average"] <= 6
-    assert workflow.evaluate(mixed, None, str(tiny_pipeline)) == metrics
+    assert workflow.evaluate(mixed, reference=str(tiny_pipeline)) == metrics
 
 
 def test_inspect_shows_the_bits_of_every_linear(mixed):

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from edge_hadanorm import workflow
+from edge_hadanorm import checkpoint, workflow
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.recipe import named
 from edge_hadanorm.models.calls import Inputs
@@ -335,7 +335,7 @@ def test_other_inputs_in_the_same_file_start_anew(tiny_pipeline, tmp_path, monke
     transformer = str(tiny_pipeline / "transformer")
 
     def quantize_captured(folder):
-        workflow.quantize(transformer, "hadanorm-w8a8", folder, inputs_file=inputs, device="cpu")
+        workflow.quantize(transformer, "hadanorm-w8a8", folder, inputs=inputs, device="cpu")
         return load_file(folder / "model.safetensors")
 
     def break_off(*_):
@@ -343,7 +343,7 @@ def test_other_inputs_in_the_same_file_start_anew(tiny_pipeline, tmp_path, monke
 
     save_file(CAPTURED, inputs)
     with monkeypatch.context() as patch:
-        patch.setattr(workflow.checkpoint, "save", break_off)
+        patch.setattr(checkpoint, "save", break_off)
         with pytest.raises(Interrupted):
             quantize_captured(out)
     assert (tmp_path / ".out.calibration.safetensors").exists()

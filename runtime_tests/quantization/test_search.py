@@ -256,7 +256,7 @@ def test_what_was_saved_is_what_was_measured(tiny_checkpoint, tiny_pipeline):
     """Loaded to the bit, the predictions are those of the metrics."""
     folder = tiny_checkpoint("hadanorm-auto-w4a4")
     measured = json.loads((folder / "metrics.json").read_text())
-    again = workflow.evaluate(folder, None, str(tiny_pipeline))
+    again = workflow.evaluate(folder, reference=str(tiny_pipeline))
     assert again["denoiser_sqnr_db"] == measured["denoiser_sqnr_db"]
     assert again["layers"] == measured["layers"]
 

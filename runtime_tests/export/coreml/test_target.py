@@ -391,7 +391,7 @@ def test_what_runs_where_is_said(loaded):
 def test_apples_programs_are_not_run_by_executorch_here(loaded, tmp_path):
     with pytest.raises(UserError, match=f"is for {loaded.target}, which runs on Apple's systems"):
         workflow.generate(loaded.folder, "red a", tmp_path / "x.png", steps=2, backend="executorch")
-    _, name = workflow.generate(loaded.folder, "red a", tmp_path / "x.png", steps=2)
+    name = workflow.generate(loaded.folder, "red a", tmp_path / "x.png", steps=2).backend
     assert name == "simulation"
     assert Image.open(tmp_path / "x.png").size == loaded.image_size
 

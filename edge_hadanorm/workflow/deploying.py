@@ -1,0 +1,145 @@
+"""From a quantized model to a bundle, and from a bundle to a picture: export, generate."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from edge_hadanorm import bundle as bundles
+from edge_hadanorm import checkpoint, files
+from edge_hadanorm.bundle import Bundle
+from edge_hadanorm.bundle.runner import ExecuTorchRunner, has_executorch, set_threads
+from edge_hadanorm.checkpoint import Checkpoint
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.exporters import targets
+from edge_hadanorm.pipelines.drawing import Runner, Stopwatch, picture
+from edge_hadanorm.pipelines.pictures import to_image
+from edge_hadanorm.progress import Status, quiet
+from edge_hadanorm.workflow.calibration_data import Prompts, prompt_list
+from edge_hadanorm.workflow.quantizing import save
+
+BACKENDS = ("auto", "executorch", "simulation")
+
+
+def export(
+    quantized: Checkpoint | str | Path,
+    out: str | Path,
+    *,
+    target: str = "xnnpack",
+    prompts: Prompts = (),
+    decode_tile: int | None = None,
+    precision: str | None = None,
+    force: bool = False,
+    status: Status = quiet,
+) -> Bundle:
+    """Export a quantized model to a bundle, which has all that a phone needs to draw.
+
+    >>> bundle = edge_hadanorm.export(edge_hadanorm.quantize("reference", "rtn-w8a8"), "bundle")
+    >>> bundle.target, bundle.image_size
+    ('xnnpack', (32, 32))
+
+    quantized: a model or its folder. target: a name in `exporters.targets.TARGETS`. prompts: encode these here, and
+    leave the text encoders out. decode_tile: side of the latents that are decoded at once, 64 by default. precision:
+    of the floats in a program, where the target leaves a choice. force: replace an earlier bundle. status: is told what
+    is being done. Raises UserError for what the target cannot have, and then nothing is left at `out`.
+    """
+    from edge_hadanorm.exporters import writer  # with it come the targets' tools, which take seconds
+
+    options = targets.Options(tuple(prompt_list(prompts)), decode_tile, precision)
+    with _as_folder(quantized) as (source, saved):
+        targets.check_target(target, saved, precision)
+        if source.resolve() in (Path(out).resolve(), *Path(out).resolve().parents):
+            raise UserError(f"{out} is the checkpoint {source}, or lies in it; export to a folder of its own")
+        with files.new_folder(out, force) as folder:
+            writer.write_bundle(folder, source, saved, target, status, options)
+    return bundles.load(Path(out))
+
+
+@contextmanager
+def _as_folder(quantized: Checkpoint | str | Path) -> Iterator[tuple[Path, Checkpoint]]:
+    """A quantized model and the folder that it lies in, a temporary one for a model in memory."""
+    if not isinstance(quantized, Checkpoint):
+        yield Path(quantized), checkpoint.load(Path(quantized))
+        return
+    with tempfile.TemporaryDirectory(prefix="edge-hadanorm-") as parent:
+        folder = Path(parent) / "checkpoint"
+        save(quantized, folder)
+        yield folder, checkpoint.load(folder)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A picture of a bundle. milliseconds: the median of a step, None where there was one step. backend: who drew."""
+
+    image: Image.Image
+    milliseconds: float | None
+    backend: str
+
+
+def generate(
+    bundle: Bundle | str | Path,
+    prompt: str,
+    out: str | Path | None = None,
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: float | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    status: Status = quiet,
+) -> Generated:
+    """Draw a prompt with a bundle, as a phone would; with `out`, write the picture as PNG too.
+
+    >>> bundle = edge_hadanorm.export(edge_hadanorm.quantize("reference", "rtn-w8a8"), "bundle")
+    >>> edge_hadanorm.generate(bundle, "red apple", seed=7).image.size
+    (32, 32)
+
+    bundle: what `export` returns, or its folder. seed: of the noise. steps, guidance: by default the bundle's. backend:
+    executorch, simulation (in PyTorch, of the checkpoint in the bundle), or auto: the runtime, if there is one here for
+    the bundle's target. threads: of the runtime. Raises UserError for a broken bundle and an impossible wish.
+    """
+    loaded = bundle if isinstance(bundle, Bundle) else bundles.load(Path(bundle))
+    sampling = loaded.manifest["sampling"]
+    if sampling is None:
+        raise UserError(f"bundle {loaded.folder} holds a transformer alone: it cannot draw prompts")
+    if out is not None and Path(out).suffix.lower() != ".png":
+        raise UserError(f"{out} is no .png: pictures are written as PNG")
+    if threads is not None:
+        set_threads(threads)
+    table = loaded.table(sampling["steps"] if steps is None else steps)
+    backend = _pick_backend(loaded, backend, status)
+    runner = _runner(loaded, backend)
+    guidance, watch = sampling["guidance"] if guidance is None else guidance, Stopwatch()
+    with files.new_file(out) if out is not None else nullcontext() as file:
+        image = to_image(
+            picture(runner, prompt, table, sampling["guidance"] if guidance is None else guidance, seed, watch)
+        )
+        if file is not None:
+            image.save(file, format="PNG")
+    return Generated(image, watch.milliseconds, backend)
+
+
+def _pick_backend(loaded: Bundle, backend: str, status: Status) -> str:
+    """The backend that a bundle is drawn with here. Raises UserError where the one asked for cannot."""
+    if backend not in BACKENDS:
+        raise UserError(f"unknown backend {backend!r}; backends: {', '.join(BACKENDS)}")
+    foreign = loaded.target in targets.NOT_HERE
+    if backend == "auto" and not foreign and not has_executorch():
+        status("no ExecuTorch runtime here (pip install executorch): simulating in PyTorch")
+    if backend == "auto":
+        return "executorch" if has_executorch() and not foreign else "simulation"
+    if backend == "executorch" and foreign:
+        raise UserError(
+            f"bundle {loaded.folder} is for {loaded.target}, which runs on Apple's systems: take simulation as "
+            "`backend`"
+        )
+    if backend == "executorch" and not has_executorch():
+        raise UserError("no ExecuTorch runtime here: pip install executorch, or take `backend` simulation")
+    return backend
+
+
+def _runner(loaded: Bundle, backend: str) -> Runner:
+    return ExecuTorchRunner(loaded) if backend == "executorch" else targets.simulation(loaded)

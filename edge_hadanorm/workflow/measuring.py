@@ -1,0 +1,63 @@
+"""What is known of a model and what is measured of it: evaluate, report, inspect."""
+
+from pathlib import Path
+
+from edge_hadanorm import checkpoint
+from edge_hadanorm.checkpoint import Checkpoint
+from edge_hadanorm.measure import evaluation
+from edge_hadanorm.pipelines.trajectories import evaluation_data
+from edge_hadanorm.progress import Progress, Status, quiet, silent
+from edge_hadanorm.workflow.calibration_data import Captured
+from edge_hadanorm.workflow.quantizing import Model, load, told
+
+
+def evaluate(
+    quantized: Checkpoint | str | Path,
+    *,
+    inputs: Captured | None = None,
+    reference: Model | None = None,
+    progress: Progress = silent,
+    status: Status = quiet,
+) -> dict:
+    """Measure a quantized model against the float one, on prompts that calibration has not seen.
+
+    >>> quantized = edge_hadanorm.quantize("reference", "rtn-w8a8")
+    >>> edge_hadanorm.evaluate(quantized) == quantized.metrics
+    True
+
+    quantized: a model or its folder. inputs: captured inputs to measure on instead. reference: the float model, by
+    default the one that it was quantized from. Returns SQNR of the denoiser and the layers and PSNR of pictures in
+    decibels, SSIM, bits and bytes; null is what there is nothing to measure on. Raises UserError where there is no
+    float model, no data, or a model of another config.
+    """
+    saved = quantized if isinstance(quantized, Checkpoint) else checkpoint.load(Path(quantized))
+    name = saved.recipe.name if isinstance(quantized, Checkpoint) else quantized
+    model = told(load(saved.source if reference is None else reference), status)
+    checkpoint.check_config(name, saved, model)
+    data = evaluation_data(model, inputs, progress("evaluating"))
+    return evaluation.evaluate(model.denoiser, saved.denoiser, *data, saved.recipe.name)
+
+
+def report(
+    paths: list[str | Path],
+    out: str | Path,
+    *,
+    inputs: Captured | None = None,
+    reference: str | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> str:
+    """Write an HTML page `out` about the first of some checkpoints or bundles of one float model, beside the others.
+
+    Returns a line that says what is on it. See `evaluate` for inputs and reference. Raises UserError as it does.
+    """
+    from edge_hadanorm.measure import report as reports  # matplotlib and jinja2, which little else needs
+
+    return reports.run([Path(path) for path in paths], Path(out), inputs, reference, force, progress)
+
+
+def inspect(path: str | Path) -> str:
+    """Describe what a checkpoint, a bundle or a float model holds. Raises UserError for another folder."""
+    from edge_hadanorm.measure import inspection
+
+    return inspection.describe(Path(path))
