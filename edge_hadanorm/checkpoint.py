@@ -49,7 +49,7 @@ class Text:
         return cls(prompt["text"].shape[1] if "text" in prompt else 0, "mask" in prompt)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """A quantized model.
 
@@ -62,7 +62,11 @@ class Checkpoint:
     denoiser: nn.Module
     text: Text
     pipeline: TextToImage | None
-    metrics: dict = field(default_factory=dict, repr=False)
+    metrics: dict = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """The recipe, the source and every layer; a quantized linear shows its bits, its shape and what is online."""
+        return f"{self.recipe.name} of {self.source}: {self.denoiser}"
 
 
 def save(folder: Path, saved: Checkpoint) -> None:
@@ -224,7 +228,7 @@ def quantized_model(path: Path) -> Checkpoint:
 def carried(loaded: bundles.Bundle) -> Checkpoint:
     if loaded.manifest["simulation"] is None:
         raise UserError(
-            f"bundle {loaded.folder} carries no checkpoint to simulate: draw with --backend executorch, or give the "
+            f"bundle {loaded.folder} carries no checkpoint to simulate: take `backend` executorch, or give the "
             "checkpoint that it was exported from"
         )
     return load(loaded.folder / loaded.manifest["simulation"])

@@ -61,7 +61,7 @@ def quantize(model, out, dry_run, device, force, **settings) -> None:
     if out is None and not dry_run:
         raise click.MissingParameter(param_type="option", param_hint="'--out'")
     if dry_run:
-        click.echo(workflow.dry_run(model, status=console.note, **settings))
+        click.echo(console.as_options(workflow.dry_run(model, status=console.note, **settings)))
         return
     shown = {"progress": console.progress, "status": console.note}
     quantized = workflow.quantize(model, out=out, device=device, force=force, **shown, **settings)

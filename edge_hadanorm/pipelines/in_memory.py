@@ -94,4 +94,4 @@ def _write_labels(index: Path, labels: dict[str, int]) -> None:
 
 def _name(model) -> str:
     """Where the object was loaded from, if it says so; else its class."""
-    return getattr(model, "name_or_path", None) or model.config.get("_name_or_path") or type(model).__name__
+    return str(getattr(model, "name_or_path", None) or model.config.get("_name_or_path") or type(model).__name__)

@@ -1,7 +1,8 @@
 """Prompts to token ids and text states."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,6 +136,21 @@ CLIP = EncoderForm(
 )
 
 
+@contextmanager
+def _without_progress_bar() -> Iterator[None]:
+    """Keep transformers from showing one while inside."""
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
+
+
 class TextEncoder(nn.Module):
     """A transformers text encoder as a function of ids, and of their mask where its form takes one."""
 
@@ -152,13 +168,14 @@ class TextEncoder(nn.Module):
 
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         try:
-            model, report = getattr(transformers, form.model_class).from_pretrained(
-                folder,
-                use_safetensors=True,
-                dtype=LARGE_DTYPE if size > LARGE_BYTES else torch.float32,
-                local_files_only=True,
-                output_loading_info=True,
-            )
+            with _without_progress_bar():
+                model, report = getattr(transformers, form.model_class).from_pretrained(
+                    folder,
+                    use_safetensors=True,
+                    dtype=LARGE_DTYPE if size > LARGE_BYTES else torch.float32,
+                    local_files_only=True,
+                    output_loading_info=True,
+                )
         except Exception as error:  # transformers raises whatever the file made it raise
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"text encoder {folder} cannot be loaded: {reason}; copy it again") from None

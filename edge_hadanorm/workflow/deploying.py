@@ -37,7 +37,7 @@ def export(
 ) -> Bundle:
     """Export a quantized model to a bundle, which has all that a phone needs to draw.
 
-    >>> bundle = edge_hadanorm.export(edge_hadanorm.quantize("reference", "rtn-w8a8"), "bundle")
+    >>> bundle = edge_hadanorm.export("checkpoint", "bundle")
     >>> bundle.target, bundle.image_size
     ('xnnpack', (32, 32))
 
@@ -93,13 +93,13 @@ def generate(
 ) -> Generated:
     """Draw a prompt with a bundle, as a phone would; with `out`, write the picture as PNG too.
 
-    >>> bundle = edge_hadanorm.export(edge_hadanorm.quantize("reference", "rtn-w8a8"), "bundle")
-    >>> edge_hadanorm.generate(bundle, "red apple", seed=7).image.size
+    >>> edge_hadanorm.generate("bundle", "red apple", seed=7).image.size
     (32, 32)
 
     bundle: what `export` returns, or its folder. seed: of the noise. steps, guidance: by default the bundle's. backend:
     executorch, simulation (in PyTorch, of the checkpoint in the bundle), or auto: the runtime, if there is one here for
-    the bundle's target. threads: of the runtime. Raises UserError for a broken bundle and an impossible wish.
+    the bundle's target. threads: of the runtime. status: is told where there is no runtime. Raises UserError for a broken
+    bundle and an impossible wish.
     """
     loaded = bundle if isinstance(bundle, Bundle) else bundles.load(Path(bundle))
     sampling = loaded.manifest["sampling"]
@@ -133,8 +133,7 @@ def _pick_backend(loaded: Bundle, backend: str, status: Status) -> str:
         return "executorch" if has_executorch() and not foreign else "simulation"
     if backend == "executorch" and foreign:
         raise UserError(
-            f"bundle {loaded.folder} is for {loaded.target}, which runs on Apple's systems: take simulation as "
-            "`backend`"
+            f"bundle {loaded.folder} is for {loaded.target}, which runs on Apple's systems: take `backend` simulation"
         )
     if backend == "executorch" and not has_executorch():
         raise UserError("no ExecuTorch runtime here: pip install executorch, or take `backend` simulation")

@@ -21,14 +21,15 @@ def evaluate(
 ) -> dict:
     """Measure a quantized model against the float one, on prompts that calibration has not seen.
 
-    >>> quantized = edge_hadanorm.quantize("reference", "rtn-w8a8")
-    >>> edge_hadanorm.evaluate(quantized) == quantized.metrics
-    True
+    >>> metrics = edge_hadanorm.evaluate("checkpoint")
+    >>> round(metrics["denoiser_sqnr_db"]), metrics["bits"]["weight"]
+    (43, 8)
 
     quantized: a model or its folder. inputs: captured inputs to measure on instead. reference: the float model, by
-    default the one that it was quantized from. Returns SQNR of the denoiser and the layers and PSNR of pictures in
-    decibels, SSIM, bits and bytes; null is what there is nothing to measure on. Raises UserError where there is no
-    float model, no data, or a model of another config.
+    default the one that it was quantized from. progress, status: what is shown, nothing by default.
+
+    Returns SQNR of the denoiser and the layers and PSNR of pictures in decibels, SSIM, bits and bytes; None is what there
+    is nothing to measure on. Raises UserError where there is no float model, no data, or a model of another config.
     """
     saved = quantized if isinstance(quantized, Checkpoint) else checkpoint.load(Path(quantized))
     name = saved.recipe.name if isinstance(quantized, Checkpoint) else quantized
@@ -49,7 +50,8 @@ def report(
 ) -> str:
     """Write an HTML page `out` about the first of some checkpoints or bundles of one float model, beside the others.
 
-    Returns a line that says what is on it. See `evaluate` for inputs and reference. Raises UserError as it does.
+    force: replace an earlier page. Returns a line that says what is on it. See `evaluate` for the other arguments.
+    Raises UserError as it does.
     """
     from edge_hadanorm.measure import report as reports  # matplotlib and jinja2, which little else needs
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_hadanorm import console
 from runtime_tests.support.helpers import tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")]

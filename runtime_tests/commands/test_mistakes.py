@@ -433,7 +433,7 @@ def test_an_interrupted_calibration_is_taken_up_again(place, run, monkeypatch):
         return items
 
     with monkeypatch.context() as patch:
-        patch.setattr(workflow, "progress", interrupted)
+        patch.setattr(console, "progress", interrupted)
         for _ in range(2):
             assert run(line) == (console.INTERRUPTED, "edge-hadanorm: interrupted\n")
             assert tree(place.area).keys() == {".out.calibration.safetensors"}

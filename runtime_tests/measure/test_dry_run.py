@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from edge_hadanorm import bundle, checkpoint, console, files, workflow
+from edge_hadanorm import bundle, checkpoint, console, tensor_files, workflow
 from edge_hadanorm.bundle.schema import signature
 from edge_hadanorm.cli import cli
 from edge_hadanorm.measure import dry_run, inspection
@@ -52,7 +52,7 @@ def unread(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(files, "load_file", refuse)
+    monkeypatch.setattr(tensor_files, "load_file", refuse)
     monkeypatch.setattr(Weights, "__getitem__", refuse)
 
 
@@ -197,7 +197,7 @@ def test_a_transformer_alone_is_given_what_was_captured(tiny_pipeline, tmp_path)
 
 @pytest.mark.parametrize(
     ("name", "given"),
-    [("rtn-w8a8", "nothing"), ("hadanorm-w8a8", "nothing yet, which this recipe refuses: give --inputs FILE")],
+    [("rtn-w8a8", "nothing"), ("hadanorm-w8a8", "nothing yet, which this recipe refuses: give `inputs`")],
 )
 def test_without_anything_to_calibrate_on_it_says_whether_that_is_refused(tiny_pipeline, name, given):
     text = workflow.dry_run(str(tiny_pipeline / "transformer"), name)
@@ -209,7 +209,7 @@ def test_a_pipeline_without_prompts_may_be_given_some(tiny_pipeline, tmp_path):
     shutil.copytree(tiny_pipeline, tmp_path / "model")
     (tmp_path / "model/about.json").unlink()
     text = workflow.dry_run(str(tmp_path / "model"), "hadanorm-w8a8")
-    assert "\ncalibrated on: nothing yet, which this recipe refuses: give --prompts FILE or --inputs FILE\n" in text
+    assert "\ncalibrated on: nothing yet, which this recipe refuses: give `prompts` or `inputs`\n" in text
 
 
 # What it needs.
