@@ -90,13 +90,16 @@ def test_a_pipeline_in_memory_is_quantized_as_its_folder_is_and_left_as_it_was(n
     ours, theirs = (edge_hadanorm.quantize(model, **settings) for model in (pipeline, str(folder)))
     assert_same(ours, theirs)
     assert all(torch.equal(tensor, before[key]) for key, tensor in pipeline.transformer.state_dict().items())
-    drawn = [
-        edge_hadanorm.generate(
-            edge_hadanorm.export(quantized, tmp_path / place), prompts[0], steps=2, backend="simulation"
-        ).image.tobytes()
-        for place, quantized in (("ours", ours), ("theirs", theirs))
-    ]
-    assert drawn[0] == drawn[1]
+    assert ours.pipeline.settings == theirs.pipeline.settings
+    assert ours.pipeline.table(3) == theirs.pipeline.table(3)
+    for prompt in ("", *prompts):
+        given, expected = ours.pipeline.prompt(prompt), theirs.pipeline.prompt(prompt)
+        assert given.keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in given.items())
+    latents = torch.ones(1, *ours.denoiser.latent_shape())
+    assert torch.equal(ours.pipeline.decoder(latents), theirs.pipeline.decoder(latents))
+    edge_hadanorm.save(ours, tmp_path / "checkpoint")
+    assert_same(ours, edge_hadanorm.load_checkpoint(tmp_path / "checkpoint"))
 
 
 def assert_same(a: Checkpoint, b: Checkpoint) -> None:

@@ -1,7 +1,6 @@
 """Denoisers whose tokens are square patches of the latents, each at its place in them."""
 
 import torch
-from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import nn
 
 from edge_hadanorm.errors import UserError
@@ -44,11 +43,19 @@ class PatchDenoiser(Denoiser):
 
 
 def sincos_positions(config: dict, scale: float = 1.0) -> torch.Tensor:
-    """Positions [1, S, d] as sines and cosines of row and column, float64; scale: of interpolation."""
+    """Positions [1, S, d] as diffusers makes them, float64: sines and cosines of the column, then those of the row.
+
+    scale: of interpolation, by which rows and columns are divided. Half of the d / 2 features of either are sines of
+    the frequencies 10000^(-4 i / d), the others their cosines.
+    """
     width = config["num_attention_heads"] * config["attention_head_dim"]
     grid = config["sample_size"] // config["patch_size"]
-    table = get_2d_sincos_pos_embed(width, grid, base_size=grid, interpolation_scale=scale, output_type="pt")
-    return table.unsqueeze(0)
+    places = torch.arange(grid, dtype=torch.float32) / scale
+    frequencies = 1 / 10000 ** (torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    angles = torch.outer(places, frequencies)
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    columns, rows = waves.repeat(grid, 1), waves.repeat_interleave(grid, 0)
+    return torch.cat([columns, rows], dim=1).unsqueeze(0)
 
 
 def cropped(positions: torch.Tensor, side: int, first: int, grid: int) -> torch.Tensor:

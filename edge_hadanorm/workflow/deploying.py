@@ -96,10 +96,11 @@ def generate(
     >>> edge_hadanorm.generate("bundle", "red apple", seed=7).image.size
     (32, 32)
 
-    bundle: what `export` returns, or its folder. seed: of the noise. steps, guidance: by default the bundle's. backend:
-    executorch, simulation (in PyTorch, of the checkpoint in the bundle), or auto: the runtime, if there is one here for
-    the bundle's target. threads: of the runtime. status: is told where there is no runtime. Raises UserError for a broken
-    bundle and an impossible wish.
+    bundle: what `export` returns, or its folder. seed: of the noise. steps, guidance: by default the bundle's.
+    backend: executorch, simulation (in PyTorch, of the checkpoint in the bundle), or auto: the runtime, if there is one
+    here for the bundle's target. threads: of the runtime. status: is told where there is no runtime.
+
+    Raises UserError for a broken bundle and an impossible wish.
     """
     loaded = bundle if isinstance(bundle, Bundle) else bundles.load(Path(bundle))
     sampling = loaded.manifest["sampling"]

@@ -28,8 +28,8 @@ def evaluate(
     quantized: a model or its folder. inputs: captured inputs to measure on instead. reference: the float model, by
     default the one that it was quantized from. progress, status: what is shown, nothing by default.
 
-    Returns SQNR of the denoiser and the layers and PSNR of pictures in decibels, SSIM, bits and bytes; None is what there
-    is nothing to measure on. Raises UserError where there is no float model, no data, or a model of another config.
+    Returns SQNR of the denoiser and the layers and PSNR of pictures in decibels, SSIM, bits and bytes; None is what
+    there is nothing to measure on. Raises UserError where there is no float model, no data, or another config.
     """
     saved = quantized if isinstance(quantized, Checkpoint) else checkpoint.load(Path(quantized))
     name = saved.recipe.name if isinstance(quantized, Checkpoint) else quantized
