@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from edge_hadanorm.method.cost import online_cost
 from edge_hadanorm.method.fold import Folding, Producer, split
 from edge_hadanorm.method.linear import DEVICE_BITS
-from edge_hadanorm.method.recipe import METHODS, Recipe, steadied
+from edge_hadanorm.method.recipe import Recipe, steadied
 from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.quantization.calibration import Moments, Seen, tokens
 from edge_hadanorm.quantization.fitting import fit, output_noise, some_rows, unrounded
@@ -29,12 +29,27 @@ ROWS = 128
 SPAN = 512
 
 START = dict(centre="static", scale="balanced", exponent=0.25, rotation="block", block=32)
-# Where the search starts, so that its choice is none worse than a named method's.
-STARTS = (START, *(values for values in METHODS.values() if not values.get("search") and not values.get("rank")))
+# Where the search starts: a good transform, and those of published methods, so that its choice is none worse than any.
+# A table of its own: what hadanorm-auto finds may not change with a new method among the recipes.
+STARTS = {
+    "good": START,
+    "rtn": dict(),
+    "smoothquant": dict(scale="smoothquant"),
+    "quarot": dict(rotation="block"),
+    "vidit-q": dict(scale="smoothquant", rotation="block"),
+    "hadanorm": dict(centre="dynamic", scale="std", rotation="block"),
+    "hadanorm-balanced": dict(centre="dynamic", scale="balanced", rotation="block"),
+    "hadanorm-folded": dict(centre="static", scale="balanced", rotation="block"),
+}
+# What is tried from the best start on, one property after the other.
 SCALES = tuple(dict(scale="balanced", exponent=exponent) for exponent in (0.0, 0.25, 0.5, 0.75))
 FINER = 0.125  # of an exponent
-ROTATIONS = (dict(rotation="none"), *(dict(rotation="block", block=block) for block in (32, 16, 64, 128)))
-CENTRES = tuple(dict(centre=centre) for centre in ("none", "static", "dynamic"))
+# Attention takes a rotation as wide as a head, whatever the block.
+HEAD_ROTATIONS = (dict(rotation="none"), dict(rotation="block", block=32))
+ROTATIONS = (*HEAD_ROTATIONS, *(dict(rotation="block", block=block) for block in (16, 64, 128)))
+# The mean of a steady input does not move, so that a dynamic centre is a static one.
+STEADY_CENTRES = (dict(centre="none"), dict(centre="static"))
+CENTRES = (*STEADY_CENTRES, dict(centre="dynamic"))
 DAMPINGS = (0.5, 5.0)
 CLIPS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
@@ -87,11 +102,10 @@ def search(
         return scores[own]
 
     given = dataclasses.replace(recipe, search=False)
-    starts = (steadied(dataclasses.replace(given, **values), steady) for values in STARTS)
+    starts = (steadied(dataclasses.replace(given, **values), steady) for values in STARTS.values())
     best = max(starts, key=score)
-    # Attention takes a rotation as wide as a head, whatever the block.
-    rotations = ROTATIONS[:2] if producer is not None and producer.head else ROTATIONS
-    for sweep in (SCALES, rotations, CENTRES[:2] if steady else CENTRES):
+    rotations = HEAD_ROTATIONS if producer is not None and producer.head else ROTATIONS
+    for sweep in (SCALES, rotations, STEADY_CENTRES if steady else CENTRES):
         best = max((best, *(dataclasses.replace(best, **values) for values in sweep)), key=score)
     if best.scale == "balanced":
         finer = [e for e in (best.exponent - FINER, best.exponent + FINER) if 0 <= e <= 1]

@@ -23,7 +23,7 @@ from edge_hadanorm.quantization.blockwise import Stream
 from edge_hadanorm.quantization.calibration import Moments, Seen, calibrate, tokens
 from edge_hadanorm.quantization.fitting import fit, output_noise, unrounded
 from edge_hadanorm.quantization.quantize import build_transform, quantize
-from edge_hadanorm.quantization.search import CLIPS, START, search
+from edge_hadanorm.quantization.search import CLIPS, START, STARTS, search
 from runtime_tests.support.helpers import prompt_of, randn
 
 WIDTH, OUTPUTS = 64, 48
@@ -327,3 +327,9 @@ def test_a_denoisers_cost_is_the_mean_over_its_products(model, moments):
     assert denoiser_cost(quantized) == pytest.approx(expected / sum(linear.weight.numel() for linear in linears))
     assert denoiser_cost(quantize(model.denoiser, named("rtn-w4a8"), None)) == 0
     assert denoiser_cost(quantize(model.denoiser, named("svdquant-r16-w4a8"), moments)) > 0
+
+
+def test_the_starts_are_those_of_the_methods_they_are_named_after():
+    named_after = {name: values for name, values in STARTS.items() if name != "good"}
+    assert len(named_after) == 7
+    assert all(METHODS[name] == values for name, values in named_after.items())
