@@ -21,11 +21,13 @@ from edge_hadanorm import bundle as bundles
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import link_or_copy, read_json, write_json
 from edge_hadanorm.method import grids, recipe
+from edge_hadanorm.method.fold import submodule
 from edge_hadanorm.method.linear import FLOAT_BITS, QuantizedLinear
 from edge_hadanorm.method.low_rank import LowRank
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.models import family
+from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.text_to_image import ABOUT, LABELS, TextToImage
 from edge_hadanorm.tensor_files import read_tensors, require_finite, write_tensors
@@ -59,7 +61,7 @@ class Checkpoint:
 
     source: str
     recipe: Recipe
-    denoiser: nn.Module
+    denoiser: Denoiser
     text: Text
     pipeline: TextToImage | None
     metrics: dict = field(default_factory=dict)
@@ -141,7 +143,7 @@ def _strays(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if not name.endswith((".json", ".safetensors"))]
 
 
-def _denoiser(config: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
+def _denoiser(config: dict, tensors: dict[str, torch.Tensor]) -> Denoiser:
     for key, count in config["transformer"].items():
         if "layers" in key and isinstance(count, int) and count > len(tensors):  # millions would take minutes to make
             raise UserError(
@@ -151,7 +153,7 @@ def _denoiser(config: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
         denoiser = family(config["transformer_class"])(config["transformer"])
     for name, layout in config["linears"].items():
         own = {key.removeprefix(name + "."): tensors.pop(key) for key in list(tensors) if key.startswith(name + ".")}
-        denoiser.set_submodule(name, _linear(name, layout, denoiser.get_submodule(name), own))
+        denoiser.set_submodule(name, _linear(name, layout, submodule(denoiser, name), own))
         tensors |= {f"{name}.{key}": tensor for key, tensor in denoiser.get_submodule(name).state_dict().items()}
     denoiser.load_state_dict(tensors, assign=True)
     return denoiser.eval().requires_grad_(False)
@@ -187,6 +189,7 @@ def _linear(name: str, layout: dict, linear: nn.Linear, tensors: dict[str, torch
 def _check_shapes(name: str, linear: nn.Linear, own: Recipe, layout: dict, tensors: dict[str, torch.Tensor]) -> None:
     """Raises UserError where a tensor of a quantized linear is missing, foreign or not as config.json has it."""
     rows, columns = linear.weight.shape
+    shapes: dict[str, tuple[int, ...]]
     if own.weight_bits == FLOAT_BITS:
         shapes = {"float_weight": (rows, columns)}
     else:

@@ -63,8 +63,8 @@ def quantize(model, out, dry_run, device, force, **settings) -> None:
     if dry_run:
         click.echo(console.as_options(workflow.dry_run(model, status=console.note, **settings)))
         return
-    shown = {"progress": console.progress, "status": console.note}
-    quantized = workflow.quantize(model, out=out, device=device, force=force, **shown, **settings)
+    settings |= {"device": device, "force": force, "progress": console.progress, "status": console.note}
+    quantized = workflow.quantize(model, out=out, **settings)
     click.echo(f"{out}: {summary(quantized.metrics)}")
 
 
@@ -122,8 +122,9 @@ def evaluate(quantized, inputs, reference, json_file) -> None:
     """Compare a QUANTIZED checkpoint with the float model, on prompts it was not calibrated on."""
     from edge_hadanorm import files, workflow
 
-    shown = {"progress": console.progress, "status": console.note}
-    metrics = workflow.evaluate(quantized, inputs=inputs, reference=reference, **shown)
+    metrics = workflow.evaluate(
+        quantized, inputs=inputs, reference=reference, progress=console.progress, status=console.note
+    )
     if json_file:
         with files.new_file(json_file) as partial:
             files.write_json(partial, metrics)

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 from matplotlib.figure import Figure
@@ -14,6 +15,7 @@ from edge_hadanorm.measure.evaluation import Original, denoiser_sqnr_db, mean_ps
 from edge_hadanorm.measure.sizes import bits_summary, megabytes
 from edge_hadanorm.pipelines.drawing import Runner, Stopwatch, TorchRunner
 from edge_hadanorm.pipelines.pictures import save_png, to_pixels
+from edge_hadanorm.pipelines.text_to_image import TextToImage
 from edge_hadanorm.pipelines.trajectories import Trajectories, evaluation_trajectories
 from edge_hadanorm.progress import Progress, Status, quiet, silent
 from edge_hadanorm.tables import table
@@ -30,7 +32,7 @@ class Drawing:
     """latents [N, C, H, W] of some prompts, and the median milliseconds of a step."""
 
     latents: torch.Tensor
-    milliseconds: float
+    milliseconds: float | None
 
 
 def demo(out: str | Path, *, force: bool = False, progress: Progress = silent, status: Status = quiet) -> str:
@@ -38,14 +40,14 @@ def demo(out: str | Path, *, force: bool = False, progress: Progress = silent, s
     started = time.monotonic()
     with files.new_folder(out, force) as folder:
         model = workflow.load("reference")
-        held_out = evaluation_trajectories(model)
+        held_out, pipeline = evaluation_trajectories(model), cast(TextToImage, model.pipeline)
         calibration = workflow.calibrate(model)
         exact = Original.of(model.denoiser, held_out.record(model.denoiser, progress("recording")))
-        original = _draw(TorchRunner(model.denoiser, model.pipeline), held_out)
+        original = _draw(TorchRunner(model.denoiser, pipeline), held_out)
         results, drawings = [], {"original, float32": original}
         for name in progress("quantizing")(RECIPES):
             quantized = workflow.quantize(model, name, calibration=calibration, measure=False)
-            drawing = _draw(TorchRunner(quantized.denoiser, model.pipeline), held_out)
+            drawing = _draw(TorchRunner(quantized.denoiser, pipeline), held_out)
             results.append(_result(name, exact, quantized.denoiser, original, drawing))
             if name in SHOWN:
                 drawings[f"{name}, simulated"] = drawing

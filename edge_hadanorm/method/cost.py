@@ -6,9 +6,9 @@ Cortex-A76 takes about the same share for a rotation, in instructions.
 """
 
 import math
+from typing import cast
 
-from torch import nn
-
+from edge_hadanorm.method.fold import Foldable
 from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.method.transform import FeatureTransform
 
@@ -40,8 +40,8 @@ def linear_cost(linear: QuantizedLinear) -> float:
     return online_cost(linear.transform, linear.shape[0], rank)
 
 
-def denoiser_cost(denoiser: nn.Module) -> float:
+def denoiser_cost(denoiser: Foldable) -> float:
     """The time of all online transforms and branches over the time of all quantized linears."""
-    linears = [denoiser.get_submodule(name) for name in denoiser.quantizable()]
+    linears = [cast(QuantizedLinear, denoiser.get_submodule(name)) for name in denoiser.quantizable()]
     products = [math.prod(linear.shape) for linear in linears]
     return sum(linear_cost(m) * n for m, n in zip(linears, products, strict=True)) / sum(products)

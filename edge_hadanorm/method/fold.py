@@ -16,12 +16,28 @@ Of a dynamic mean the calibrated share is absorbed; online remains the mean over
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
 from torch import nn
 
 from edge_hadanorm.method.transform import FeatureTransform
+
+
+class Foldable(Protocol):
+    """A denoiser, as far as folding looks into it."""
+
+    def get_submodule(self, target: str) -> nn.Module: ...
+
+    def quantizable(self) -> list[str]:
+        """Names of the linears whose inputs are transformed."""
+
+    def producers(self) -> "dict[str, Producer]":
+        """What makes the inputs of those linears, as far as a transform folds into it."""
+
+
+F = TypeVar("F", bound=Foldable)
+M = TypeVar("M")
 
 
 class Producer(Protocol):
@@ -30,11 +46,16 @@ class Producer(Protocol):
     head: features within which it can take a rotation, None where it takes none. mean: whether it can take a mean.
     """
 
-    name: ClassVar[str]
-    head: int | None
-    mean: bool
+    @property
+    def name(self) -> str: ...
 
-    def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
+    @property
+    def head(self) -> int | None: ...
+
+    @property
+    def mean(self) -> bool: ...
+
+    def absorb(self, denoiser: Foldable, transform: FeatureTransform) -> None:
         """Let `denoiser` make the transform of what it made; replaces parameters, does not write into them."""
 
 
@@ -48,8 +69,8 @@ class Values:
     name: ClassVar[str] = "values"
     mean: ClassVar[bool] = True
 
-    def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
-        linear = denoiser.get_submodule(self.linear)
+    def absorb(self, denoiser: Foldable, transform: FeatureTransform) -> None:
+        linear = submodule(denoiser, self.linear)
         weight, values = linear.weight.double(), slice(self.first, None)
         bias = weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.double()
         weight = torch.cat([weight[: self.first], transform.linear(weight[values].T).T])
@@ -63,9 +84,9 @@ class LinearValues(Values):
 
     attention: str
 
-    def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
+    def absorb(self, denoiser: Foldable, transform: FeatureTransform) -> None:
         super().absorb(denoiser, transform)
-        attention = denoiser.get_submodule(self.attention)
+        attention: Any = denoiser.get_submodule(self.attention)
         replace(attention, rest=transform(attention.rest.double())[0])
 
 
@@ -80,8 +101,8 @@ class Modulation:
     head: ClassVar[None] = None
     mean: ClassVar[bool] = True
 
-    def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
-        block = denoiser.get_submodule(self.block)
+    def absorb(self, denoiser: Foldable, transform: FeatureTransform) -> None:
+        block: Any = denoiser.get_submodule(self.block)
         modulation, gain = (p.detach().double().clone() for p in (block.modulation, block.gain))
 
         shift, scale = (_part(index, block.width) for index in (self.shift, self.scale))
@@ -104,8 +125,8 @@ class LinearModulation:
     head: ClassVar[None] = None
     mean: ClassVar[bool] = True
 
-    def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
-        linear = denoiser.get_submodule(self.linear)
+    def absorb(self, denoiser: Foldable, transform: FeatureTransform) -> None:
+        linear = submodule(denoiser, self.linear)
         weight, bias = (p.detach().double().clone() for p in (linear.weight, linear.bias))
 
         shift, scale = (_part(index, weight.shape[1]) for index in (self.shift, self.scale))
@@ -132,8 +153,8 @@ class Gate:
     head: ClassVar[None] = None
     mean: ClassVar[bool] = False
 
-    def absorb(self, denoiser: nn.Module, transform: FeatureTransform) -> None:
-        linear, inverse = denoiser.get_submodule(self.linear), transform.inverse_scale
+    def absorb(self, denoiser: Foldable, transform: FeatureTransform) -> None:
+        linear, inverse = submodule(denoiser, self.linear), cast(torch.Tensor, transform.inverse_scale)
         factor = torch.cat([inverse.new_ones(self.first), inverse])
         bias = None if linear.bias is None else linear.bias.double() * factor
         replace(linear, weight=linear.weight.double() * factor[:, None], bias=bias)
@@ -164,7 +185,7 @@ def split(transform: FeatureTransform, head: int | None, mean: bool = True) -> F
 Choose = Callable[[str, torch.Tensor], FeatureTransform]
 
 
-def fold(denoiser: nn.Module, choose: Choose) -> tuple[nn.Module, dict[str, Folding]]:
+def fold(denoiser: F, choose: Choose) -> tuple[F, dict[str, Folding]]:
     """A copy of a float denoiser that computes the same with the transforms folded in, and each linear's folding.
 
     choose: see `fold_into`. Tensors that no transform touches are shared with `denoiser`.
@@ -174,40 +195,46 @@ def fold(denoiser: nn.Module, choose: Choose) -> tuple[nn.Module, dict[str, Fold
 
 
 @torch.no_grad()
-def fold_into(denoiser: nn.Module, names: list[str], choose: Choose) -> dict[str, Folding]:
+def fold_into(denoiser: Foldable, names: list[str], choose: Choose) -> dict[str, Folding]:
     """Fold transforms of the inputs of these linears into a float denoiser; returns each linear's folding.
 
     names: in order of execution, and with every linear the linears that its producer writes into.
     choose(name, weight) -> the transform of a linear's input, for its weight [m, d] float64 as folded so far.
     Then a linear takes and multiplies the absorbed transform of its input; the online one is left to the caller.
     """
-    producers, foldings = denoiser.producers(), {}
+    producers, foldings = denoiser.producers(), dict[str, Folding]()
     # Consumers first: what an attention's output linear folds into the values changes the weight that makes them.
     for name in reversed(names):
-        linear, producer = denoiser.get_submodule(name), producers.get(name)
+        linear, producer = submodule(denoiser, name), producers.get(name)
         weight, bias = linear.weight.double(), None if linear.bias is None else linear.bias.double()
         foldings[name] = Folding(FeatureTransform(), choose(name, weight))
         if producer is not None:
             foldings[name] = split(foldings[name].online, producer.head, producer.mean)
         absorbed = foldings[name].absorbed
-        if not absorbed.is_identity:
+        if producer is not None and not absorbed.is_identity:
             producer.absorb(denoiser, absorbed)
-            weight, bias = absorbed.fold(weight, bias)
-            replace(linear, weight=weight, bias=bias)
+            folded_weight, folded_bias = absorbed.fold(weight, bias)
+            replace(linear, weight=folded_weight, bias=folded_bias)
     return foldings
 
 
-def refold(denoiser: nn.Module, quantized: nn.Module, names: list[str]) -> nn.Module:
+def refold(denoiser: F, quantized: Foldable, names: list[str]) -> F:
     """The float denoiser with what a quantized one has absorbed of these linears' inputs, so that they compare."""
     folded = shared_copy(denoiser)
-    fold_into(folded, names, lambda name, _: quantized.get_submodule(name).absorbed)
+    fold_into(folded, names, lambda name, _: cast(FeatureTransform, quantized.get_submodule(name).absorbed))
     return folded
 
 
-def shared_copy(denoiser: nn.Module) -> nn.Module:
-    """A copy with modules of its own and the same tensors."""
-    kept = {id(p): p for p in denoiser.parameters()} | {id(b): b for b in denoiser.buffers()}
+def shared_copy(denoiser: M) -> M:
+    """A copy of a module with modules of its own and the same tensors."""
+    module = cast(nn.Module, denoiser)
+    kept: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     return copy.deepcopy(denoiser, memo=kept)
+
+
+def submodule(denoiser: Foldable, name: str) -> nn.Linear:
+    """The linear of a name."""
+    return cast(nn.Linear, denoiser.get_submodule(name))
 
 
 def replace(module: nn.Module, **tensors: torch.Tensor | None) -> None:
@@ -215,5 +242,5 @@ def replace(module: nn.Module, **tensors: torch.Tensor | None) -> None:
     for name, tensor in tensors.items():
         if tensor is not None:
             old = getattr(module, name)
-            dtype = module.weight.dtype if old is None else old.dtype
+            dtype = cast(torch.Tensor, module.weight if old is None else old).dtype
             setattr(module, name, nn.Parameter(tensor.to(dtype), requires_grad=False))

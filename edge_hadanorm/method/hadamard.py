@@ -16,6 +16,7 @@ The Sylvester factor is the inner one: H_n is a block Hadamard of width 2^k, the
 from functools import lru_cache
 from itertools import count
 from math import isqrt, sqrt
+from typing import cast
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ def _paley(m: int) -> np.ndarray:
     """
     if m == 1:
         return np.ones((1, 1), dtype=np.int8)
-    q = _paley_field(m)
+    q = cast(int, _paley_field(m))  # the orders that come here have one
     skew = q % 4 == 3
     conference = np.zeros((q + 1, q + 1), dtype=np.int8)
     conference[0, 1:] = 1
@@ -116,7 +117,7 @@ def _paley(m: int) -> np.ndarray:
 
 def _jacobsthal(q: int) -> np.ndarray:
     """Q[i, j] = chi(e_j - e_i) over the elements of GF(q), [q, q] int8; chi is 1 on squares, -1 on the rest, 0 at 0."""
-    p = _characteristic(q)
+    p = cast(int, _characteristic(q))
     chi = np.full(p, -1, dtype=np.int8)
     chi[np.arange(p) ** 2 % p] = 1
     chi[0] = 0

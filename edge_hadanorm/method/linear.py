@@ -1,6 +1,6 @@
 """The quantized linear: what the simulation runs and what export lowers is this one module."""
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import nn
@@ -46,6 +46,13 @@ class QuantizedLinear(nn.Module):
     `lowering`: how a program computes this. Export sets it, simulation does not.
     """
 
+    codes: torch.Tensor | None
+    weight_scale: torch.Tensor | None
+    bias: torch.Tensor | None
+    activation_scale: torch.Tensor | None
+    activation_zero_point: torch.Tensor | None
+    float_weight: torch.Tensor | None
+
     def __init__(
         self,
         recipe: Recipe,
@@ -73,13 +80,14 @@ class QuantizedLinear(nn.Module):
     @property
     def shape(self) -> tuple[int, int]:
         """m, d."""
-        return tuple((self.float_weight if self.codes is None else self.codes).shape)
+        rows, columns = cast(torch.Tensor, self.float_weight if self.codes is None else self.codes).shape
+        return rows, columns
 
     @property
     def weight(self) -> torch.Tensor:
         """The weight [m, d]; of codes what they stand for, made anew each time, as it takes four times their memory."""
-        if self.codes is None:
-            return self.float_weight
+        if self.codes is None or self.weight_scale is None:
+            return cast(torch.Tensor, self.float_weight)
         groups = self.weight_scale.shape[1]
         if groups == 1:
             return dequantize(self.codes, self.weight_scale)
@@ -152,7 +160,8 @@ class QuantizedLinear(nn.Module):
         if self.recipe.activation_bits == FLOAT_BITS:
             return rows
         if self.recipe.activations == "tensor":
-            return fake_quantize(rows, self.activation_scale, self.activation_zero_point, self.recipe.activation_bits)
+            scale, zero = cast(torch.Tensor, self.activation_scale), cast(torch.Tensor, self.activation_zero_point)
+            return fake_quantize(rows, scale, zero, self.recipe.activation_bits)
         return fake_quantize_per_token(rows, DEVICE_BITS)
 
 

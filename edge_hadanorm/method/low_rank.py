@@ -16,6 +16,9 @@ class LowRank(nn.Module):
     A module of its own, so that export can tell its linears from those that are quantized.
     """
 
+    down: torch.Tensor
+    up: torch.Tensor
+
     def __init__(self, down: torch.Tensor, up: torch.Tensor):
         super().__init__()
         self.register_buffer("down", down)

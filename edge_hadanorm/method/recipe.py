@@ -8,6 +8,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json
@@ -121,7 +122,7 @@ class Recipe:
 
 
 # The paper calibrates a scale sigma per channel without saying how; here it is the standard deviation after centring.
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "rtn": dict(),
     "smoothquant": dict(scale="smoothquant"),
     "quarot": dict(rotation="block"),

@@ -5,6 +5,8 @@ up for the error, so that what grows least is the error of the output, ||(W - W_
 with the second moment H = X^T X / n of the inputs, and not that of the weight.
 """
 
+from collections.abc import Callable
+
 import torch
 
 from edge_hadanorm.method.grids import Grid, choose_parameters, dequantize, grouped, quantize
@@ -36,7 +38,8 @@ def clip_search(
     weights = 1.0 if importance is None else grouped(importance[None], group_size)
     grid = Grid(bits, symmetric=True)
     largest = _largest(groups, grid)
-    scale, least = None, None
+    scale = _stored(largest, group_size)
+    least: torch.Tensor | None = None
     for ratio in CLIP_RATIOS:
         candidate = _stored(largest * ratio, group_size)
         codes = quantize(groups, candidate[..., None], 0, grid)
@@ -169,4 +172,9 @@ def _codes(groups: torch.Tensor, scale: torch.Tensor, grid: Grid) -> torch.Tenso
 
 
 # gptq needs the inputs' second moment besides.
-METHODS = {"nearest": nearest, "clip": clip_search, "gptq": gptq}
+Round = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+METHODS: dict[str, Round] = {
+    "nearest": nearest,
+    "clip": clip_search,
+    "gptq": gptq,
+}

@@ -27,6 +27,9 @@ class FeatureTransform(nn.Module):
     two.
     """
 
+    centre: torch.Tensor | None
+    inverse_scale: torch.Tensor | None
+
     def __init__(
         self,
         centre: torch.Tensor | None = None,
@@ -35,7 +38,8 @@ class FeatureTransform(nn.Module):
         rotation: Rotation = (),
     ):
         super().__init__()
-        self.dynamic, self.rotation = dynamic, tuple(map(tuple, rotation))
+        self.dynamic = dynamic
+        self.rotation: Rotation = tuple((order, stride) for order, stride in rotation)
         self.register_buffer("centre", centre)
         self.register_buffer("inverse_scale", None if scale is None else 1 / scale)
         for order, _ in self.rotation:
@@ -134,12 +138,13 @@ def rotation_factors(width: int, kind: str, block: int, head: int | None = None)
             order = largest_block(width, block)
         else:
             order = head if is_hadamard_order(head) else largest_block(head)
-        factors = ((order, 1),)
+        factors = [(order, 1)]
     else:
-        inner = head
-        if head is None or not (is_hadamard_order(head) and is_hadamard_order(width // head)):
+        if head is not None and is_hadamard_order(head) and is_hadamard_order(width // head):
+            inner = head
+        else:
             inner = largest_block(width, 1 << (width.bit_length() // 2))
             while inner > 1 and not is_hadamard_order(width // inner):
                 inner //= 2
-        factors = ((inner, 1), (width // inner, inner))
+        factors = [(inner, 1), (width // inner, inner)]
     return tuple((order, stride) for order, stride in factors if order > 1)

@@ -8,6 +8,7 @@ modulations, the projection of the text and the last linear stay in float.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -110,6 +111,8 @@ def inner_width(width: int) -> int:
 class AuraFlowDenoiser(PatchDenoiser):
     """The denoiser of an AuraFlowTransformer2DModel config; H = W = config["sample_size"]."""
 
+    blocks: Any  # a ModuleList of Block
+
     source_class = "AuraFlowTransformer2DModel"
 
     def __init__(self, config: dict):
@@ -140,7 +143,7 @@ class AuraFlowDenoiser(PatchDenoiser):
 
     def producers(self) -> dict[str, Producer]:
         """Of a joint block's values two linears make a part each, and two read them: there nothing folds."""
-        made = {}
+        made: dict[str, Producer] = {}
         for branches in self._branches():
             for own in branches:
                 made |= {

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.models.denoiser import Denoiser, device_of
@@ -21,7 +20,7 @@ class Inputs:
     prompt: dict[str, torch.Tensor]
 
     @torch.no_grad()
-    def run(self, denoiser: nn.Module) -> torch.Tensor:
+    def run(self, denoiser: Denoiser) -> torch.Tensor:
         """The denoiser's prediction [B, C, H, W], on the CPU as the inputs are, wherever the denoiser is."""
         device = device_of(denoiser)
         conditioning = denoiser.prepare(**{name: tensor.to(device) for name, tensor in self.prompt.items()})
@@ -70,9 +69,9 @@ def captured(source: str | Path | Mapping[str, torch.Tensor], denoiser: Denoiser
     mask = tensors.get(MASK)
     if mask is not None and not (((mask == 0) | (mask == 1)).all() and mask.any(1).all()):
         raise UserError(f"{file}: {MASK} is not 1 for tokens, at least one a sample, and 0 for padding")
-    label = tensors.get(LABEL)
-    if label is not None and not ((label >= 0) & (label <= denoiser.classes) & (label % 1 == 0)).all():
-        raise UserError(f"{file}: {LABEL} is not a class from 0 to {denoiser.classes - 1}, or {denoiser.classes}: none")
+    label, classes = tensors.get(LABEL), getattr(denoiser, "classes", 0)
+    if label is not None and not ((label >= 0) & (label <= classes) & (label % 1 == 0)).all():
+        raise UserError(f"{file}: {LABEL} is not a class from 0 to {classes - 1}, or {classes}: none")
     return [
         Inputs(
             latents[i : i + 1].float(),

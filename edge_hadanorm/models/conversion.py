@@ -14,7 +14,8 @@ class Weights:
     """A transformer's state dict on its way into a denoiser's; every tensor of it has to be taken, with its shape."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]):
-        self.tensors, self.taken = tensors, set()
+        self.tensors = tensors
+        self.taken: set[str] = set()
 
     def take(self, name: str, *shape: int) -> torch.Tensor:
         """Raises UserError where a tensor is missing or has another shape."""
@@ -106,4 +107,4 @@ def without_variance(pair: Pair, channels: int, out: int) -> Pair:
     """
     weight, bias = pair
     keep = torch.arange(len(weight)).reshape(-1, out)[:, :channels].flatten()
-    return weight[keep], bias[keep]
+    return weight[keep], None if bias is None else bias[keep]

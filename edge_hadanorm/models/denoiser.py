@@ -1,7 +1,7 @@
 """What every family's denoiser is: the one form that is calibrated, quantized, simulated and exported."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -9,8 +9,9 @@ from torch import nn
 from edge_hadanorm.method.fold import Producer
 from edge_hadanorm.models.conversion import Conversion
 
-# A call on its way through the stages: tensors of B sequences each, the tokens [B, S, d] first.
-State = tuple[torch.Tensor | None, ...]
+# A call on its way through the stages: tensors of B sequences each or None, the tokens [B, S, d] first. Which there are
+# is the family's affair, so that types say no more.
+State = tuple[Any, ...]
 
 
 class Denoiser(nn.Module):
@@ -72,7 +73,7 @@ class Denoiser(nn.Module):
         """
         return arguments
 
-    def prepare(self, **prompt: torch.Tensor) -> list[torch.Tensor]:
+    def prepare(self, *args: Any, **prompt: Any) -> list[torch.Tensor]:
         """The conditioning: all that depends on the prompt alone, of tensors [B, ...]."""
         raise NotImplementedError
 
@@ -87,7 +88,7 @@ class Denoiser(nn.Module):
         """
         raise NotImplementedError
 
-    def begin(self, latents: torch.Tensor, timestep: torch.Tensor, **prompt: torch.Tensor) -> State:
+    def begin(self, latents: torch.Tensor, timestep: torch.Tensor, *args: Any, **prompt: Any) -> State:
         """A call of the denoiser, up to its first block, for `advance`."""
         raise NotImplementedError
 

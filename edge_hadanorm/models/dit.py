@@ -7,6 +7,8 @@ the last linear. Quantized are attention and feed-forward; patch, time and label
 modulation, of which there is one token, and the last linear stay in float.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -56,6 +58,8 @@ class Block(nn.Module):
 class DiTDenoiser(PatchDenoiser):
     """The denoiser of a DiTTransformer2DModel config; H = W = config["sample_size"]."""
 
+    blocks: Any  # a ModuleList of Block
+
     source_class = "DiTTransformer2DModel"
     unread = ("pos_embed.pos_embed",)
 
@@ -78,7 +82,8 @@ class DiTDenoiser(PatchDenoiser):
         return [name for name in self.quantizable() if name.endswith(("attn.out", "ff.down"))]
 
     def producers(self) -> dict[str, Producer]:
-        head, made = self.width // self.heads, {}
+        head = self.width // self.heads
+        made: dict[str, Producer] = {}
         for block in (f"blocks.{i}" for i in range(len(self.blocks))):
             made |= {
                 f"{block}.attn.qkv": LinearModulation(f"{block}.modulation", shift=0, scale=1),

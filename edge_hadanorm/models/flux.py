@@ -11,6 +11,8 @@ k are ordered so that rotary embeddings turn the first half of a head with the s
 blocks but for their modulations, which stay in float as the embeddings and the last linear do.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -143,6 +145,12 @@ class SingleBlock(nn.Module):
 class FluxDenoiser(Denoiser):
     """The denoiser of a FluxTransformer2DModel config; H = W = config["sample_size"]."""
 
+    cos: torch.Tensor
+    sin: torch.Tensor
+    frequencies: torch.Tensor
+    double_blocks: Any  # a ModuleList of DoubleBlock
+    single_blocks: Any  # a ModuleList of SingleBlock
+
     source_class = "FluxTransformer2DModel"
 
     def __init__(self, config: dict):
@@ -202,7 +210,7 @@ class FluxDenoiser(Denoiser):
 
     def producers(self) -> dict[str, Producer]:
         """Adaptive layer norms. Attention mixes values of two linears, or goes into a linear with the MLP."""
-        made = {}
+        made: dict[str, Producer] = {}
         for block in (f"double_blocks.{i}" for i in range(len(self.double_blocks))):
             for i, name in enumerate(("image.qkv", "image.up", "text.qkv", "text.up")):
                 made[f"{block}.{name}"] = LinearModulation(f"{block}.modulation", shift=3 * i, scale=3 * i + 1)
@@ -216,7 +224,7 @@ class FluxDenoiser(Denoiser):
         """Text [B, L, d], and what pooled [B, P] and guidance [B] add to the embedding of time: [B, 1, d]."""
         share = self.pooled(pooled.reshape(-1, 1, self.pooled_width))
         if self.guidance is not None:
-            share = share + self.guidance(sinusoid(guidance, self.frequencies))
+            share = share + self.guidance(sinusoid(cast(torch.Tensor, guidance), self.frequencies))
         return [self.text(text), share]
 
     def begin(self, latents: torch.Tensor, timestep: torch.Tensor, **prompt: torch.Tensor) -> State:
@@ -305,7 +313,8 @@ class FluxDenoiser(Denoiser):
             norm_q, norm_k = (take(f"{source}.{name}.weight", head)[order] for name in norms)
             into.state |= {f"{target}.norm.q": norm_q * head**-0.5, f"{target}.norm.k": norm_k}
             q, k, v = (linear(f"{source}.{name}", width, width) for name in names)
-            return [*(tuple(t[rows] for t in pair) for pair in (q, k)), v]
+            ordered = [(weight[rows], cast(torch.Tensor, bias)[rows]) for weight, bias in (q, k)]
+            return [*ordered, v]
 
         weight, bias = linear("x_embedder", width, channels)
         put("patch_embed", (weight.reshape(width, -1, PATCH, PATCH), bias))

@@ -15,6 +15,9 @@ class PatchDenoiser(Denoiser):
     `frequencies` are those of the timestep's embedding, which a subclass makes, as it does all between the two ends.
     """
 
+    positions: torch.Tensor | None
+    frequencies: torch.Tensor
+
     def __init__(self, config: dict, placed: bool = True, biased: bool = True):
         """placed: whether tokens have positions. biased: whether the last linear has a bias."""
         super().__init__(config)

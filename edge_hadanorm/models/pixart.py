@@ -5,6 +5,8 @@ into q, and a learned variance, which no sampler here reads, is cut from the las
 the blocks; patch and time embedding, caption projection and the last linear stay in float.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -55,6 +57,8 @@ class Block(nn.Module):
 class PixArtDenoiser(PatchDenoiser):
     """The denoiser of a PixArtTransformer2DModel config; H = W = config["sample_size"]."""
 
+    blocks: Any  # a ModuleList of Block
+
     source_class = "PixArtTransformer2DModel"
     unread = ("pos_embed.pos_embed",)
 
@@ -93,7 +97,7 @@ class PixArtDenoiser(PatchDenoiser):
         return [name for name in self.quantizable() if not name.endswith(moving)]
 
     def producers(self) -> dict[str, Producer]:
-        made = {}
+        made: dict[str, Producer] = {}
         for i, block in enumerate(self.blocks):
             name, text_head = f"blocks.{i}", self.width // block.attn2.heads
             made |= {

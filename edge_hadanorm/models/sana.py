@@ -7,6 +7,8 @@ are linears on tokens. Quantized are the linears of the blocks; patch, time and 
 the depthwise convolutions and the last linear stay in float.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -99,7 +101,8 @@ class NormedCrossAttention(CrossAttention):
         return self.norm_k(k), v
 
     def forward(self, x: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        return self.out(attention(*(equal_parts(t, self.heads) for t in (self.norm_q(self.q(x)), k, v)), bias))
+        q, keys, values = (equal_parts(t, self.heads) for t in (self.norm_q(self.q(x)), k, v))
+        return self.out(attention(q, keys, values, bias))
 
 
 class FeedForward(nn.Module):
@@ -123,6 +126,9 @@ class FeedForward(nn.Module):
 
 class Block(pixart.Block):
     """PixArt's, with this attention and feed-forward."""
+
+    attn1: Any
+    ff: Any
 
     def __init__(self, config: dict):
         heads, text_heads = config["num_attention_heads"], config["num_cross_attention_heads"]
@@ -190,15 +196,15 @@ class SanaDenoiser(PixArtDenoiser):
         """The caption projection and its norm: [B, L, C] -> [B, L, d]."""
         return self.text_norm(super()._text(text))
 
-    def _guidance(self, guidance: torch.Tensor) -> torch.Tensor:
+    def _guidance(self, guidance: torch.Tensor | None) -> torch.Tensor:
         """What a guidance adds to the embedding of time: [B] -> [B, 1, d]."""
-        return self.guidance_down(F.silu(self.guidance_up(sinusoid(guidance, self.frequencies))))
+        return self.guidance_down(F.silu(self.guidance_up(sinusoid(cast(torch.Tensor, guidance), self.frequencies))))
 
     @staticmethod
     def check(config: dict) -> None:
         check_patches(config, "num_layers", "caption_channels", "num_cross_attention_heads")
         ratio = config.get("mlp_ratio")
-        if type(ratio) not in (int, float) or ratio <= 0:
+        if not isinstance(ratio, int | float) or isinstance(ratio, bool) or ratio <= 0:
             raise UserError(f"transformer config: 'mlp_ratio' is {ratio!r}, not a positive number")
         width, fixed = config["num_attention_heads"] * config["attention_head_dim"], {}
         if config.get("out_channels") is not None:
@@ -230,11 +236,11 @@ class SanaDenoiser(PixArtDenoiser):
         for i in range(config["num_layers"]):
             source, target = f"transformer_blocks.{i}", f"blocks.{i}"
             state[f"{target}.attn1.rest"] = zero.clone()
-            for attn, biased in (("attn1", config.get("attention_bias")), ("attn2", True)):
+            for attn, biased in (("attn1", bool(config.get("attention_bias"))), ("attn2", True)):
                 pairs = (linear(f"{source}.{attn}.to_{name}", width, width, biased) for name in "qkv")
                 # With biases in any case, for what transforms of the values add.
                 q, k, v = ((w, zero if b is None else b) for w, b in pairs)
-                scale = 1 if attn == "attn1" else config["cross_attention_head_dim"] ** -0.5
+                scale: Any = 1 if attn == "attn1" else config["cross_attention_head_dim"] ** -0.5
                 if normed:
                     state[f"{target}.{attn}.norm_k.weight"] = take(f"{source}.{attn}.norm_k.weight", width)
                     scale = scale * take(f"{source}.{attn}.norm_q.weight", width)

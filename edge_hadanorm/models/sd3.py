@@ -7,6 +7,8 @@ into one, and the attention scale is folded into q, or into the weight of its no
 blocks; embeddings, projections of the prompt, adaptive layer norms and the last linear stay in float.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -48,9 +50,9 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.count = heads, 2 if last else 3
         self.qkv = StackedLinear(width, self.count * width)
-        self.norm_q = nn.Parameter(torch.empty(width // heads)) if normed and not last else None
+        self.norm_q: Any = nn.Parameter(torch.empty(width // heads)) if normed and not last else None
         self.norm_k = nn.Parameter(torch.empty(width // heads)) if normed else None
-        self.out = None if last else nn.Linear(width, width)
+        self.out: Any = None if last else nn.Linear(width, width)
 
     def project(self, x: torch.Tensor, shift: torch.Tensor) -> tuple[Heads, Heads, Heads]:
         """q (scaled), k and v of tokens x, to which a shift is still to be added."""
@@ -79,8 +81,8 @@ class Stream(nn.Module):
         self.count = 2 if last else 9 if dual else 6
         self.modulation = nn.Linear(width, self.count * width)
         self.attn = Attention(width, heads, normed, last)
-        self.attn2 = Attention(width, heads, normed) if dual else None
-        self.ff = None if last else FeedForward(width, 4 * width)
+        self.attn2: Any = Attention(width, heads, normed) if dual else None
+        self.ff: Any = None if last else FeedForward(width, 4 * width)
 
     def parts(self, condition: torch.Tensor) -> list[torch.Tensor]:
         """Shifts, scales and gates, each [B, 1, d]."""
@@ -124,6 +126,8 @@ class SD3Denoiser(PatchDenoiser):
     Of a prompt it takes text [L, joint_attention_dim] and pooled [pooled_projection_dim].
     """
 
+    blocks: Any  # a ModuleList of Block
+
     source_class = "SD3Transformer2DModel"
 
     def __init__(self, config: dict):
@@ -153,10 +157,10 @@ class SD3Denoiser(PatchDenoiser):
 
     def producers(self) -> dict[str, Producer]:
         """A joint attention's output has two readers, and two linears make its values: that is left online."""
-        made = {}
+        made: dict[str, Producer] = {}
         for name in self.quantizable():
-            stream, *linear = name.rsplit(".", 2)
-            if (linear := ".".join(linear)) in MODULATED:
+            stream, *parts = name.rsplit(".", 2)
+            if (linear := ".".join(parts)) in MODULATED:
                 made[name] = LinearModulation(f"{stream}.modulation", *MODULATED[linear])
             elif linear == "attn2.out":
                 made[name] = Values(f"{stream}.attn2.qkv", 2 * self.width, self.width // self.heads)
@@ -218,7 +222,9 @@ class SD3Denoiser(PatchDenoiser):
 
         def put_modulation(target: str, source: str, parts: int) -> None:
             """Shift, scale, gate and so on; of two parts diffusers has the scale first."""
-            pair = tuple(t.roll(width if parts == 2 else 0, dims=0) for t in linear(source, parts * width, width))
+            weight, bias = linear(source, parts * width, width)
+            shift = width if parts == 2 else 0
+            pair = weight.roll(shift, dims=0), cast(torch.Tensor, bias).roll(shift, dims=0)
             put(target, with_ones(pair, *range(1, parts, 3)))
 
         def put_attention(target: str, source: str, names: tuple[str, ...], last: bool = False) -> None:

@@ -7,13 +7,14 @@ between the blocks, so that memory holds the graph of one block. Bits then go wh
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import nn
 
+from edge_hadanorm.method.fold import submodule
 from edge_hadanorm.method.linear import QuantizedLinear, equal_parts
 from edge_hadanorm.method.recipe import BUDGET_BITS, Recipe
 from edge_hadanorm.models.calls import Inputs
@@ -28,14 +29,15 @@ GROUPED_BITS = 4
 Quantize = Callable[[str, Recipe], QuantizedLinear]
 
 
-def allocate(denoiser: Denoiser, recipe: Recipe, quantize_one: Quantize, calls: list[Inputs]) -> dict[str, Recipe]:
+def allocate(denoiser: Denoiser, recipe: Recipe, quantize_one: Quantize, calls: Sequence[Inputs]) -> dict[str, Recipe]:
     """The recipe of every quantizable linear: `recipe` with the bits that its average_bits pays for."""
     choices = [
         own_bits(recipe, bits) for bits in sorted({recipe.weight_bits, *BUDGET_BITS}) if bits >= recipe.weight_bits
     ]
     errors = sensitivities(denoiser, choices, quantize_one, calls)
-    sizes = {name: denoiser.get_submodule(name).weight.numel() for name in errors}
-    levels = spend(errors, sizes, [own.weight_bits for own in choices], recipe.average_bits * sum(sizes.values()))
+    sizes = {name: submodule(denoiser, name).weight.numel() for name in errors}
+    budget = recipe.average_bits or recipe.weight_bits
+    levels = spend(errors, sizes, [own.weight_bits for own in choices], budget * sum(sizes.values()))
     return {name: choices[level] for name, level in levels.items()}
 
 
@@ -85,7 +87,7 @@ Cotangents = dict[int, list[torch.Tensor]]
 
 
 def sensitivities(
-    denoiser: Denoiser, choices: list[Recipe], quantize_one: Quantize, calls: list[Inputs]
+    denoiser: Denoiser, choices: list[Recipe], quantize_one: Quantize, calls: Sequence[Inputs]
 ) -> dict[str, list[float]]:
     """Squared error of the prediction that each linear alone causes to first order, by recipe, summed over calls."""
     errors = {name: [0.0] * len(choices) for name in denoiser.quantizable()}
@@ -99,7 +101,8 @@ def sensitivities(
 
 def _runs(denoiser: Denoiser, call: Inputs, generator: torch.Generator) -> Iterator[Run]:
     """What every linear does in a call, the last one's first."""
-    states, steps = _states(denoiser, call), [partial(denoiser.advance, i) for i in range(len(denoiser.stages()))]
+    states = _states(denoiser, call)
+    steps: list[Callable[[State], State]] = [partial(denoiser.advance, i) for i in range(len(denoiser.stages()))]
     steps.append(lambda state: (denoiser.finish(state),))
     begun, cotangents = states[0], {0: list(_probes(call.latents, generator))}
     # A step whose state is that of the beginning runs all blocks before it itself, and leaves none.

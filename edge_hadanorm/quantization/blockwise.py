@@ -6,7 +6,7 @@ not grow at all.
 
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -23,7 +23,7 @@ CHUNK = 4096
 class Stream:
     """Calls at one stage of a denoiser, see `PixArtDenoiser.stages`. `advance` takes them to the next."""
 
-    def __init__(self, denoiser: Denoiser, calls: list[Inputs]):
+    def __init__(self, denoiser: Denoiser, calls: Sequence[Inputs]):
         batch, tokens, _ = denoiser.begin(calls[0].latents, calls[0].timestep, **calls[0].prompt)[0].shape
         size = max(1, CHUNK // (batch * tokens))
         calls = _spread(calls, size)[: -(-TOKENS // (batch * tokens))]
@@ -64,7 +64,7 @@ class _AllSeen(Exception):
     """Nothing further down a stage is wanted."""
 
 
-def _spread(calls: list[Inputs], size: int) -> list[Inputs]:
+def _spread(calls: Sequence[Inputs], size: int) -> list[Inputs]:
     """Calls in an order of which every beginning has all timesteps in it, and chunks of `size` by turns the prompts of
     one half and of the other.
     """
@@ -89,4 +89,9 @@ def _halved(state: State) -> tuple[State, State]:
     if count == 1:
         return state, state
     middle = count // 2
-    return tuple(tuple(None if t is None else t[part] for t in state) for part in (slice(middle), slice(middle, None)))
+    first, second = slice(middle), slice(middle, None)
+    return _part(state, first), _part(state, second)
+
+
+def _part(state: State, sequences: slice) -> State:
+    return tuple(None if tensor is None else tensor[sequences] for tensor in state)

@@ -4,15 +4,18 @@ Memory does not grow with the number of samples. The state can be saved after an
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.method.fold import Foldable, submodule
+from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.method.transform import token_mean
 from edge_hadanorm.tensor_files import write_tensors
 
@@ -74,7 +77,7 @@ class Moments:
 
 
 @contextmanager
-def observed(denoiser: nn.Module, names: Iterable[str], observe: Observe) -> Iterator[None]:
+def observed(denoiser: Foldable, names: Iterable[str], observe: Observe) -> Iterator[None]:
     """Call observe(name, x, ...) with the arguments of each named linear while inside: its input, and token weights."""
 
     def hook(name: str):
@@ -94,7 +97,7 @@ def observed(denoiser: nn.Module, names: Iterable[str], observe: Observe) -> Ite
 
 
 def calibrate(
-    denoiser: nn.Module,
+    denoiser: Foldable,
     samples: list[Callable[[], torch.Tensor]],
     progress: Callable[[Iterable], Iterable] = iter,
     state: Path | None = None,
@@ -108,7 +111,7 @@ def calibrate(
     state cannot be written.
     """
     names = denoiser.quantizable()
-    moments = {name: Moments(denoiser.get_submodule(name).weight.shape[1]) for name in names}
+    moments = {name: Moments(submodule(denoiser, name).weight.shape[1]) for name in names}
     done = _resume(state, fingerprint, moments) if state else 0
 
     def observe(name: str, x: torch.Tensor, weights: torch.Tensor | None = None) -> None:
@@ -129,13 +132,13 @@ def calibrate(
 
 
 def activation_ranges(
-    denoiser: nn.Module, quantized: nn.Module, samples: list[Callable[[], object]]
+    denoiser: Foldable, quantized: Foldable, samples: Sequence[Callable[[], object]]
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Smallest and largest value that each linear of `quantized` has to quantize, on the float model's inputs."""
     ranges: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def observe(name: str, x: torch.Tensor, weights: torch.Tensor | None = None) -> None:
-        linear = quantized.get_submodule(name)
+        linear = cast(QuantizedLinear, quantized.get_submodule(name))
         rows = linear.rows(linear.absorbed(x)[0], weights)
         low, high = rows.aminmax()
         if name in ranges:

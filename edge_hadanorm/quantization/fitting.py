@@ -10,6 +10,7 @@ W4A4 that cost 1 dB with a layer's own inputs, and 3 dB with those of the float 
 
 import copy
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
@@ -56,7 +57,7 @@ def fit(linear: QuantizedLinear, inputs: Callable[[], Iterable[Seen]], span: int
         seen.update(exact, tokens(linear.quantized_input(x, weights), weights), tokens(x, weights).double().sum(1))
     codes = scale = None
     if recipe.weight_bits < FLOAT_BITS:
-        arguments = linear.weight, recipe.weight_bits, recipe.group_size
+        arguments: tuple[Any, ...] = linear.weight, recipe.weight_bits, recipe.group_size
         if recipe.rounding == "gptq":
             arguments += seen.moment / seen.count, max(recipe.damping, width / len(seen.distinct)), recipe.act_order
         codes, scale = METHODS[recipe.rounding](*arguments)
@@ -82,7 +83,8 @@ class Statistics:
     """
 
     def __init__(self, width: int, spans: int):
-        self.count, self.distinct = 0, set()
+        self.count = 0
+        self.distinct: set[float] = set()
         self.exact, self.mean = torch.zeros(2, width, dtype=torch.float64)
         self.moment = torch.zeros(spans, width // spans, width // spans, dtype=torch.float64)
 

@@ -1,20 +1,22 @@
 """A float denoiser and a recipe to a quantized denoiser: transform, fold, round, one linear after the other."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 from torch import nn
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.method.fold import Folding, Producer, fold_into, shared_copy
+from edge_hadanorm.method.fold import Folding, Producer, fold_into, shared_copy, submodule
 from edge_hadanorm.method.hadamard import is_hadamard_order
 from edge_hadanorm.method.linear import FLOAT_BITS, QuantizedLinear
 from edge_hadanorm.method.recipe import Recipe, steadied
 from edge_hadanorm.method.rounding import METHODS as ROUNDING
 from edge_hadanorm.method.transform import FeatureTransform, Rotation, rotation_factors
 from edge_hadanorm.models.calls import Inputs
+from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.quantization.allocation import allocate
 from edge_hadanorm.quantization.blockwise import Stream
 from edge_hadanorm.quantization.calibration import Moments, activation_ranges
@@ -27,7 +29,7 @@ SCALE_RANGE = 1e4
 LARGE = 1 << 20
 
 
-def feature_scale(recipe: Recipe, moments: Moments, weight: torch.Tensor) -> torch.Tensor | None:
+def feature_scale(recipe: Recipe, moments: Moments | None, weight: torch.Tensor) -> torch.Tensor | None:
     """D [d] of a recipe for one input with these moments and the stacked weight [m, d], float64, of median 1.
 
     smoothquant: max|x|^alpha / max|W|^(1 - alpha) (arXiv 2211.10438). std: sigma after centring.
@@ -35,7 +37,7 @@ def feature_scale(recipe: Recipe, moments: Moments, weight: torch.Tensor) -> tor
     (Cauchy-Schwarz); e = 0 gives all columns of W D one norm, as the rounding of weights would have it.
     A channel for which that is 0 or infinite, without signal or without weight, gets 1.
     """
-    if recipe.scale == "none":
+    if recipe.scale == "none" or moments is None:
         return None
     if recipe.scale == "smoothquant":
         signal = moments.magnitude(recipe.centre) ** recipe.alpha
@@ -58,7 +60,7 @@ def build_transform(
     producer: what makes the input and can absorb of its transform, see fold.py.
     """
     return FeatureTransform(
-        centre=None if recipe.centre == "none" else moments.mean,
+        centre=None if recipe.centre == "none" or moments is None else moments.mean,
         dynamic=recipe.centre == "dynamic",
         scale=feature_scale(recipe, moments, weight),
         rotation=_rotation(recipe, weight.shape[1], producer),
@@ -66,7 +68,7 @@ def build_transform(
 
 
 def _rotation(recipe: Recipe, width: int, producer: Producer | None) -> Rotation:
-    return rotation_factors(width, recipe.rotation, recipe.block, producer and producer.head)
+    return rotation_factors(width, recipe.rotation, recipe.block, producer.head if producer else None)
 
 
 def quantize_linear(recipe: Recipe, folding: Folding, linear: nn.Linear) -> QuantizedLinear:
@@ -78,7 +80,7 @@ def quantize_linear(recipe: Recipe, folding: Folding, linear: nn.Linear) -> Quan
     return QuantizedLinear(recipe, plain.transform, codes, scale, plain.bias, None, plain.absorbed, plain.low_rank)
 
 
-def quantize_rest(denoiser: nn.Module, recipe: Recipe) -> None:
+def quantize_rest(denoiser: Denoiser, recipe: Recipe) -> None:
     """Round the large linears that the recipe has no transforms for: after folding, which writes into some of them."""
     if FLOAT_BITS in (recipe.rest_bits, recipe.weight_bits):
         return
@@ -91,13 +93,13 @@ def quantize_rest(denoiser: nn.Module, recipe: Recipe) -> None:
             denoiser.set_submodule(name, quantize_linear(own, folding, module))
 
 
-def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
+def check_recipe(recipe: Recipe, denoiser: Denoiser) -> None:
     """Raises UserError where the recipe does not fit this denoiser's linears."""
     if recipe.activation_bits == FLOAT_BITS and recipe.activations == "tensor":
         raise UserError(f"recipe {recipe.name}: activations of 16 bits have no range to calibrate; leave out -static")
     producers = denoiser.producers()
     for name in denoiser.quantizable():
-        outputs, width = denoiser.get_submodule(name).weight.shape
+        outputs, width = submodule(denoiser, name).weight.shape
         if recipe.rank > min(outputs, width):
             raise UserError(
                 f"recipe {recipe.name}: rank {recipe.rank} is more than the {min(outputs, width)} of {name}, of shape "
@@ -117,14 +119,14 @@ def check_recipe(recipe: Recipe, denoiser: nn.Module) -> None:
 
 @torch.no_grad()
 def quantize(
-    denoiser: nn.Module,
+    denoiser: Denoiser,
     recipe: Recipe,
     moments: dict[str, Moments] | None,
-    samples: list[Callable[[], object]] = (),
-    calls: list[Inputs] = (),
+    samples: Sequence[Callable[[], object]] = (),
+    calls: Sequence[Inputs] = (),
     progress: Callable[[Iterable], Iterable] = iter,
-    done: Callable[[int, nn.Module], None] = lambda *_: None,
-) -> nn.Module:
+    done: Callable[[int, Denoiser], None] = lambda *_: None,
+) -> Denoiser:
     """A quantized copy of a float denoiser.
 
     moments: from `calibrate`, None where the recipe needs none. samples: calls that run `denoiser`, for the ranges of
@@ -142,7 +144,7 @@ def quantize(
         recipes = {name: budgeted.get(name, recipe) for name in names}
         foldings = _choose_and_fold(quantized, recipes, moments, stream)
         for name in names:
-            linear = quantized.get_submodule(name)
+            linear = submodule(quantized, name)
             if stream is None:
                 made = quantize_linear(recipes[name], foldings[name], linear)
             else:
@@ -156,7 +158,7 @@ def quantize(
     if ranges_last:
         ranges = activation_ranges(denoiser, quantized, samples)
         for name in denoiser.quantizable():
-            quantized.get_submodule(name).set_activation_range(*ranges[name])
+            cast(QuantizedLinear, quantized.get_submodule(name)).set_activation_range(*ranges[name])
         for stage in range(len(denoiser.stages())):
             done(stage, quantized)
     quantize_rest(quantized, recipe)
@@ -164,7 +166,7 @@ def quantize(
 
 
 @torch.no_grad()
-def outline(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
+def outline(denoiser: Denoiser, recipe: Recipe) -> Denoiser:
     """What `quantize` makes of a denoiser of fake tensors, which have shapes and no values.
 
     What is chosen by values is where the choice starts: a search's transforms, the bits of a budget.
@@ -185,7 +187,7 @@ def outline(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
     for names in denoiser.stages():
         foldings = fold_into(outlined, names, choose)
         for name in names:
-            linear = outlined.get_submodule(name)
+            linear = submodule(outlined, name)
             made = quantize_linear(dataclasses.replace(own, rounding="nearest"), foldings[name], linear)
             if own.rounding == "gptq" and made.bias is None:  # which corrects it
                 made.bias = linear.weight.new_empty(len(linear.weight))
@@ -195,15 +197,17 @@ def outline(denoiser: nn.Module, recipe: Recipe) -> nn.Module:
 
 
 def _allocate(
-    denoiser: nn.Module, recipe: Recipe, moments: dict[str, Moments] | None, calls: list[Inputs]
+    denoiser: Denoiser, recipe: Recipe, moments: dict[str, Moments] | None, calls: Sequence[Inputs]
 ) -> dict[str, Recipe]:
     """Each linear's share of a budget of bits, judged by nearest rounding after a recipe's transform or a good one."""
     like = dataclasses.replace(recipe, search=False, **START) if recipe.search else recipe
     producers, steady = denoiser.producers(), denoiser.steady()
 
     def quantize_one(name: str, own: Recipe) -> QuantizedLinear:
-        linear, judged = denoiser.get_submodule(name), steadied(like, name in steady)
-        transform = build_transform(judged, moments and moments[name], linear.weight.double(), producers.get(name))
+        linear, judged = submodule(denoiser, name), steadied(like, name in steady)
+        transform = build_transform(
+            judged, moments[name] if moments else None, linear.weight.double(), producers.get(name)
+        )
         own = dataclasses.replace(own, rounding="nearest", activations="token")
         return quantize_linear(own, Folding(FeatureTransform(), transform), linear)
 
@@ -211,12 +215,12 @@ def _allocate(
 
 
 def _choose_and_fold(
-    denoiser: nn.Module, recipes: dict[str, Recipe], moments: dict[str, Moments] | None, stream: Stream | None
+    denoiser: Denoiser, recipes: dict[str, Recipe], moments: dict[str, Moments] | None, stream: Stream | None
 ) -> dict[str, Folding]:
     """Fold one stage's transforms in; recipes that search are replaced by what they find."""
     producers, steady = denoiser.producers(), denoiser.steady()
     searched = [name for name, recipe in recipes.items() if recipe.search]
-    sample = stream.sample(denoiser, searched) if searched else {}
+    sample = stream.sample(denoiser, searched) if stream is not None and searched else {}
 
     def choose(name: str, weight: torch.Tensor) -> FeatureTransform:
         producer = producers.get(name)
@@ -225,8 +229,8 @@ def _choose_and_fold(
             return build_transform(steadied(own, name in steady), moments, weight, producer)
 
         if name in sample:
-            bias = denoiser.get_submodule(name).bias
+            bias = submodule(denoiser, name).bias
             recipes[name] = search(recipes[name], build, producer, weight, bias, sample[name], name in steady)
-        return build(recipes[name], moments and moments[name])
+        return build(recipes[name], moments[name] if moments else None)
 
     return fold_into(denoiser, list(recipes), choose)

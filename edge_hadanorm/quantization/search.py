@@ -9,6 +9,7 @@ after the other.
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -28,10 +29,12 @@ ROWS = 128
 # At most so many columns make up for each other's errors in a candidate, so that wide inputs take no longer for it.
 SPAN = 512
 
-START = dict(centre="static", scale="balanced", exponent=0.25, rotation="block", block=32)
+# Fields of a recipe to replace, one candidate after the other.
+Sweep = tuple[dict[str, Any], ...]
+START: dict[str, Any] = dict(centre="static", scale="balanced", exponent=0.25, rotation="block", block=32)
 # Where the search starts: a good transform, and those of published methods, so that its choice is none worse than any.
 # A table of its own: what hadanorm-auto finds may not change with a new method among the recipes.
-STARTS = {
+STARTS: dict[str, dict[str, Any]] = {
     "good": START,
     "rtn": dict(),
     "smoothquant": dict(scale="smoothquant"),
@@ -42,14 +45,14 @@ STARTS = {
     "hadanorm-folded": dict(centre="static", scale="balanced", rotation="block"),
 }
 # What is tried from the best start on, one property after the other.
-SCALES = tuple(dict(scale="balanced", exponent=exponent) for exponent in (0.0, 0.25, 0.5, 0.75))
+SCALES: Sweep = tuple(dict(scale="balanced", exponent=exponent) for exponent in (0.0, 0.25, 0.5, 0.75))
 FINER = 0.125  # of an exponent
 # Attention takes a rotation as wide as a head, whatever the block.
-HEAD_ROTATIONS = (dict(rotation="none"), dict(rotation="block", block=32))
-ROTATIONS = (*HEAD_ROTATIONS, *(dict(rotation="block", block=block) for block in (16, 64, 128)))
+HEAD_ROTATIONS: Sweep = (dict(rotation="none"), dict(rotation="block", block=32))
+ROTATIONS: Sweep = (*HEAD_ROTATIONS, *(dict(rotation="block", block=block) for block in (16, 64, 128)))
 # The mean of a steady input does not move, so that a dynamic centre is a static one.
-STEADY_CENTRES = (dict(centre="none"), dict(centre="static"))
-CENTRES = (*STEADY_CENTRES, dict(centre="dynamic"))
+STEADY_CENTRES: Sweep = (dict(centre="none"), dict(centre="static"))
+CENTRES: Sweep = (*STEADY_CENTRES, dict(centre="dynamic"))
 DAMPINGS = (0.5, 5.0)
 CLIPS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
@@ -104,8 +107,9 @@ def search(
     given = dataclasses.replace(recipe, search=False)
     starts = (steadied(dataclasses.replace(given, **values), steady) for values in STARTS.values())
     best = max(starts, key=score)
-    rotations = HEAD_ROTATIONS if producer is not None and producer.head else ROTATIONS
-    for sweep in (SCALES, rotations, STEADY_CENTRES if steady else CENTRES):
+    rotations: Sweep = HEAD_ROTATIONS if producer is not None and producer.head else ROTATIONS
+    sweeps: tuple[Sweep, ...] = (SCALES, rotations, STEADY_CENTRES if steady else CENTRES)
+    for sweep in sweeps:
         best = max((best, *(dataclasses.replace(best, **values) for values in sweep)), key=score)
     if best.scale == "balanced":
         finer = [e for e in (best.exponent - FINER, best.exponent + FINER) if 0 <= e <= 1]

@@ -31,12 +31,12 @@ class CalibrationData:
     def __init__(
         self,
         model: FloatModel,
-        runs: list[Callable[[], torch.Tensor]] | None = None,
+        runs: Sequence[Callable[[], torch.Tensor]] = (),
         inputs: list[Inputs] | None = None,
         trajectories: Trajectories | None = None,
         settings: Sequence = (),
     ):
-        self.model, self.runs, self.inputs = model, runs or [], inputs
+        self.model, self.runs, self.inputs = model, list(runs), inputs
         self.settings, self._prompts = list(settings), list((settings and settings[0]) or [])
         self._trajectories = trajectories
         self._moments: dict[str, Moments] | None = None
@@ -96,8 +96,8 @@ def collect(
         prompts = prompt_list(prompts)
     if inputs is not None:
         calls = captured(inputs, model.denoiser)
-        runs = [partial(call.run, model.denoiser) for call in calls]
-        return CalibrationData(model, runs, calls, settings=[prompts, steps, seed])
+        each = [partial(call.run, model.denoiser) for call in calls]
+        return CalibrationData(model, each, calls, settings=[prompts, steps, seed])
     pipeline = model.pipeline
     own = prompts or (calibration_prompts(model) if pipeline is not None else None)
     if pipeline is None or not own:

@@ -138,7 +138,8 @@ def quantize(
         if folder is not None:
             checkpoint.save(folder, saved)
         if measure:
-            drawn = original.trajectories and evaluation.pictures(quantized, original.trajectories)
+            held_out = original.trajectories
+            drawn = evaluation.pictures(quantized, held_out) if held_out else None
             saved = replace(saved, metrics=evaluation.measure(original, quantized, drawn, layers.db(), recipe.name))
         if folder is not None:
             checkpoint.save_metrics(folder, saved)
@@ -191,8 +192,9 @@ def dry_run(
         source = f"{len(data.runs)} captured inputs"
     else:
         count = len(data.runs)
-        source = f"{count} prompt{'s' * (count > 1)} of {steps or outlined.pipeline.steps} steps each"
-    text = None if outlined.pipeline else _text(outlined, data and data.inputs)
+        each = steps or (outlined.pipeline.steps if outlined.pipeline else 0)
+        source = f"{count} prompt{'s' * (count > 1)} of {each} steps each"
+    text = None if outlined.pipeline else _text(outlined, data.inputs if data else None)
     return dry_runs.describe(outlined, recipe, source, text)
 
 
