@@ -27,7 +27,7 @@ from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.models import family
 from edge_hadanorm.pipelines import loading
-from edge_hadanorm.pipelines.loading import Source
+from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.text_to_image import ABOUT, LABELS, TextToImage
 from edge_hadanorm.tensor_files import read_tensors, require_finite, write_tensors
 
@@ -194,14 +194,14 @@ def _check_shapes(name: str, linear: nn.Linear, own: Recipe, layout: dict, tenso
             raise UserError(f"tensor {name}.{key} of shape {list(found)} is not of its recipe; quantize again")
 
 
-def float_model(folder: Path, saved: Checkpoint, reference: str | None) -> Source:
+def float_model(folder: Path, saved: Checkpoint, reference: str | None) -> FloatModel:
     """What the checkpoint in `folder` was quantized from, or the `reference` where it is given."""
     model = loading.load(reference or saved.source)
     check_config(folder, saved, model)
     return model
 
 
-def check_config(folder: Path, saved: Checkpoint, model: Source) -> None:
+def check_config(folder: Path, saved: Checkpoint, model: FloatModel) -> None:
     """Raises UserError where the checkpoint in `folder` cannot be of this model."""
     if saved.denoiser.config != model.denoiser.config:
         raise UserError(f"{model.name} has another transformer config than {folder}; give its model as --reference")

@@ -184,7 +184,9 @@ def bench(quick, names, blocks, tokens, threads, json_file, chart_file, cache) -
         chosen = [name for name in chosen if name.startswith(("executorch-", "edge-"))]
         cases, threads = list(bench.CASES[:1]), (1,)
     results = []
-    for part in bench.run(cases, list(threads or (1, 2)), chosen, cache or bench.CACHE):
+    for part in bench.run(
+        cases, list(threads or (1, 2)), chosen, cache or bench.CACHE, progress=console.progress, status=console.say
+    ):
         click.echo(bench.as_table(part) + "\n")
         results += part
         if json_file:  # as far as it is, should a long run be interrupted
@@ -225,11 +227,10 @@ def summary(metrics: dict) -> str:
     """What was measured, in a line."""
     from edge_hadanorm.measure.sizes import megabytes
 
-    bits, psnr, retrieval = metrics["bits"], metrics["image_psnr_db"], metrics["caption_retrieval"]
+    bits, psnr = metrics["bits"], metrics["image_psnr_db"]
     pictures = "" if psnr is None else f", pictures {psnr:.1f} dB PSNR, {metrics['image_ssim']:.3f} SSIM"
-    captioned = "" if retrieval is None else f", {retrieval['quantized']:.0%} as captioned"
     sqnr = metrics["denoiser_sqnr_db"]
-    measured = "" if sqnr is None else f", denoiser {sqnr:.2f} dB SQNR{pictures}{captioned}"
+    measured = "" if sqnr is None else f", denoiser {sqnr:.2f} dB SQNR{pictures}"
     return f"{metrics['recipe']}{measured}, {bits['average']:.3g} bits a weight, {megabytes(bits):.1f} MB"
 
 

@@ -83,7 +83,7 @@ def run(out: Path, force: bool) -> None:
     print(f"{out}/comparison.png and {out}/bundle, in {time.monotonic() - started:.0f} s")
 
 
-def _calibrate(model: loading.Source) -> tuple[list[Inputs], dict[str, calibration.Moments]]:
+def _calibrate(model: loading.FloatModel) -> tuple[list[Inputs], dict[str, calibration.Moments]]:
     pipeline = model.pipeline
     prompts = calibration_prompts(model)
     calls = Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, seed=0).record(model.denoiser)

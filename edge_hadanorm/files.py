@@ -38,6 +38,14 @@ def read_json(path: str | Path, what: str) -> object:
         raise UserError(f"{what} {path} is not JSON in UTF-8: {error}; correct it or copy it again") from None
 
 
+def read_object(path: str | Path, what: str) -> dict:
+    """Read a JSON file that holds an object. Raises UserError as `read_json` does, and for another value."""
+    value = read_json(path, what)
+    if not isinstance(value, dict):
+        raise UserError(f"{what} {path} is a {type(value).__name__}, not a JSON object; copy it again")
+    return value
+
+
 def write_json(path: str | Path, obj: object) -> None:
     """Write an object as indented JSON, its keys in the order given; NaN and infinity, which JSON lacks, as null.
 

@@ -25,14 +25,14 @@ from edge_hadanorm.models.calls import Inputs, captured
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines import loading
 from edge_hadanorm.pipelines.drawing import Stopwatch, picture
-from edge_hadanorm.pipelines.loading import Source
+from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.pictures import save_png
 from edge_hadanorm.pipelines.trajectories import (
     Trajectories,
-    _has_prompts,
     calibration_prompts,
     evaluation_data,
     evaluation_prompts,
+    has_prompts,
 )
 from edge_hadanorm.quantization import calibration
 from edge_hadanorm.quantization import quantize as quantization
@@ -71,7 +71,7 @@ def quantize(
     target = Path(os.path.realpath(out))
     state = target.with_name(f".{target.name}.calibration.safetensors")
     with files.new_folder(out, force) as folder, _forgotten(state):
-        model = loading.load(model_name)
+        model = _told(loading.load(model_name))
         quantization.check_recipe(recipe, model.denoiser)
         denoiser = model.denoiser.to(device)
         run, inputs, record = _calibration_samples(model, recipe, prompts, inputs_file, steps, seed)
@@ -119,7 +119,7 @@ def dry_run(
     average_bits: float | None = None,
 ) -> str:
     """What `quantize` would make of a model, and an export of that; no weight is read and nothing is written."""
-    recipe, model = _recipe(recipe_name, average_bits), loading.outline(model_name)
+    recipe, model = _recipe(recipe_name, average_bits), _told(loading.outline(model_name))
     quantization.check_recipe(recipe, model.denoiser)
     count, inputs = 0, None
     if inputs_file is not None or (model.pipeline is not None and (prompts or model.pipeline.prompts)):
@@ -135,13 +135,19 @@ def dry_run(
     return plan.describe(model, recipe, given, None if model.pipeline else _text(model, inputs))
 
 
+def _told(model: FloatModel) -> FloatModel:
+    for note in model.notes:
+        say(f"edge-hadanorm: {note}")
+    return model
+
+
 def _recipe(name: str, average_bits: float | None) -> Recipe:
     recipe = recipes.load(name)
     return recipe if average_bits is None else recipes.budgeted(recipe, average_bits)
 
 
 def _calibration_samples(
-    model: Source, recipe, prompts, inputs_file, steps, seed
+    model: FloatModel, recipe, prompts, inputs_file, steps, seed
 ) -> tuple[list, list[Inputs] | None, Callable[[], list[Inputs]]]:
     """Calls that run the float denoiser, captured inputs where they come from a file, and what records the inputs."""
     if inputs_file is not None:
@@ -160,11 +166,11 @@ def _calibration_samples(
     return trajectories.samples(model.denoiser), None, record
 
 
-def _ways_to_calibrate(model: Source) -> str:
+def _ways_to_calibrate(model: FloatModel) -> str:
     return "--prompts FILE or --inputs FILE" if model.pipeline else "--inputs FILE"
 
 
-def _text(model: Source, inputs: list[Inputs] | None) -> Text:
+def _text(model: FloatModel, inputs: list[Inputs] | None) -> Text:
     """What the exported programs will be given of a prompt."""
     if model.pipeline is not None:
         return Text.of(model.pipeline.prompt(""))
@@ -173,16 +179,16 @@ def _text(model: Source, inputs: list[Inputs] | None) -> Text:
     return Text(DEFAULT_TEXT_TOKENS if "text" in model.denoiser.prompt_shapes(1) else 0)
 
 
-def _held_out(model: Source, inputs: list[Inputs] | None) -> tuple[list[Inputs], Trajectories | None]:
+def _held_out(model: FloatModel, inputs: list[Inputs] | None) -> tuple[list[Inputs], Trajectories | None]:
     """What is measured on: held-out trajectories, else the captured inputs, else nothing but sizes."""
-    return evaluation_data(model, None) if _has_prompts(model) else (inputs or [], None)
+    return evaluation_data(model, None, progress("evaluating")) if has_prompts(model) else (inputs or [], None)
 
 
 def evaluate(quantized: Path, inputs_file: Path | None, reference: str | None) -> dict:
     """Metrics of a checkpoint against its float model."""
     saved = checkpoint.load(quantized)
     model = float_model(quantized, saved, reference)
-    inputs, trajectories = evaluation_data(model, inputs_file)
+    inputs, trajectories = evaluation_data(model, inputs_file, progress("evaluating"))
     return evaluation.evaluate(model.denoiser, saved.denoiser, inputs, trajectories, saved.recipe.name)
 
 
@@ -221,7 +227,7 @@ def generate(
     return watch.milliseconds, backend
 
 
-def _fingerprint(model: Source, settings: list, inputs: list[Inputs] | None) -> str:
+def _fingerprint(model: FloatModel, settings: list, inputs: list[Inputs] | None) -> str:
     """What a calibration state depends on: the weights and the samples."""
     own = [model.pipeline.prompts, model.pipeline.guidance] if model.pipeline else None
     digest = hashlib.blake2b(json.dumps([model.config, settings, own]).encode())

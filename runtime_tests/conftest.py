@@ -61,7 +61,7 @@ def tiny_pipeline(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tiny_pipeline) -> loading.Source:
+def model(tiny_pipeline) -> loading.FloatModel:
     """That pipeline, loaded."""
     return loading.load(str(tiny_pipeline))
 

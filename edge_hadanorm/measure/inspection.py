@@ -16,7 +16,7 @@ from edge_hadanorm.method.fold import Producer
 from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.pipelines import loading
-from edge_hadanorm.pipelines.loading import Source
+from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.tables import Row, table
 
 # A vocabulary that can be listed.
@@ -32,11 +32,11 @@ def describe(path: Path) -> str:
         metrics = path / "metrics.json"
         return describe_checkpoint(checkpoint.load(path), read_json(metrics, "metrics") if metrics.exists() else {})
     if not path.exists() and str(path) != "reference":
-        raise UserError(f"{path} does not exist: give a bundle, a checkpoint, a model folder or `reference`")
+        raise UserError(f"{path} does not exist: give a bundle, a checkpoint, a model folder or 'reference'")
     return describe_source(loading.load(str(path)))
 
 
-def describe_source(model: Source) -> str:
+def describe_source(model: FloatModel) -> str:
     """Sizes, and what of a float model a recipe would quantize."""
     names = model.denoiser.quantizable()
     total = sum(p.numel() for p in model.denoiser.parameters())

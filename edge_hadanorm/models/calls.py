@@ -1,5 +1,6 @@
 """Calls of a denoiser: its inputs, along a trajectory or captured by the user."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +39,13 @@ ARGUMENTS = {
 TEXT, MASK, LABEL = ARGUMENTS["text"], ARGUMENTS["mask"], ARGUMENTS["label"]
 
 
-def captured(file: Path, denoiser: Denoiser) -> list[Inputs]:
+def captured(source: str | Path | Mapping[str, torch.Tensor], denoiser: Denoiser) -> list[Inputs]:
     """Captured inputs, one call a sample, named as the transformer's forward arguments; first dimension: samples.
 
-    Raises UserError for missing or unknown names, wrong shapes, NaN or Inf.
+    source: a .safetensors file, or its tensors. Raises UserError for missing or unknown names, wrong shapes, NaN, Inf.
     """
-    tensors = read_tensors(file)
+    file = "captured inputs" if isinstance(source, Mapping) else source
+    tensors = dict(source) if isinstance(source, Mapping) else read_tensors(source)
     try:
         tensors = denoiser.unpacked(tensors)
     except UserError as error:

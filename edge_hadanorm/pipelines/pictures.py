@@ -11,6 +11,11 @@ def to_pixels(latents: torch.Tensor) -> torch.Tensor:
     return ((latents + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
 
 
+def to_image(latents: torch.Tensor) -> Image.Image:
+    """The picture of values [3, H, W] in [-1, 1]."""
+    return Image.fromarray(to_pixels(latents).permute(1, 2, 0).numpy())
+
+
 def save_png(latents: torch.Tensor, file: Path) -> None:
-    """A picture [3, H, W] in [-1, 1] as PNG."""
-    Image.fromarray(to_pixels(latents).permute(1, 2, 0).numpy()).save(file, format="PNG")
+    """Write a picture [3, H, W] in [-1, 1] as PNG."""
+    to_image(latents).save(file, format="PNG")

@@ -98,7 +98,7 @@ def test_sharded_weights_give_the_same_denoiser(model, tiny_pipeline, tmp_path):
 # Prompts.
 
 
-def ids_of(model: loading.Source, prompt: str) -> torch.Tensor:
+def ids_of(model: loading.FloatModel, prompt: str) -> torch.Tensor:
     return model.pipeline.tokenizers["text_encoder"].rows(prompt)[0]
 
 

@@ -21,7 +21,7 @@ from edge_hadanorm.reference.pipeline import ReferencePipeline
 
 
 @pytest.fixture(scope="module")
-def reference() -> loading.Source:
+def reference() -> loading.FloatModel:
     return loading.load("reference")
 
 

@@ -161,12 +161,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain() -> loading.Source:
+def plain() -> loading.FloatModel:
     return loading.load("reference")
 
 
 @pytest.fixture(scope="module")
-def hard(folder) -> loading.Source:
+def hard(folder) -> loading.FloatModel:
     return loading.load(str(folder))
 
 
@@ -176,7 +176,7 @@ def inputs(plain) -> list[Inputs]:
     return evaluation_trajectories(plain, 2).record(plain.denoiser)[::2]
 
 
-def rounded(model: loading.Source, form: str, inputs: list[Inputs]) -> float:
+def rounded(model: loading.FloatModel, form: str, inputs: list[Inputs]) -> float:
     """Denoiser SQNR of round-to-nearest; static ranges are of the calls that it is then measured on."""
     calls = [partial(call.run, model.denoiser) for call in inputs]
     quantized = quantize(model.denoiser, recipe.named(f"rtn-{form}"), None, calls)
@@ -253,7 +253,7 @@ def test_rounding_to_nearest_breaks_with_another_seed(plain, inputs, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["w4a4", "w8a8"])
 def test_a_balanced_scale_and_a_centre_undo_the_stress(plain, hard, inputs, form):
-    def sqnr(model: loading.Source) -> float:
+    def sqnr(model: loading.FloatModel) -> float:
         prompts = calibration_prompts(model)[::8]
         trajectories = Trajectories(model.pipeline, prompts, model.pipeline.steps, model.pipeline.guidance, seed=0)
         moments = calibrate(model.denoiser, trajectories.samples(model.denoiser))
