@@ -65,7 +65,7 @@ class ExecuTorchRunner(BundleRunner):
 
     def __init__(self, bundle: Bundle):
         if not has_executorch():
-            raise UserError("no ExecuTorch runtime here: pip install executorch, or take the simulation")
+            raise UserError("no ExecuTorch runtime here: pip install executorch, or take `backend` simulation")
         from executorch.runtime import Runtime  # a bundle can be read, and simulated, where there is no runtime
 
         runtime, methods = Runtime.get(), {}
