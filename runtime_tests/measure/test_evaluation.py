@@ -1,4 +1,4 @@
-"""evaluate.py and metrics.py: decibels and SSIM by hand, what a report holds, and held-out prompts."""
+"""evaluation.py and metrics.py: decibels and SSIM by hand, what a report holds, and held-out prompts."""
 
 import json
 import math
