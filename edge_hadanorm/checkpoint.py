@@ -28,6 +28,7 @@ from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.models import family
 from edge_hadanorm.models.denoiser import Denoiser
+from edge_hadanorm.pipelines import loading
 from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.text_to_image import ABOUT, LABELS, TextToImage
 from edge_hadanorm.tensor_files import read_tensors, require_finite, write_tensors
@@ -215,6 +216,13 @@ def save_metrics(folder: Path, saved: Checkpoint) -> None:
     """Write what was measured of a quantized model beside it, if anything was."""
     if saved.metrics:
         write_json(folder / METRICS, saved.metrics)
+
+
+def float_model(path: Path, saved: Checkpoint, reference: str | None) -> FloatModel:
+    """Load what the checkpoint at a path was quantized from, or the `reference` where it is given."""
+    model = loading.load(reference or saved.source)
+    check_config(path, saved, model)
+    return model
 
 
 def check_config(name: object, saved: Checkpoint, model: FloatModel) -> None:

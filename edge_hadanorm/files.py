@@ -1,6 +1,7 @@
-"""Files at the edges: JSON and safetensors in, folders and files out that appear whole or not at all.
+"""Files at the edges: JSON in and out, folders and files that appear whole or not at all.
 
-Every mistake of the user (a missing file, a truncated one, an output that cannot be written) is a UserError.
+Every mistake of the user (a missing file, a truncated one, an output that cannot be written) is a UserError. Messages
+name the parameters `out` and `force` of the function that the user called.
 """
 
 import errno
@@ -14,16 +15,16 @@ from pathlib import Path
 
 from edge_hadanorm.errors import UserError
 
-# What this tool writes holds one of these; --force replaces no other folder, so never a home directory by mistake.
+# Every folder that this package writes holds one of these. `force` replaces no other, so never a home directory.
 MARKERS = ("manifest.json", "recipe.json", "results.json")
-# What a disk answers that cannot take a file: full, over quota, file too large for it.
+# Errors of a disk that cannot take a file: full, over quota, file too large for it.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What is not worth writing twice, as text encoders are.
+# Files from this size on, such as text encoders' weights, are linked rather than copied.
 LARGE_BYTES = 64 << 20
 
 
 def read_json(path: str | Path, what: str) -> object:
-    """The value in a UTF-8 JSON file. `what` says in messages what the file is.
+    """Read the value in a UTF-8 JSON file. `what` names the file in messages.
 
     The -Infinity and NaN that diffusers writes into scheduler configs are read as floats. Raises UserError where the
     file is missing, unreadable, not UTF-8 or not JSON.
@@ -36,6 +37,14 @@ def read_json(path: str | Path, what: str) -> object:
         raise UserError(f"{what} {path} cannot be read: {error.strerror}; check the path") from None
     except (ValueError, RecursionError) as error:  # also an integer or a nesting beyond what Python reads
         raise UserError(f"{what} {path} is not JSON in UTF-8: {error}; correct it or copy it again") from None
+
+
+def read_object(path: str | Path, what: str) -> dict:
+    """Read a JSON file that holds an object. Raises UserError as `read_json` does, and for another value."""
+    value = read_json(path, what)
+    if not isinstance(value, dict):
+        raise UserError(f"{what} {path} is a {type(value).__name__}, not a JSON object; copy it again")
+    return value
 
 
 def write_json(path: str | Path, obj: object) -> None:
@@ -57,7 +66,7 @@ def _without_infinities(obj: object) -> object:
 
 
 def link_or_copy(source: str, target: str) -> None:
-    """For shutil.copytree: a large file becomes a link to the same bytes where the file system can.
+    """Link a large file, where the file system can, and copy any other; a `copy_function` of shutil.copytree.
 
     Raises UserError where the disk is full, which copytree would not tell from other errors.
     """
@@ -71,12 +80,12 @@ def link_or_copy(source: str, target: str) -> None:
 
 @contextmanager
 def new_folder(out: str | Path, force: bool = False) -> Iterator[Path]:
-    """A folder to fill, which becomes `out` when the block ends and leaves no trace when the block fails.
+    """Make a folder to fill, which becomes `out` when the block ends and leaves no trace when the block fails.
 
     It lies beside `out` as `.NAME.partial`; one that a killed run left is removed first. Missing parents are created.
     With `force` an earlier `out` of ours stays until its successor is complete. Raises UserError, before the block,
-    where `out` exists (or, with force, is not ours to replace) or cannot be created, inside it where the disk is full,
-    and after it where it cannot be moved into place.
+    where `out` exists (or, with `force`, holds a foreign folder) or cannot be created, inside it where the disk is
+    full, and after it where it cannot be moved into place.
     """
     target = Path(os.path.realpath(out))
     partial, replaced = (target.parent / f".{target.name}.{state}" for state in ("partial", "replaced"))
@@ -114,7 +123,7 @@ def new_folder(out: str | Path, force: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_file(out: str | Path) -> Iterator[Path]:
-    """A path to write, with the suffix of `out`, which replaces `out` when the block ends and vanishes when it fails.
+    """Make a file to write, with the suffix of `out`, which replaces `out` when the block ends and vanishes on failure.
 
     Raises UserError, before the block, where the parent folder is missing or cannot be written or where `out` is not
     a regular file, inside it where the disk is full, and after it where the file cannot be moved into place.
@@ -123,9 +132,9 @@ def new_file(out: str | Path) -> Iterator[Path]:
     partial = target.parent / f".{target.stem}.partial{target.suffix}"
     with _as_user_error(out):
         if os.path.exists(out) and not os.path.isfile(out):  # /dev/null must not become a regular file
-            raise UserError(f"{out} is not a file; give another --out")
+            raise UserError(f"{out} is not a file; give another `out`")
         if not target.parent.is_dir():
-            raise UserError(f"cannot write {out}: {target.parent} is not a folder; create it or give another --out")
+            raise UserError(f"cannot write {out}: {target.parent} is not a folder; create it or give another `out`")
         partial.unlink(missing_ok=True)
         partial.touch(exist_ok=False)
     try:
@@ -143,22 +152,22 @@ def _require_free(target: Path, force: bool) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise UserError(f"{target} is a file; give another --out")
+        raise UserError(f"{target} is a file; give another `out`")
     if not force:
-        raise UserError(f"{target} exists; use --force to replace it or give another --out")
+        raise UserError(f"{target} exists; use `force` to replace it or give another `out`")
     if os.path.ismount(target):
-        raise UserError(f"{target} is a mount point, which cannot be replaced; give a folder inside it as --out")
+        raise UserError(f"{target} is a mount point, which cannot be replaced; give a folder inside it as `out`")
     if any(target.iterdir()) and not any((target / marker).exists() for marker in MARKERS):
-        raise UserError(f"{target} holds files that edge-hadanorm did not write; remove it or give another --out")
+        raise UserError(f"{target} holds files that edge-hadanorm did not write; remove it or give another `out`")
 
 
 @contextmanager
 def _as_user_error(out: str | Path, codes: tuple[int, ...] | None = None) -> Iterator[None]:
-    """An OSError inside, of these codes or any, as a UserError."""
+    """Raise an OSError of the block, of these codes or any, as a UserError."""
     try:
         yield
     except OSError as error:
         if codes is not None and error.errno not in codes:
             raise
         way = "make room or " if error.errno in FULL else ""
-        raise UserError(f"cannot write {out}: {error.strerror or error}; {way}give another --out") from None
+        raise UserError(f"cannot write {out}: {error.strerror or error}; {way}give another `out`") from None

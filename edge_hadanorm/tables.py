@@ -1,4 +1,4 @@
-"""Tables as text: columns as wide as their widest cell."""
+"""Tables as text."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ Row = tuple[object, ...]
 
 
 def table(header: Row, rows: Iterable[Row]) -> str:
-    """Columns as wide as their widest cell; numbers to the right."""
+    """Format rows as columns as wide as their widest cell, numbers to the right."""
     cells = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     numeric = [all(is_number(row[i]) for row in cells[1:]) for i in range(len(widths))]
@@ -20,5 +20,5 @@ def table(header: Row, rows: Iterable[Row]) -> str:
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell of a table stands right."""
+    """Whether a cell of a table is a number, which stands to the right."""
     return cell.replace(".", "", 1).replace("-", "", 1).replace("+", "", 1).isdigit() or cell in ("-", "inf")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,26 +12,34 @@ from safetensors.torch import load_file, save_file
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json
 
-# The tensors of a file.
-Read = Callable[[str | Path], dict[str, torch.Tensor]]
+T = TypeVar("T")
+# Name of the weights that diffusers saves, without suffix.
+STEM = "diffusion_pytorch_model"
+# Reads something of a file by the name of each tensor: the tensors, their shapes, where they are.
+Read = Callable[[str | Path], dict[str, T]]
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of one safetensors file, on the CPU. Raises UserError where it is missing, truncated or no such."""
-    return _opened(path, load_file)
+    """Read one safetensors file, on the CPU. Raises UserError where it is missing, truncated or no such file."""
+    return _read(path, load_file)
 
 
 def read_shapes(path: str | Path) -> dict[str, torch.Tensor]:
-    """The same of its header alone: float32 tensors on the meta device, without values."""
+    """Read the header of a safetensors file: float32 tensors of its shapes on the meta device.
+
+    Raises UserError as `read_tensors` does.
+    """
 
     def header(path: str | Path) -> dict[str, torch.Tensor]:
         with safe_open(path, "pt") as file:
-            return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+            return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
 
-    return _opened(path, header)
+    return _read(path, header)
 
 
-def _opened(path: str | Path, read: Read) -> dict[str, torch.Tensor]:
+def _read(path: str | Path, read: Callable[[str | Path], T]) -> T:
+    """Call what reads a safetensors file. Raises UserError for a file that it cannot read."""
     try:
         return read(path)
     except FileNotFoundError:
@@ -49,17 +58,21 @@ def write_tensors(
     try:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {error}; make room or give another --out") from None
+        raise UserError(f"cannot write {path}: {error}; make room or give another `out`") from None
 
 
 def read_weights(
-    folder: str | Path, stem: str = "diffusion_pytorch_model", read: Read = read_tensors
+    folder: str | Path, stem: str = STEM, read: Read[torch.Tensor] = read_tensors
 ) -> dict[str, torch.Tensor]:
-    """The weights of a model folder: STEM or `model` as one file or as indexed shards, else its only *.safetensors.
+    """Read a model folder: STEM or `model` as one file or as indexed shards, else its only *.safetensors.
 
-    read: what reads a file, `read_tensors` or `read_shapes`. Raises UserError where there are none, or several with no
-    index, or where index and shards disagree.
+    read: reads one file, as `read_tensors` and `read_shapes` do. Raises UserError where there are no weights, or
+    several files with no index, or where index and shards disagree.
     """
+    return _read_folder(folder, stem, read)
+
+
+def _read_folder(folder: str | Path, stem: str, read: Read[T]) -> dict[str, T]:
     folder = Path(folder)
     if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder of weights; check the path")
@@ -80,7 +93,7 @@ def read_weights(
     return read(files[0])
 
 
-def _read_shards(index: Path, read: Read) -> dict[str, torch.Tensor]:
+def _read_shards(index: Path, read: Read[T]) -> dict[str, T]:
     content = read_json(index, "shard index")
     where = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(where, dict) or not where:
@@ -96,19 +109,20 @@ def _read_shards(index: Path, read: Read) -> dict[str, torch.Tensor]:
 
 
 class Weights(Mapping[str, torch.Tensor]):
-    """The weights of a model folder in float32, each read when it is asked for, with one shard open at a time.
+    """Weights of a model folder in float32, each read when it is needed, with one shard open at a time.
 
     Raises UserError as `read_weights` does, and for a tensor that is not finite when that is read.
     """
 
     def __init__(self, folder: str | Path):
-        self._files = read_weights(folder, read=_locations)
-        self._path, self._open = None, None
+        self._files = _read_folder(folder, STEM, _locations)
+        self._path: str | Path | None = None
+        self._open: Any = None
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if self._files[name] != self._path:
             self._path = self._files[name]
-            self._open = _opened(self._path, lambda path: safe_open(path, "pt"))
+            self._open = _read(self._files[name], lambda path: safe_open(path, "pt"))
         # A copy, so that nothing keeps the mapped file in memory.
         tensor = self._open.get_tensor(name).to(torch.float32, copy=True)
         require_finite({name: tensor}, "weights")
@@ -122,7 +136,7 @@ class Weights(Mapping[str, torch.Tensor]):
 
 
 def _locations(path: str | Path) -> dict[str, str | Path]:
-    """The file by the name of each tensor in it."""
+    """Map the name of each tensor in a file to the file."""
     return dict.fromkeys(read_shapes(path), path)
 
 

@@ -125,7 +125,7 @@ def _denoiser(saved: Checkpoint) -> Component:
         shapes = denoiser.prompt_shapes(saved.text.tokens, saved.text.masked)
         given, gather = {name: torch.ones(batch, *shape) for name, shape in shapes.items()}, as_given
     else:
-        given, gather = pipeline.given(""), pipeline.kind.gather
+        given, gather = pipeline.encode(""), pipeline.kind.gather
     latents, timestep = torch.zeros(batch, *denoiser.latent_shape()), torch.zeros(1)
     conditioning = denoiser.prepare(**gather(given))
     named = {f"conditioning.{i}": tensor for i, tensor in enumerate(conditioning)}
@@ -164,7 +164,7 @@ def _prompt(folder: Path, saved: Checkpoint, embedded: tuple[str, ...]) -> dict:
     """The manifest's `prompt`; writes what is carried encoded."""
     pipeline = saved.pipeline
     if embedded:
-        rows = [pipeline.given(prompt) for prompt in embedded]
+        rows = [pipeline.encode(prompt) for prompt in embedded]
         states = {name: torch.cat([rows[0][name][:1], *(row[name][1:] for row in rows)]) for name in rows[0]}
         write_tensors(folder / EMBEDDED, states)
     return {

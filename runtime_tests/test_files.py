@@ -290,7 +290,7 @@ def test_an_existing_folder_is_refused_before_any_work(tmp_path, empty):
     if not empty:
         fill(tmp_path / "out", "old")
     before = names(tmp_path)
-    with pytest.raises(UserError, match="out exists; use --force to replace it or give another --out"):
+    with pytest.raises(UserError, match="out exists; use `force` to replace it or give another `out`"):
         new_folder(tmp_path / "out").__enter__()
     assert names(tmp_path) == before
 
@@ -342,7 +342,7 @@ def test_a_file_in_the_way_is_a_user_error(tmp_path, force):
 def test_an_impossible_place_is_a_user_error_at_entry(tmp_path, monkeypatch, out, force):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
-    with pytest.raises(UserError, match="--out") as caught:
+    with pytest.raises(UserError, match="`out`") as caught:
         new_folder(out, force=force).__enter__()
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == ["loop"]
@@ -459,7 +459,7 @@ def test_a_failed_file_leaves_the_old_one_and_nothing_else(tmp_path, error):
 @pytest.mark.parametrize("out", [".", "/", "missing/x.png", "/proc/x.png", "/dev/null", "/dev/null/x", "x" * 300])
 def test_a_file_that_cannot_be_written_is_a_user_error_at_entry(tmp_path, monkeypatch, out):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="--out") as caught:
+    with pytest.raises(UserError, match="`out`") as caught:
         new_file(out).__enter__()
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == []

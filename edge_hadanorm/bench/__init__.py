@@ -1,9 +1,9 @@
-"""`edge-hadanorm bench`: one model on every runtime, interleaved in one run, so that ratios hold on a noisy machine."""
+"""A benchmark of one model on every runtime, interleaved in one run, so that ratios hold on a noisy machine."""
 
 import gc
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from edge_hadanorm.bench.case import Case
 from edge_hadanorm.bench.contenders import BUILDERS, Contender, forget
 from edge_hadanorm.bundle.runner import set_threads
-from edge_hadanorm.console import progress, say
+from edge_hadanorm.progress import Progress, Status, quiet, silent
 from edge_hadanorm.tables import table
 
 CASES = tuple(Case(blocks, tokens) for blocks in (2, 4) for tokens in (256, 1024))
@@ -21,42 +21,54 @@ CACHE = Path.home() / ".cache/edge-hadanorm/bench"
 
 
 def run(
-    cases: list[Case], threads: list[int], names: list[str], cache: Path, rounds: int = ROUNDS
+    cases: list[Case],
+    threads: list[int],
+    names: list[str],
+    cache: Path,
+    rounds: int = ROUNDS,
+    progress: Progress = silent,
+    status: Status = quiet,
 ) -> Iterator[list[dict]]:
-    """For each case and thread count a result for each name: times, sizes, and its prediction's relative error.
+    """Time each name in each case at each thread count; yields the results of one case and thread count at a time.
 
-    rel_error is to PyTorch's prediction in float32, in the Frobenius norm. Names that cannot run are said and left out.
+    A result has times in ms, the size in MB, and rel_error, the error of the prediction relative to PyTorch's in
+    float32, in the Frobenius norm. cache: folder of exported programs. status: is told which names cannot run here;
+    they are left out.
     """
     cache.mkdir(parents=True, exist_ok=True)
     for case in cases:
         for count in threads:
             set_threads(count)
-            yield _measure(case, count, _build(case, count, names, cache), rounds)
+            building = progress(f"building, {case.blocks} blocks, {case.tokens} tokens")
+            contenders = _build(case, count, building(names), cache, status)
+            timing = progress(f"timing, {count} thread{'s' * (count > 1)}")
+            yield _measure(case, count, contenders, timing(range(rounds)))
         forget(case)
 
 
 @torch.no_grad()
-def _build(case: Case, threads: int, names: list[str], cache: Path) -> dict[str, Contender]:
+def _build(case: Case, threads: int, names: Iterable[str], cache: Path, status: Status) -> dict[str, Contender]:
     built = {}
-    for name in progress(f"building, {case.blocks} blocks, {case.tokens} tokens")(names):
+    for name in names:
         try:
             built[name] = BUILDERS[name](case, threads, cache)
         except ImportError as error:
-            say(f"{name}: left out, {error.name or error} is not installed (pip install 'edge-hadanorm[bench]')")
+            status(f"{name}: left out, {error.name or error} is not installed (pip install 'edge-hadanorm[bench]')")
         gc.collect()  # an export leaves gigabytes in cycles
     return built
 
 
 @torch.no_grad()
-def _measure(case: Case, threads: int, contenders: dict[str, Contender], rounds: int) -> list[dict]:
-    """One warm call each, whose prediction is compared, then the rounds in turn."""
+def _measure(case: Case, threads: int, contenders: dict[str, Contender], rounds: Iterable[int]) -> list[dict]:
+    """Time contenders in turn, after one warm call each, whose prediction is compared."""
     exact = case.transformer(*case.arguments)
-    errors, times = {}, {name: [] for name in contenders}
+    errors: dict[str, float] = {}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
     for name, contender in contenders.items():
         prediction = torch.as_tensor(contender.run())
         reference = exact[:, : prediction.shape[1]]  # ours leaves out the learned variance
         errors[name] = ((prediction - reference).norm() / reference.norm()).item()
-    for _ in progress(f"timing, {threads} thread{'s' * (threads > 1)}")(range(rounds)):
+    for _ in rounds:
         for name, contender in contenders.items():
             started = time.perf_counter()
             contender.run()
@@ -78,7 +90,7 @@ def _measure(case: Case, threads: int, contenders: dict[str, Contender], rounds:
 
 
 def as_table(results: list[dict]) -> str:
-    """Every result as a row."""
+    """Format results as a text table, one a row."""
     header = ("name", "blocks", "tokens", "threads", "median ms", "min ms", "max ms", "rel. error", "MB")
     rows = [
         (
@@ -93,7 +105,7 @@ def as_table(results: list[dict]) -> str:
 
 
 def chart(results: list[dict]) -> Figure:
-    """Bars of the medians, a panel for each case and thread count, ours in another colour."""
+    """Draw the medians as bars, a panel for each case and thread count, ours in another colour."""
     panels: dict[tuple, list[dict]] = {}
     for result in results:
         panels.setdefault((result["blocks"], result["tokens"], result["threads"]), []).append(result)

@@ -1,4 +1,4 @@
-"""The model that is timed: PixArt's geometry at width 1152 with random weights, and its inputs."""
+"""The benchmark's model: PixArt's geometry at width 1152 with random weights, and its inputs."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +26,7 @@ class Transformer(nn.Module):
 
 @dataclass(frozen=True)
 class Case:
-    """One size of the model: so many blocks, and image tokens (a square number)."""
+    """A size of the model: blocks, and image tokens (a square number)."""
 
     blocks: int
     tokens: int
@@ -57,7 +57,7 @@ class Case:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """One image, no guidance batch."""
+        """Inputs of one image, without the guidance batch."""
         generator = torch.Generator().manual_seed(1)
         return Inputs(
             torch.randn(1, LATENT_CHANNELS, self.side, self.side, generator=generator),
@@ -67,5 +67,5 @@ class Case:
 
     @property
     def arguments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Those inputs as the transformer's arguments."""
+        """Inputs as the transformer's arguments: latents [1, 4, H, W], timestep [1], text [1, 77, 4096]."""
         return self.inputs.latents, self.inputs.timestep, self.inputs.prompt["text"]

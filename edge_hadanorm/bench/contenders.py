@@ -1,7 +1,6 @@
-"""Who is timed: one builder a name, from a case to a call that makes one prediction.
+"""Contenders of the benchmark: one builder a name, from a case to a call that makes one prediction.
 
-Peers are given the unchanged diffusers module. What is installed decides who takes part: a builder whose import fails
-is left out by name.
+Peers are given the unchanged diffusers module. A builder whose import fails is left out by name.
 """
 
 import contextlib
@@ -37,14 +36,14 @@ def _weights_size(module: nn.Module) -> int:
 
 
 def torch_eager(case: Case, threads: int, cache_folder: Path, dtype: torch.dtype = torch.float32) -> Contender:
-    """PyTorch as it is."""
+    """Run the module in eager PyTorch."""
     model = case.transformer if dtype == torch.float32 else copy.deepcopy(case.transformer).to(dtype)
     arguments = [tensor.to(dtype) for tensor in case.arguments]
     return Contender(lambda: model(*arguments).float(), _weights_size(model))
 
 
 def torch_compiled(case: Case, threads: int, cache_folder: Path) -> Contender:
-    """torch.compile with its default backend."""
+    """Run the module by torch.compile with its default backend."""
     compiled = torch.compile(case.transformer)
     return Contender(lambda: compiled(*case.arguments), _weights_size(case.transformer))
 
@@ -59,7 +58,7 @@ def _onnx(case: Case, cache_folder: Path) -> Path:
 
 
 def onnxruntime(case: Case, threads: int, cache_folder: Path, kind: str) -> Contender:
-    """ONNX Runtime on the CPU: float, dynamic int8, or MatMulNBits with 4-bit weights in blocks of 32."""
+    """Run it on ONNX Runtime's CPU provider: float, dynamic int8, or MatMulNBits with 4-bit weights in blocks of 32."""
     import onnx
     import onnxruntime as ort
 
@@ -83,7 +82,7 @@ def onnxruntime(case: Case, threads: int, cache_folder: Path, kind: str) -> Cont
 
 
 def openvino(case: Case, threads: int, cache_folder: Path, kind: str) -> Contender:
-    """OpenVINO on the CPU: float, or 8- and 4-bit weights with dynamically quantized activations."""
+    """Run it on OpenVINO's CPU plugin: float, or 8- and 4-bit weights with dynamically quantized activations."""
     import openvino as ov
 
     model = ov.Core().read_model(_onnx(case, cache_folder))
@@ -103,7 +102,7 @@ def openvino(case: Case, threads: int, cache_folder: Path, kind: str) -> Contend
 
 
 def executorch_program(file: Path, method: str, inputs: list[torch.Tensor]) -> Contender:
-    """A method of a program in the Python runtime, which takes these inputs at every call."""
+    """Run a method of a program on ExecuTorch's Python runtime, with these inputs at every call."""
     from executorch.runtime import Runtime
 
     program = Runtime.get().load_program(file)
@@ -113,7 +112,7 @@ def executorch_program(file: Path, method: str, inputs: list[torch.Tensor]) -> C
 
 
 def executorch_stock(case: Case, threads: int, cache_folder: Path, kind: str) -> Contender:
-    """The stock route: torchao's quantize_ on the unchanged module, torch.export, XNNPACK."""
+    """Run the stock route: torchao's quantize_ on the unchanged module, torch.export, XNNPACK."""
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
     from torchao.quantization import Int8DynamicActivationIntxWeightConfig, quantize_
@@ -135,7 +134,7 @@ def executorch_stock(case: Case, threads: int, cache_folder: Path, kind: str) ->
 
 @cache
 def _denoiser(case: Case) -> tuple[nn.Module, dict]:
-    """The float denoiser of a case and the moments of its inputs."""
+    """Convert the transformer of a case, and calibrate the moments of its inputs."""
     transformer = case.transformer.transformer
     config = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
     denoiser = PixArtDenoiser.from_diffusers(config, transformer.state_dict()).eval().requires_grad_(False)
@@ -143,15 +142,15 @@ def _denoiser(case: Case) -> tuple[nn.Module, dict]:
 
 
 def forget(case: Case) -> None:
-    """Let go of the memory of a case."""
+    """Free the memory of a case."""
     _denoiser.cache_clear()
-    for made in ("transformer", "inputs"):
-        vars(case).pop(made, None)
+    for cached in ("transformer", "inputs"):
+        vars(case).pop(cached, None)
 
 
 @torch.no_grad()
 def edge_program(case: Case, cache_folder: Path, name: str) -> tuple[Path, list[torch.Tensor]]:
-    """The program of a recipe, in the cache, and the inputs of its denoise method with the prompt prepared."""
+    """Export the program of a recipe into the cache, and make its denoise inputs, with the prompt prepared."""
     from edge_hadanorm.exporters.component import Denoise
     from edge_hadanorm.exporters.xnnpack.program import export
     from edge_hadanorm.exporters.xnnpack.target import lower
@@ -168,7 +167,7 @@ def edge_program(case: Case, cache_folder: Path, name: str) -> tuple[Path, list[
 
 
 def edge(case: Case, threads: int, cache_folder: Path, name: str) -> Contender:
-    """Ours: the denoise method of a recipe, as it runs at every step."""
+    """Run the denoise method of a recipe of ours, as a device does at every step."""
     file, inputs = edge_program(case, cache_folder, name)
     return executorch_program(file, "denoise", inputs)
 

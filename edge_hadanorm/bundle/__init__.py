@@ -1,4 +1,4 @@
-"""The bundle that a device gets: manifest and its schema, prompts, who runs a program."""
+"""The bundle that a device gets: its manifest and the schema of that, its prompts, runners of its programs."""
 
 from edge_hadanorm.bundle.manifest import Bundle, load, program_bytes, write_manifest
 from edge_hadanorm.bundle.schema import (

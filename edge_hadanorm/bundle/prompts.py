@@ -1,4 +1,4 @@
-"""What a bundle makes of a prompt: its tokenizers and text encoders, its classes, or what it carries encoded."""
+"""Prompts of a bundle: by its tokenizers and text encoders, by its classes, or as it carries them encoded."""
 
 from collections.abc import Callable
 
@@ -10,28 +10,28 @@ from edge_hadanorm.pipelines.kinds import Tensors, class_rows, suffixed
 from edge_hadanorm.pipelines.text_encoders import PromptTokenizer
 from edge_hadanorm.tensor_files import read_tensors
 
-# (role of a program, inputs) -> what its `encode` gives
+# (role of a program, inputs) -> the outputs of its `encode`
 Encode = Callable[[str, list[torch.Tensor]], list[torch.Tensor]]
 
 
 class BundlePrompts:
-    """Prompts of a bundle to the inputs of its denoiser's `prepare`, whose names in order are `wanted`."""
+    """Encodes prompts with a bundle. input_names: what its denoiser's `prepare` takes, in order."""
 
     def __init__(self, bundle: Bundle):
-        self.bundle, self.asked = bundle, bundle.manifest["prompt"]
-        self.wanted = [tensor["name"] for tensor in bundle.programs["denoiser"]["methods"]["prepare"]["inputs"]]
-        encoders = self.asked["encoders"] if self.asked else {}
+        self.bundle, self.prompt = bundle, bundle.manifest["prompt"]
+        self.input_names = [tensor["name"] for tensor in bundle.programs["denoiser"]["methods"]["prepare"]["inputs"]]
+        encoders = self.prompt["encoders"] if self.prompt else {}
         self.tokenizers = {
             role: PromptTokenizer(
                 bundle.file(encoder["tokenizer"]),
                 encoder["length"],
-                lower=self.asked["lower"],
+                lower=self.prompt["lower"],
                 prefix=encoder["prefix"],
                 pad_id=encoder["pad_id"],
             )
             for role, encoder in encoders.items()
         }
-        embedded = self.asked and self.asked["embedded"]
+        embedded = self.prompt and self.prompt["embedded"]
         self.embedded = read_tensors(bundle.file(embedded["file"])) if embedded else {}
         for name, tensor in self.embedded.items():
             if (rows := tensor.shape[0] if tensor.ndim else 0) != (prompts := len(embedded["prompts"])) + 1:
@@ -41,31 +41,30 @@ class BundlePrompts:
                 )
 
     def __call__(self, prompt: str, encode: Encode) -> Tensors:
-        """Tensors [2, ...] by name: row 0 of the empty prompt, row 1 of this one. Raises UserError for an unknown."""
-        if self.asked["labels"] is not None:
-            return class_rows(self.asked["labels"], prompt)
-        if self.asked["embedded"]:
-            return self._carried(prompt)
-        given = {}
+        """Encode a prompt: tensors [2, ...] by name, row 0 of the empty one. Raises UserError for an unknown prompt."""
+        if self.prompt["labels"] is not None:
+            return class_rows(self.prompt["labels"], prompt)
+        if self.prompt["embedded"]:
+            return self._embedded_rows(prompt)
+        tensors: Tensors = {}
         for role, tokenizer in self.tokenizers.items():
             ids, mask = tokenizer.rows(prompt)
             method = self.bundle.programs[role]["methods"]["encode"]
             inputs = [ids, mask][: len(method["inputs"])]
             if len(inputs) == 2:
-                given[suffixed(role, "mask")] = mask
+                tensors[suffixed(role, "mask")] = mask
             outputs = [tensor.clone() for tensor in encode(role, inputs)]
-            given |= {spec["name"]: tensor for spec, tensor in zip(method["outputs"], outputs, strict=True)}
-        return given
+            tensors |= {spec["name"]: tensor for spec, tensor in zip(method["outputs"], outputs, strict=True)}
+        return tensors
 
-    def _carried(self, prompt: str) -> Tensors:
-        known = self.asked["embedded"]["prompts"]
+    def _embedded_rows(self, prompt: str) -> Tensors:
+        known = self.prompt["embedded"]["prompts"]
         if prompt and prompt not in known:
-            raise UserError(f"prompt {prompt!r} is not among those that the bundle carries; take {some(known)}")
+            raise UserError(f"prompt {prompt!r} is not among those that the bundle carries; take {_first(known)}")
         row = 1 + known.index(prompt) if prompt else 0
         return {name: torch.stack([tensor[0], tensor[row]]) for name, tensor in self.embedded.items()}
 
 
-def some(names) -> str:
-    """The first of many names."""
-    names = list(names)
+def _first(names: list[str]) -> str:
+    """List the first of many names, and count the others."""
     return ", ".join(names[:12]) + (f" or one of {len(names) - 12} more" if len(names) > 12 else "")

@@ -1,4 +1,4 @@
-"""Bundles run by whatever runs their methods, ExecuTorch's runtime first of all."""
+"""Runners of bundles: with any methods, and with those that ExecuTorch's runtime loads."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,32 +17,33 @@ Method = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 
 
 class BundleRunner:
-    """A bundle's programs by whatever runs their methods, each by role and name."""
+    """A bundle's programs as a `Runner`. methods: what runs each, by role of the program and its own name."""
 
     def __init__(self, bundle: Bundle, methods: dict[tuple[str, str], Method]):
-        self.bundle, self.latent_shape = bundle, tuple(bundle.latent_shape)
+        self.bundle, self.latent_shape = bundle, bundle.latent_shape
         self.prompts = BundlePrompts(bundle)
         self._methods = methods
 
     def prepare(self, prompt: str) -> list[torch.Tensor]:
-        given = self.prompts(prompt, lambda role, inputs: self._methods[role, "encode"](inputs))
-        if missing := [name for name in self.prompts.wanted if name not in given]:
+        tensors = self.prompts(prompt, lambda role, inputs: self._methods[role, "encode"](inputs))
+        if missing := [name for name in self.prompts.input_names if name not in tensors]:
             raise UserError(
                 f"bundle {self.bundle.folder}: nothing gives {missing[0]!r}, which `prepare` takes; export it again"
             )
-        return self._methods["denoiser", "prepare"]([given[name] for name in self.prompts.wanted])
+        return self._methods["denoiser", "prepare"]([tensors[name] for name in self.prompts.input_names])
 
-    def denoise(self, latents, timestep, conditioning):
+    def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
         return self._methods["denoiser", "denoise"]([latents, timestep, *conditioning])[0]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        if DECODER not in self.bundle.programs:
+        side = self.bundle.decode_side
+        if side is None:
             return latents
         decode = self._methods[DECODER, "decode"]
-        return tiled(lambda tile: decode([tile.contiguous()])[0].clone(), latents[None], self.bundle.decode_side)[0]
+        return tiled(lambda tile: decode([tile.contiguous()])[0].clone(), latents[None], side)[0]
 
 
-# ExecuTorch's numbers of dtypes.
+# Numbers of dtypes in ExecuTorch.
 DTYPE_NUMBERS = {
     "uint8": 0,
     "int8": 1,
@@ -65,14 +66,14 @@ class ExecuTorchRunner(BundleRunner):
 
     def __init__(self, bundle: Bundle):
         if not has_executorch():
-            raise UserError("no ExecuTorch runtime here: pip install executorch, or take the simulation")
+            raise UserError("no ExecuTorch runtime here: pip install executorch, or take `backend` simulation")
         from executorch.runtime import Runtime  # a bundle can be read, and simulated, where there is no runtime
 
         runtime, methods = Runtime.get(), {}
         self._programs = []  # a method is valid as long as its program
         for role, program in bundle.programs.items():
             file = bundle.file(program["file"])
-            loaded = _told(file, "is no program that this runtime loads", runtime.load_program, file)
+            loaded = _call(file, "is no program that this runtime loads", runtime.load_program, file)
             self._programs.append(loaded)
             for name, signature in program["methods"].items():
                 methods[role, name] = _method(file, loaded, name, signature)
@@ -80,26 +81,26 @@ class ExecuTorchRunner(BundleRunner):
 
 
 def _method(file: Path, program, name: str, signature: dict) -> Method:
-    """A method of a program of ExecuTorch, which has to be as the manifest has it."""
+    """Load a method of a program. Raises UserError where its inputs and outputs are not those of the manifest."""
     if name not in program.method_names:
         raise UserError(f"program {file} has no method {name!r}, which the manifest lists; export the bundle again")
-    method = _told(file, f"does not load its method {name!r}", program.load_method, name)
+    method = _call(file, f"does not load its method {name!r}", program.load_method, name)
     meta = method.metadata
     sides = {
         "inputs": [meta.input_tensor_meta(i) for i in range(meta.num_inputs())],
         "outputs": [meta.output_tensor_meta(i) for i in range(meta.num_outputs())],
     }
     for side, tensors in sides.items():
-        own = [(tensor.dtype(), tuple(tensor.sizes())) for tensor in tensors]
-        if own != [(DTYPE_NUMBERS[tensor["dtype"]], tuple(tensor["shape"])) for tensor in signature[side]]:
+        actual = [(tensor.dtype(), tuple(tensor.sizes())) for tensor in tensors]
+        if actual != [(DTYPE_NUMBERS[tensor["dtype"]], tuple(tensor["shape"])) for tensor in signature[side]]:
             raise UserError(
                 f"program {file}: {side} of {name!r} are not those of the manifest; export the bundle again"
             )
-    return partial(_told, file, f"cannot run {name!r} on what it was given", method.execute)
+    return partial(_call, file, f"cannot run {name!r} on what it was given", method.execute)
 
 
-def _told(file: Path, what: str, call: Callable, *arguments: object):
-    """The result of a call of ExecuTorch's runtime, whose errors are told as the user's."""
+def _call(file: Path, what: str, call: Callable, *arguments: object):
+    """Call ExecuTorch's runtime. Raises UserError for its errors; what: the problem, in words."""
     try:
         return call(*arguments)
     except RuntimeError as error:
@@ -116,7 +117,7 @@ def has_executorch() -> bool:
 
 
 def set_threads(count: int) -> None:
-    """Threads of PyTorch and ExecuTorch, for what is loaded from now on: a loaded method needs its own pool."""
+    """Set the threads of PyTorch and ExecuTorch. A method that is loaded already keeps its pool, so call this first."""
     torch.set_num_threads(count)
     if has_executorch():
         from executorch.extension.pybindings import portable_lib

@@ -1,14 +1,19 @@
-"""The manifest's schema: what its values may be, and which parts must go together."""
+"""The manifest's schema: what its values may be, and which parts must go together. README.md says what they mean."""
 
 import math
 import re
 import reprlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+import numpy as np
 import torch
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.pipelines.kinds import tokenizer_of
+from edge_hadanorm.pipelines.sampling import LARGEST as LARGEST_FLOAT32
 from edge_hadanorm.pipelines.sampling import SamplerTable
 
 SCHEMA = 2
@@ -20,42 +25,96 @@ ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 METHODS = {"denoiser": ("prepare", "denoise"), DECODER: ("decode",), **dict.fromkeys(ENCODERS, ("encode",))}
 
 
-def _is_int(value: object, least: int = 0, end: int = 2**31) -> bool:
+def _is_whole(value: Any, least: int = 0, end: int = 2**31) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < end
 
 
-def _is_number(value: object) -> bool:
-    return _is_int(value, -(2**53), 2**53) or (isinstance(value, float) and math.isfinite(value))
+def _is_finite(value: Any) -> bool:
+    return _is_whole(value, -(2**53), 2**53) or (isinstance(value, float) and math.isfinite(value))
 
 
-def _is_shape(value: object) -> bool:
-    return isinstance(value, list) and all(_is_int(size, least=1) for size in value)
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_whole(size, least=1) for size in value)
 
 
-def _is_path(value: object) -> bool:
+def _is_path(value: Any) -> bool:
     if not isinstance(value, str) or not value.isprintable() or set(value) & set("\\:"):
         return False
     path = PurePosixPath(value)
     return path.as_posix() == value != "." and not path.is_absolute() and ".." not in path.parts
 
 
-# What a value may be is a pair (test, name in messages); a list of any number of one kind; an object by its keys, `?`
-# after one that may be null; or an object with keys of one kind, {pair: kind}.
-TEXT = (lambda value: isinstance(value, str), "a string")
-COUNT = (lambda value: _is_int(value, least=1), "a positive integer")
-INDEX = (_is_int, "a non-negative integer")
-INT64 = (lambda value: _is_int(value, end=2**63), "a non-negative integer")
-NUMBER = (_is_number, "a finite number")
-PATH = (_is_path, "a plain relative path")
-STEPS = (lambda value: re.fullmatch("[1-9][0-9]{0,5}", value), "a number of steps")
-SHA256 = (lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value), "a sha256")
-SHAPE = (_is_shape, "a list of positive integers")
-LATENTS = (lambda value: _is_shape(value) and len(value) == 3, "[C, H, W]")
-TENSOR = {"name": TEXT, "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"), "shape": SHAPE}
-ROLE = (lambda value: value in ENCODERS, f"one of {', '.join(ENCODERS)}")
-ANY = (lambda value: True, "")
-FIELDS = {
-    "schema": COUNT,
+@dataclass(frozen=True)
+class Value:
+    """A plain value of the manifest: its name in messages, the test of it here, and the JSON Schema of it."""
+
+    name: str
+    fits: Callable[[Any], bool]
+    json_schema: dict = field(default_factory=dict, hash=False)
+
+
+WHOLE = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+LARGE = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+LARGEST = float(np.finfo(np.float64).max)
+# One part of a path: no separator, nothing that Windows or a shell reads otherwise, and not `.` or `..`.
+PART = r"(?!\.{1,2}(/|$))[^/\\:]+"
+
+TEXT = Value("a string", lambda value: isinstance(value, str), {"type": "string"})
+VERSION = Value(
+    "a positive integer", lambda value: _is_whole(value, least=1), WHOLE | {"minimum": 1, "maximum": SCHEMA}
+)
+COUNT = Value("a positive integer", lambda value: _is_whole(value, least=1), WHOLE | {"minimum": 1})
+INDEX = Value("a non-negative integer", _is_whole, WHOLE)
+INT64 = Value("a non-negative integer", lambda value: _is_whole(value, end=2**63), LARGE)
+NUMBER = Value("a finite number", _is_finite, {"type": "number", "minimum": -LARGEST, "maximum": LARGEST})
+PATH = Value(
+    "a plain relative path",
+    _is_path,
+    {"type": "string", "pattern": f"^{PART}(/{PART})*$", "not": {"pattern": r"[\u0000-\u001f\u007f\ud800-\udfff]"}},
+)
+STEPS = Value(
+    "a number of steps",
+    lambda value: bool(re.fullmatch("[1-9][0-9]{0,5}", value)),
+    {"pattern": "^[1-9][0-9]{0,5}$", "maxLength": 6},
+)
+SHA256 = Value(
+    "a sha256",
+    lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)),
+    {"type": "string", "pattern": "^[0-9a-f]{64}$", "maxLength": 64},
+)
+SHAPE = Value("a list of positive integers", _is_shape, {"type": "array", "items": COUNT.json_schema})
+LATENTS = Value(
+    "[C, H, W]",
+    lambda value: _is_shape(value) and len(value) == 3,
+    SHAPE.json_schema | {"minItems": 3, "maxItems": 3},
+)
+FLAG = Value("true or false", lambda value: isinstance(value, bool), {"type": "boolean"})
+DTYPE = Value(f"one of {', '.join(DTYPES)}", lambda value: value in DTYPES, {"enum": list(DTYPES)})
+ROLE = Value(f"one of {', '.join(ENCODERS)}", lambda value: value in ENCODERS, {"enum": list(ENCODERS)})
+NOISE_NAME = Value(NOISE, lambda value: value == NOISE, {"const": NOISE})
+FLOATS = {"type": "array", "items": {"type": "number", "minimum": -LARGEST_FLOAT32, "maximum": LARGEST_FLOAT32}}
+# `SamplerTable.from_json` checks a table, with lengths that JSON Schema cannot state.
+TABLE = Value(
+    "a sampler table",
+    lambda value: True,
+    {
+        "type": "object",
+        "properties": {
+            "steps": COUNT.json_schema,
+            **dict.fromkeys(("timesteps", "input_scale", "a"), FLOATS),
+            "b": {"type": "array", "items": FLOATS | {"minItems": 1}},
+            "noise_scale": FLOATS["items"],
+        },
+        "required": ["steps", "timesteps", "input_scale", "a", "b", "noise_scale"],
+    },
+)
+
+# A kind of value is a plain `Value`; a list of any number of one kind; an object by its keys, `?` after one that may be
+# null; or an object with keys of one kind, {Value: kind}.
+Kind = Value | list | dict
+TENSOR: Kind = {"name": TEXT, "dtype": DTYPE, "shape": SHAPE}
+FIELDS: dict[str, Kind] = {
+    "schema": VERSION,
     "generator": TEXT,
     "target": TEXT,
     "family": TEXT,
@@ -67,24 +126,24 @@ FIELDS = {
         "encoders": {
             ROLE: {"tokenizer": PATH, "length": COUNT, "pad_id": INDEX, "unknown_id?": INDEX, "prefix": TEXT},
         },
-        "lower": (lambda value: isinstance(value, bool), "true or false"),
+        "lower": FLAG,
         "labels?": {TEXT: INDEX},
         "embedded?": {"file": PATH, "prompts": [TEXT]},
     },
-    "sampling?": {"steps": COUNT, "guidance": NUMBER, "tables": {STEPS: ANY}},
-    "noise": (lambda value: value == NOISE, NOISE),
+    "sampling?": {"steps": COUNT, "guidance": NUMBER, "tables": {STEPS: TABLE}},
+    "noise": NOISE_NAME,
     "golden?": {"file": PATH, "prompt": TEXT, "seed": INT64, "steps": COUNT, "guidance": NUMBER, "psnr_db": NUMBER},
     "simulation?": PATH,
     "licence": TEXT,
     "files": {PATH: {"sha256": SHA256, "bytes": INT64}},
 }
-# What a method of a Core ML program has besides.
-FEATURES = [{"feature": TEXT}]
-PACKAGED = {"package": PATH, "function": TEXT, "inputs": FEATURES, "outputs": FEATURES}
+# Further keys of a method of a Core ML program.
+FEATURES: Kind = [{"feature": TEXT}]
+PACKAGED: Kind = {"package": PATH, "function": TEXT, "inputs": FEATURES, "outputs": FEATURES}
 
 
 def signature(inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> dict:
-    """A method's entry in the manifest, of tensors by name."""
+    """Describe a method for the manifest, from its tensors by name."""
 
     def describe(tensors: dict[str, torch.Tensor]) -> list[dict]:
         return [
@@ -95,33 +154,38 @@ def signature(inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor])
     return {"inputs": describe(inputs), "outputs": describe(outputs)}
 
 
-def _check_manifest(manifest: object, path: Path) -> None:
-    schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if _is_int(schema) and schema > SCHEMA:
+def check_manifest(manifest: Any, path: Path) -> dict:
+    """Return the manifest. Raises UserError where it does not follow the schema; path: of its file, for messages."""
+    version = manifest.get("schema") if isinstance(manifest, dict) else None
+    if _is_whole(version) and version > SCHEMA:
         raise UserError(
-            f"{path}: made by a newer edge-hadanorm (schema {schema}, this one reads up to {SCHEMA}); update"
+            f"{path}: made by a newer edge-hadanorm (schema {version}, this one reads up to {SCHEMA}); update"
         )
     try:
         _check(manifest, FIELDS, "")
         _check_links(manifest)
     except UserError as error:
         raise UserError(f"{path} is not a valid manifest: {error}; export the bundle again") from None
+    return manifest
 
 
-def _check(value: object, kind: tuple | list | dict, where: str) -> None:
+LIST = Value("a list", lambda value: isinstance(value, list))
+OBJECT = Value("an object", lambda value: isinstance(value, dict))
+
+
+def _check(value: Any, kind: Kind, where: str) -> None:
     """Raises UserError where the value at a place of the manifest, such as `.image.width`, is not of its kind."""
-    if isinstance(kind, tuple):
-        fits, name = kind
-        if not fits(value):
-            raise UserError(f"{where or 'the whole'} is {reprlib.repr(value)}, not {name}")
+    if isinstance(kind, Value):
+        if not kind.fits(value):
+            raise UserError(f"{where or 'the whole'} is {reprlib.repr(value)}, not {kind.name}")
     elif isinstance(kind, list):
-        _check(value, (lambda value: isinstance(value, list), "a list"), where)
+        _check(value, LIST, where)
         for index, item in enumerate(value):
             _check(item, kind[0], f"{where}[{index}]")
     else:
-        _check(value, (lambda value: isinstance(value, dict), "an object"), where)
+        _check(value, OBJECT, where)
         for key, item in kind.items():
-            if isinstance(key, tuple):
+            if isinstance(key, Value):
                 for name in value:
                     _check(name, key, f"a key of {where}")
                     _check(value[name], item, f"{where}[{reprlib.repr(name)}]")
@@ -145,7 +209,7 @@ def _check_links(manifest: dict) -> None:
     if MANIFEST in files:
         raise UserError(f".files lists {MANIFEST} itself")
     folders = {parent.as_posix() for path in files for parent in PurePosixPath(path).parents}
-    for role, path in _roles(manifest).items():
+    for role, path in paths_by_role(manifest).items():
         may_be_folder = role == "simulation" or role in programs  # a Core ML program is a folder
         if path not in files and not (may_be_folder and path in folders):
             raise UserError(f"{path!r}, the {role}, is not in .files")
@@ -164,7 +228,7 @@ def _check_links(manifest: dict) -> None:
 
 
 def _check_signatures(programs: dict, latents: list[int], encoders: dict) -> None:
-    """Raises UserError where a method could not be given what is made for it."""
+    """Raises UserError where a method's tensors do not fit what the loop gives it."""
     shapes = {
         (role, name, side): [tensor["shape"] for tensor in method[side]]
         for role, program in programs.items()
@@ -172,23 +236,23 @@ def _check_signatures(programs: dict, latents: list[int], encoders: dict) -> Non
         for side in ("inputs", "outputs")
     }
     for side, least in (("inputs", 2), ("outputs", 1)):
-        found = shapes["denoiser", "denoise", side]
-        if len(found) < least or found[0][1:] != latents:
+        tensors = shapes["denoiser", "denoise", side]
+        if len(tensors) < least or tensors[0][1:] != latents:
             raise UserError(f".programs.denoiser.methods.denoise.{side} do not begin with [batch, *latents.shape]")
     if DECODER in programs:
-        found = shapes[DECODER, "decode", "inputs"]
-        if len(found) != 1 or len(found[0]) != 4:
+        tensors = shapes[DECODER, "decode", "inputs"]
+        if len(tensors) != 1 or len(tensors[0]) != 4:
             raise UserError(f".programs.{DECODER}.methods.decode.inputs are not one tensor [1, C, h, w]")
     for role, encoder in encoders.items():
-        found = shapes[role, "encode", "inputs"]
-        if not found or any(shape[1:] != [encoder["length"]] for shape in found):
+        tensors = shapes[role, "encode", "inputs"]
+        if not tensors or any(shape[1:] != [encoder["length"]] for shape in tensors):
             raise UserError(
                 f".programs.{role}.methods.encode.inputs are not of {encoder['length']} ids each, the length"
             )
 
 
-def _roles(manifest: dict) -> dict[str, str]:
-    """The paths that the manifest speaks of: programs, tokenizer, golden picture, simulation."""
+def paths_by_role(manifest: dict) -> dict[str, str]:
+    """Paths that the manifest names, by role: programs, tokenizers, embedded prompts, golden picture, simulation."""
     paths = {role: program["file"] for role, program in manifest["programs"].items()}
     prompt = manifest["prompt"] or {"encoders": {}, "embedded": None}
     paths |= {tokenizer_of(role): encoder["tokenizer"] for role, encoder in prompt["encoders"].items()}

@@ -18,7 +18,7 @@ from edge_hadanorm.pipelines.decoder import TILE, ImageDecoder
 from edge_hadanorm.pipelines.kinds import Tensors, as_given
 from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.text_encoders import LARGE_BYTES
-from edge_hadanorm.pipelines.text_to_image import TextToImage, encoded, outputs
+from edge_hadanorm.pipelines.text_to_image import TextToImage, encoded_shapes, encoder_shapes
 from edge_hadanorm.quantization.blockwise import CHUNK, TOKENS
 from edge_hadanorm.quantization.quantize import outline
 from edge_hadanorm.tables import Row, table
@@ -135,7 +135,7 @@ def programs_of(denoiser: Denoiser, pipeline: TextToImage | None, text: Text | N
         shapes = denoiser.prompt_shapes(text.tokens, text.masked)
         given, gather = {name: torch.empty(2, *shape) for name, shape in shapes.items()}, as_given
     else:
-        given, gather = _fake(outputs(pipeline)), pipeline.kind.gather
+        given, gather = _fake(encoded_shapes(pipeline)), pipeline.kind.gather
     latents, timestep = torch.empty(2, *denoiser.latent_shape()), torch.empty(1)
     conditioning = {f"conditioning.{i}": t for i, t in enumerate(denoiser.prepare(**gather(given)))}
     step = {"latents": latents, "timestep": timestep, **conditioning}
@@ -149,7 +149,7 @@ def programs_of(denoiser: Denoiser, pipeline: TextToImage | None, text: Text | N
         inputs = {"ids": torch.empty(2, tokenizer.length, dtype=torch.int64)}
         if pipeline.kind.encoders[role].form.masked:
             inputs["mask"] = torch.empty(2, tokenizer.length)
-        methods[role] = {"encode": bundle.signature(inputs, encoded(pipeline, role))}
+        methods[role] = {"encode": bundle.signature(inputs, encoder_shapes(pipeline, role))}
     if pipeline and pipeline.kind.decoder:
         channels, *grid = denoiser.latent_shape()
         tile = torch.empty(1, channels, *[min(TILE, *grid)] * 2)

@@ -1,10 +1,8 @@
-"""A quantized denoiser against the float one: SQNR of predictions and layers, PSNR, SSIM and captions of pictures."""
+"""A quantized denoiser against the float one: SQNR of predictions and layers, PSNR and SSIM of pictures."""
 
-import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from edge_hadanorm.measure.metrics import Sqnr, psnr_db, ssim
 from edge_hadanorm.measure.sizes import bits_summary
@@ -16,7 +14,6 @@ from edge_hadanorm.pipelines.drawing import TorchRunner
 from edge_hadanorm.pipelines.pictures import to_pixels
 from edge_hadanorm.pipelines.trajectories import Trajectories
 from edge_hadanorm.quantization.calibration import observed
-from edge_hadanorm.reference.captions import caption_retrieval
 
 # Layers are compared on so many tokens at most, of calls evenly spaced, whose states between blocks lie in memory.
 LAYER_TOKENS = 1 << 17
@@ -24,9 +21,9 @@ LAYER_TOKENS = 1 << 17
 
 @dataclass(frozen=True)
 class Original:
-    """What the float denoiser makes of that on which quantized ones are measured.
+    """Calls that quantized denoisers are measured on, and what the float one makes of them.
 
-    predictions: of `inputs`, one each. pictures uint8 [N, C, H, W]: of the trajectories' prompts; None without them.
+    predictions: one for each of `inputs`. pictures uint8 [N, C, H, W]: of the trajectories' prompts; None without them.
     """
 
     inputs: list[Inputs]
@@ -35,21 +32,22 @@ class Original:
     pictures: torch.Tensor | None = None
 
     @classmethod
-    def of(cls, denoiser: nn.Module, inputs: list[Inputs], trajectories: Trajectories | None = None) -> "Original":
-        drawn = trajectories and pictures(denoiser, trajectories)
+    def of(cls, denoiser: Denoiser, inputs: list[Inputs], trajectories: Trajectories | None = None) -> "Original":
+        """Run the float denoiser on the calls, and draw the trajectories' pictures where there are any."""
+        drawn = None if trajectories is None else pictures(denoiser, trajectories)
         return cls(inputs, [call.run(denoiser) for call in inputs], trajectories, drawn)
 
 
-def timestep_sqnr(original: Original, quantized: nn.Module) -> dict[float, Sqnr]:
-    """SQNR of the prediction over calls with the same inputs, for each timestep, in sampling order: from noise on."""
+def timestep_sqnr(original: Original, quantized: Denoiser) -> dict[float, Sqnr]:
+    """Compare predictions for the same inputs: SQNR by timestep, in sampling order, from noise on."""
     steps: dict[float, Sqnr] = {}
     for call, prediction in zip(original.inputs, original.predictions, strict=True):
         steps.setdefault(call.timestep.item(), Sqnr()).update(prediction, call.run(quantized))
     return dict(sorted(steps.items(), reverse=True))
 
 
-def denoiser_sqnr_db(original: Original, quantized: nn.Module) -> float:
-    """SQNR of the prediction over calls with the same inputs."""
+def denoiser_sqnr_db(original: Original, quantized: Denoiser) -> float:
+    """Compare predictions for the same inputs: SQNR in dB over all calls."""
     return Sqnr.of_all(timestep_sqnr(original, quantized).values()).db
 
 
@@ -61,14 +59,15 @@ class Layers:
 
     @torch.no_grad()
     def __init__(self, exact: Denoiser, inputs: list[Inputs]):
-        tokens = [exact.begin(call.latents, call.timestep, **call.prompt)[0] for call in inputs[:1]]
-        spacing = max(1, -(-len(inputs) * sum(math.prod(t.shape[:2]) for t in tokens) // LAYER_TOKENS))
+        first = [exact.begin(call.latents, call.timestep, **call.prompt) for call in inputs[:1]]
+        tokens = sum(state[0].shape[0] * state[0].shape[1] for state in first)
+        spacing = max(1, -(-len(inputs) * tokens // LAYER_TOKENS))
         self.states = [exact.begin(call.latents, call.timestep, **call.prompt) for call in inputs[::spacing]]
         self.sqnr: dict[str, Sqnr] = {}
 
     @torch.no_grad()
-    def compare(self, stage: int, exact: Denoiser, quantized: nn.Module) -> None:
-        """Run the next stage of the float denoiser."""
+    def compare(self, stage: int, exact: Denoiser, quantized: Denoiser) -> None:
+        """Compare the linears of the next stage, and run that stage of the float denoiser."""
         names = exact.stages()[stage]
         folded = refold(exact, quantized, names)
         self.sqnr |= {name: Sqnr() for name in names}
@@ -82,52 +81,51 @@ class Layers:
             self.states = [folded.advance(stage, state) for state in self.states]
 
     def db(self) -> dict[str, float]:
-        """By name, of what has been compared."""
+        """SQNR in dB by name of the linears that have been compared; empty without inputs."""
         return {name: sqnr.db for name, sqnr in self.sqnr.items()} if self.states else {}
 
 
-def layer_sqnr_db(exact: Denoiser, quantized: nn.Module, inputs: list[Inputs]) -> dict[str, float]:
-    """The same of all stages; nothing without inputs."""
+def layer_sqnr_db(exact: Denoiser, quantized: Denoiser, inputs: list[Inputs]) -> dict[str, float]:
+    """Compare all quantized linears, see `Layers`: SQNR in dB by name; empty without inputs."""
     layers = Layers(exact, inputs)
     for stage in range(len(exact.stages()) if inputs else 0):
         layers.compare(stage, exact, quantized)
     return layers.db()
 
 
-def pictures(denoiser: nn.Module, trajectories: Trajectories) -> torch.Tensor:
-    """Pictures uint8 [N, C, H, W], one a prompt."""
+def pictures(denoiser: Denoiser, trajectories: Trajectories) -> torch.Tensor:
+    """Draw pictures uint8 [N, C, H, W], one a prompt."""
     return to_pixels(
         torch.stack([draw() for draw in trajectories.pictures(TorchRunner(denoiser, trajectories.pipeline))])
     )
 
 
 def mean_psnr_db(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Mean over pictures [N, ...]."""
+    """Mean PSNR in dB over pictures uint8 [N, ...]."""
     return sum(psnr_db(x, y) for x, y in zip(a, b, strict=True)) / len(a)
 
 
 def mean_ssim(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Mean over pictures uint8 [N, C, H, W]."""
+    """Mean SSIM over pictures uint8 [N, C, H, W]."""
     return sum(ssim(x, y) for x, y in zip(a, b, strict=True)) / len(a)
 
 
 def measure(
-    original: Original, quantized: nn.Module, drawn: torch.Tensor | None, layers: dict[str, float], recipe_name: str
+    original: Original, quantized: Denoiser, drawn: torch.Tensor | None, layers: dict[str, float], recipe_name: str
 ) -> dict:
-    """Everything `evaluate --json` writes, in decibels but for SSIM and shares.
+    """Collect the metrics of a quantized denoiser, as metrics.json has them, in decibels but for SSIM and shares.
 
-    drawn: the quantized denoiser's pictures. What there is nothing to measure on is None, or empty where it is an
-    object: all but bits and the estimated cost without inputs, what is of pictures without trajectories.
+    drawn: the quantized denoiser's pictures. Without inputs all but bits and the estimated cost is None, or an empty
+    object; without pictures what is measured on them is None.
     """
     steps = timestep_sqnr(original, quantized)
-    pairs = None if drawn is None else (original.pictures, drawn)
+    pairs = None if drawn is None or original.pictures is None else (original.pictures, drawn)
     return {
         "recipe": recipe_name,
         "denoiser_sqnr_db": Sqnr.of_all(steps.values()).db if steps else None,
         "timesteps": {str(timestep): sqnr.db for timestep, sqnr in steps.items()},
-        "image_psnr_db": pairs and mean_psnr_db(*pairs),
-        "image_ssim": pairs and mean_ssim(*pairs),
-        "caption_retrieval": pairs and caption_retrieval(original.trajectories.prompts, *pairs),
+        "image_psnr_db": None if pairs is None else mean_psnr_db(*pairs),
+        "image_ssim": None if pairs is None else mean_ssim(*pairs),
         "bits": bits_summary(quantized),
         "online_cost": denoiser_cost(quantized),
         "layers": layers,
@@ -135,9 +133,9 @@ def measure(
 
 
 def evaluate(
-    exact: Denoiser, quantized: nn.Module, inputs: list[Inputs], trajectories: Trajectories | None, recipe_name: str
+    exact: Denoiser, quantized: Denoiser, inputs: list[Inputs], trajectories: Trajectories | None, recipe_name: str
 ) -> dict:
-    """The same of two denoisers, with the pictures drawn; trajectories is None without a pipeline."""
+    """Run and draw with two denoisers, and `measure` one against the other; trajectories: None without a pipeline."""
     original = Original.of(exact, inputs, trajectories)
-    drawn = trajectories and pictures(quantized, trajectories)
+    drawn = None if trajectories is None else pictures(quantized, trajectories)
     return measure(original, quantized, drawn, layer_sqnr_db(exact, quantized, inputs), recipe_name)

@@ -1,6 +1,6 @@
-"""`edge-hadanorm report`: what quantization does to a model, on one HTML page that needs nothing else.
+"""A report of what quantization does to a model, as one HTML page that needs nothing else.
 
-Measured here, drawn in plots.py, laid out in report.html.j2.
+It is measured here, drawn in plots.py and laid out in report.html.j2.
 """
 
 import base64
@@ -8,6 +8,7 @@ import dataclasses
 import io
 import math
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from PIL import Image
 
 from edge_hadanorm import __version__, files
 from edge_hadanorm.checkpoint import Checkpoint, check_config, float_model, quantized_model
-from edge_hadanorm.console import progress
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.measure import activations, evaluation, inspection, plots
 from edge_hadanorm.measure.activations import Activation
@@ -27,7 +27,8 @@ from edge_hadanorm.measure.sizes import megabytes
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.models import denoiser
 from edge_hadanorm.pipelines.loading import FloatModel
-from edge_hadanorm.pipelines.trajectories import evaluation_data
+from edge_hadanorm.pipelines.trajectories import Captured, evaluation_data
+from edge_hadanorm.progress import Progress, silent
 from edge_hadanorm.tables import is_number
 
 # Inputs whose distributions are shown.
@@ -39,7 +40,7 @@ NONE = "–"
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A checkpoint on the page, under a label of its own. pictures: uint8 [N, C, H, W], or None without prompts."""
+    """A checkpoint on the page, under its own label. pictures: uint8 [N, C, H, W], or None without prompts."""
 
     path: Path
     label: str
@@ -49,24 +50,36 @@ class Entry:
     pictures: torch.Tensor | None
 
 
-def run(paths: list[Path], out: Path, inputs_file: Path | None, reference: str | None, force: bool) -> str:
-    """Write the page `out` about the first path; returns a line that says so."""
+def run(
+    paths: list[Path],
+    out: Path,
+    inputs: Captured | None,
+    reference: str | None,
+    force: bool,
+    progress: Progress = silent,
+) -> str:
+    """Write the page `out` about the first path, beside the others; returns a line with their labels.
+
+    inputs: captured inputs to measure on instead of held-out prompts. reference: the float model, by default the one
+    that the first was quantized from. force: replace an existing page. Raises UserError for checkpoints of several
+    float models, for nothing to measure on, and for a file that cannot be written.
+    """
     if out.suffix.lower() != ".html":
         raise UserError(f"{out} is no .html: a report is written as HTML")
     if out.is_file() and not force:
-        raise UserError(f"{out} exists; use --force to replace it or give another --out")
+        raise UserError(f"{out} exists; use `force` to replace it or give another `out`")
     with files.new_file(out) as partial:
         model, saved = _load(list(dict.fromkeys(paths)), reference)
-        inputs, trajectories = evaluation_data(model, inputs_file)
-        original = Original.of(model.denoiser, inputs, trajectories)
-        entries = _measure(model, saved, original)
+        calls, trajectories = evaluation_data(model, inputs, progress("evaluating"))
+        original = Original.of(model.denoiser, calls, trajectories)
+        entries = _measure(model, saved, original, progress("measuring"))
         page = _page(model, entries, original)
         partial.write_text(page, encoding="utf-8")
     return f"{out}: {', '.join(entry.label for entry in entries)}"
 
 
 def _load(paths: list[Path], reference: str | None) -> tuple[FloatModel, dict[Path, Checkpoint]]:
-    """The float model, and the checkpoints by path. Raises UserError where they are not all of one float model."""
+    """Load the float model, and the checkpoints by path. Raises UserError where they are not all of one float model."""
     saved = {path: quantized_model(path) for path in paths}
     model = float_model(paths[0], saved[paths[0]], reference)
     for path in paths[1:]:
@@ -80,15 +93,18 @@ def _load(paths: list[Path], reference: str | None) -> tuple[FloatModel, dict[Pa
 
 
 def _place(source: str) -> str:
-    """A model's name, by whatever path it was given."""
+    """Resolve a model's name where it is a path, so that two ways to it are equal."""
     return os.path.realpath(source) if os.path.exists(source) else source
 
 
-def _measure(model: FloatModel, saved: dict[Path, Checkpoint], original: Original) -> list[Entry]:
+def _measure(
+    model: FloatModel, saved: dict[Path, Checkpoint], original: Original, progress: Callable[[Iterable], Iterable]
+) -> list[Entry]:
     entries = []
     names = [content.recipe.name for content in saved.values()]
-    for i, (path, content) in enumerate(progress("measuring")(saved.items())):
-        pictures = original.trajectories and evaluation.pictures(content.denoiser, original.trajectories)
+    for i, (path, content) in enumerate(progress(saved.items())):
+        trajectories = original.trajectories
+        pictures = None if trajectories is None else evaluation.pictures(content.denoiser, trajectories)
         layers = evaluation.layer_sqnr_db(model.denoiser, content.denoiser, original.inputs)
         metrics = evaluation.measure(original, content.denoiser, pictures, layers, content.recipe.name)
         label = names[i] if names.count(names[i]) == 1 else f"{names[i]} ({path})"
@@ -107,7 +123,7 @@ def _page(model: FloatModel, entries: list[Entry], original: Original) -> str:
         calls=len(inputs),
         trajectories=trajectories,
         summary=_summary(model, entries),
-        grid=trajectories and _grid(trajectories.prompts, entries, original.pictures),
+        grid=trajectories and _grid(trajectories.prompts, _drawings(entries, original)),
         timesteps=_timesteps(entries),
         layers=_layers(entries),
         activations=[
@@ -122,13 +138,16 @@ def _page(model: FloatModel, entries: list[Entry], original: Original) -> str:
 
 
 def _summary(model: FloatModel, entries: list[Entry]) -> list[dict]:
-    """Rows of the table at the head: the float model's, then the checkpoints'."""
+    """Make the rows of the table at the head: the float model's, then the checkpoints'."""
     size = sum(t.numel() * t.element_size() for t in model.denoiser.state_dict().values()) / 1e6
-    retrieval = entries[0].metrics["caption_retrieval"]
-    own = {"label": "float32", "colour": None, "notes": [f"{model.transformer_class} of {model.name}"]}
-    drawn = _number(retrieval and 100 * retrieval["float"], 0)
-    cells = ["32", "32", "32", f"{size:.1f}", NONE, NONE, NONE, NONE, drawn]
-    return [own | {"cells": cells}] + [
+    return [
+        {
+            "label": "float32",
+            "colour": None,
+            "notes": [f"{model.transformer_class} of {model.name}"],
+            "cells": ["32", "32", "32", f"{size:.1f}", NONE, NONE, NONE, NONE],
+        }
+    ] + [
         {
             "label": entry.label,
             "colour": entry.colour,
@@ -140,7 +159,7 @@ def _summary(model: FloatModel, entries: list[Entry]) -> list[dict]:
 
 
 def _cells(metrics: dict) -> list[str]:
-    bits, retrieval = metrics["bits"], metrics["caption_retrieval"]
+    bits = metrics["bits"]
     return [
         str(bits["weight"]),
         str(bits["activation"]),
@@ -150,12 +169,11 @@ def _cells(metrics: dict) -> list[str]:
         _number(metrics["denoiser_sqnr_db"], 2),
         _number(metrics["image_psnr_db"], 1),
         _number(metrics["image_ssim"], 3),
-        _number(retrieval and 100 * retrieval["quantized"], 0),
     ]
 
 
 def settings(recipe: Recipe) -> str:
-    """What a recipe does besides its bits, in words."""
+    """Name the settings of a recipe besides its bits that are not the defaults."""
     shown = {
         field.name.replace("_", " "): getattr(recipe, field.name)
         for field in dataclasses.fields(recipe)
@@ -171,28 +189,35 @@ def _number(value: float | None, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "∞" if value > 0 else "−∞"
 
 
-def _grid(prompts: list[str], entries: list[Entry], original: torch.Tensor) -> dict:
-    """Rows of pictures, the float model's first, and the size in screen pixels to show them at."""
+def _drawings(entries: list[Entry], original: Original) -> list[tuple[str, str | None, torch.Tensor]]:
+    """List the pictures uint8 [N, C, H, W] with their label and colour, the float model's first."""
+    drawings = [("float32", None, original.pictures), *((e.label, e.colour, e.pictures) for e in entries)]
+    return [(label, colour, pictures) for label, colour, pictures in drawings if pictures is not None]
+
+
+def _grid(prompts: list[str], drawings: list[tuple[str, str | None, torch.Tensor]]) -> dict:
+    """Make rows of pictures, each with its PSNR to the first row's, and the size in screen pixels to show them at."""
+    original = drawings[0][2]
     height, width = original.shape[2:]
     zoom = PICTURE_SIDE // width or PICTURE_SIDE / width  # whole pixels where there is room for them
-    rows = [{"label": "float32", "colour": None, "cells": [(_picture(p), None) for p in original]}]
-    for entry in entries:
-        pairs = zip(entry.pictures, original, strict=True)
-        cells = [(_picture(drawn), f"{_number(psnr_db(drawn, exact), 1)} dB") for drawn, exact in pairs]
-        rows.append({"label": entry.label, "colour": entry.colour, "cells": cells})
+    rows = []
+    for label, colour, pictures in drawings:
+        decibels = [f"{_number(psnr_db(drawn, exact), 1)} dB" for drawn, exact in zip(pictures, original, strict=True)]
+        notes = [None] * len(pictures) if pictures is original else decibels
+        rows.append({"label": label, "colour": colour, "cells": list(zip(map(_picture, pictures), notes, strict=True))})
     size = {"width": round(zoom * width), "height": round(zoom * height), "enlarged": zoom >= 1}
     return size | {"prompts": prompts, "rows": rows}
 
 
 def _picture(pixels: torch.Tensor) -> str:
-    """A picture uint8 [3, H, W] as the data URI of a PNG."""
+    """Encode a picture uint8 [3, H, W] as the data URI of a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _timesteps(entries: list[Entry]) -> dict:
-    """The plot of SQNR over timesteps, and where the first checkpoint's is least."""
+    """Plot SQNR over timesteps, and find where the first checkpoint's is least."""
     timesteps = list(entries[0].metrics["timesteps"])
     series = _series(entries, "timesteps", timesteps)
     decibels = entries[0].metrics["timesteps"]
@@ -205,7 +230,7 @@ def _timesteps(entries: list[Entry]) -> dict:
 
 
 def _layers(entries: list[Entry]) -> dict:
-    """A plot for each kind of linear, and the first checkpoint's lowest linear."""
+    """Plot SQNR for each kind of linear, and find the first checkpoint's lowest linear."""
     decibels = entries[0].metrics["layers"]
     kinds: dict[str, dict[int, str]] = {}
     for name in decibels:
@@ -222,7 +247,7 @@ def _layers(entries: list[Entry]) -> dict:
 
 
 def _series(entries: list[Entry], measured: str, keys: list[str]) -> plots.Series:
-    """Decibels of these keys by label; what is infinite leaves a gap."""
+    """Decibels of these keys by label; an infinite value leaves a gap."""
     series = {}
     for entry in entries:
         values = np.array([entry.metrics[measured][key] for key in keys])
@@ -231,7 +256,7 @@ def _series(entries: list[Entry], measured: str, keys: list[str]) -> plots.Serie
 
 
 def _activation(shown: Activation) -> dict:
-    """The three plots of an input, and the numbers that its caption names."""
+    """Make the three plots of an input, and the numbers that its caption names."""
     x, z = shown.x, shown.z
     peak = max(x.peak, z.peak) or 1.0
     return {

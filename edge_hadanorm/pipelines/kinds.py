@@ -1,4 +1,4 @@
-"""The pipelines of diffusers that can be drawn with: what each makes of a prompt, and of the last latents."""
+"""The pipelines of diffusers that can be drawn with, one row a class: prompts, the last latents, defaults."""
 
 import textwrap
 from collections.abc import Callable
@@ -15,23 +15,30 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Encoder:
-    """One text encoder. tokens: of a prompt, padding and all; None: the tokenizer's own model_max_length."""
+    """One text encoder of a pipeline.
+
+    tokens: the length of a prompt in ids, with padding; None: the tokenizer's own model_max_length.
+    """
 
     form: EncoderForm
     tokens: int | None = None
 
 
-def as_given(given: Tensors) -> Tensors:
-    """What a single encoder says is what the transformer takes."""
-    return given
+def as_given(encoded: Tensors) -> Tensors:
+    """Pass a single encoder's output on to the transformer as it is."""
+    return encoded
 
 
-def joined(given: Tensors) -> Tensors:
-    """Stable Diffusion 3 (arXiv 2403.03206, section 5.1): both CLIPs side by side, padded to T5's width, then T5."""
-    clip = torch.cat([given["text"], given["text_2"]], dim=-1)
-    clip = F.pad(clip, (0, given["text_3"].shape[-1] - clip.shape[-1]))
-    pooled = torch.cat([given["pooled"], given["pooled_2"]], dim=-1)
-    return {"text": torch.cat([clip, given["text_3"]], dim=1), "pooled": pooled}
+def join_clip_and_t5(encoded: Tensors) -> Tensors:
+    """Join three encoders as Stable Diffusion 3 does (arXiv 2403.03206, section 5.1).
+
+    The states of both CLIPs stand side by side, padded to T5's width, and T5's follow them: text [B, 77 + 256, 4096],
+    pooled [B, 2048] in the released model.
+    """
+    clip = torch.cat([encoded["text"], encoded["text_2"]], dim=-1)
+    clip = F.pad(clip, (0, encoded["text_3"].shape[-1] - clip.shape[-1]))
+    pooled = torch.cat([encoded["pooled"], encoded["pooled_2"]], dim=-1)
+    return {"text": torch.cat([clip, encoded["text_3"]], dim=1), "pooled": pooled}
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,16 @@ class Kind:
     """A pipeline class of diffusers.
 
     encoders: by folder; the tokenizer's folder is named like it. Outputs of the second are named text_2 and so on.
-    gather: what `Denoiser.prepare` takes of them, and of the masks. lower: prompts are lower-cased. decoder: the class
-    of the autoencoder in `vae`, None for pixel-space models. labels: prompts are names of classes, not texts.
+    steps, guidance, prefix: the sampler steps, the classifier-free guidance and the text before every prompt that the
+    class takes when its caller names none. gather: makes what `Denoiser.prepare` takes from the encoders' outputs and
+    masks. lower: prompts are lower-cased. decoder: the class of the autoencoder in `vae`, None for pixel-space models.
+    labels: prompts are names of classes, not texts.
     """
 
     encoders: dict[str, Encoder]
+    steps: int
+    guidance: float
+    prefix: str = ""
     gather: Callable[[Tensors], Tensors] = as_given
     lower: bool = False
     decoder: str | None = None
@@ -51,27 +63,30 @@ class Kind:
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """Folders with weights, besides the transformer's."""
+        """Names of the folders with weights, besides the transformer's."""
         return (*self.encoders, *(("vae",) if self.decoder else ()))
 
     @property
     def components(self) -> tuple[str, ...]:
-        """All folders besides the transformer's."""
+        """Names of all folders besides the transformer's."""
         return (*map(tokenizer_of, self.encoders), *self.weights, "scheduler")
 
 
 def tokenizer_of(encoder: str) -> str:
-    """The folder of an encoder's tokenizer."""
+    """Name the folder of an encoder's tokenizer."""
     return encoder.replace("text_encoder", "tokenizer")
 
 
 def suffixed(encoder: str, name: str) -> str:
-    """An encoder's input or output among those of all encoders."""
+    """Name an encoder's input or output among those of all encoders: `text` of text_encoder_2 is text_2."""
     return name + encoder.removeprefix("text_encoder")
 
 
 def class_rows(labels: dict[str, int], prompt: str) -> Tensors:
-    """The numbers [2] of no class and of the class that a prompt names. Raises UserError where it names none."""
+    """Look up the class that a prompt names: label [2], the number of no class and its number.
+
+    Raises UserError for a prompt that is no class.
+    """
     if prompt and prompt not in labels:
         some = textwrap.shorten(", ".join(labels), 200, placeholder=" ...")
         raise UserError(f"prompt {prompt!r} is no class of the model; classes: {some}")
@@ -79,15 +94,46 @@ def class_rows(labels: dict[str, int], prompt: str) -> Tensors:
 
 
 KL, DC = "AutoencoderKL", "AutoencoderDC"
+# Sana's `complex_human_instruction` (arXiv 2410.10629, section 3.1), its lines joined.
+SANA_INSTRUCTION = (
+    "Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for image "
+    "generation. Evaluate the level of detail in the user prompt:\n"
+    "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, and spatial "
+    "relationships to create vivid and concrete scenes.\n"
+    "- If the prompt is already detailed, refine and enhance the existing details slightly without overcomplicating.\n"
+    "Here are examples of how to transform or refine prompts:\n"
+    "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled up in a round shape, sleeping "
+    "peacefully on a warm sunny windowsill, surrounded by pots of blooming red flowers.\n"
+    "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street "
+    "lamps, a diverse crowd of people in colorful clothing, and a double-decker bus passing by towering glass "
+    "skyscrapers.\n"
+    "Please generate only the enhanced description for the prompt below and avoid including any additional commentary "
+    "or evaluations:\n"
+    "User Prompt: "
+)
+# By class name. Steps, guidance and prefix are the defaults of `__call__` in diffusers 0.42.1.
 KINDS = {
-    "ReferencePipeline": Kind({"text_encoder": Encoder(T5)}),
-    "PixArtAlphaPipeline": Kind({"text_encoder": Encoder(MASKED_T5, 120)}, lower=True, decoder=KL),
-    "PixArtSigmaPipeline": Kind({"text_encoder": Encoder(MASKED_T5, 300)}, lower=True, decoder=KL),
+    "ReferencePipeline": Kind({"text_encoder": Encoder(T5)}, steps=8, guidance=1.5),
+    "PixArtAlphaPipeline": Kind(
+        {"text_encoder": Encoder(MASKED_T5, 120)}, steps=20, guidance=4.5, lower=True, decoder=KL
+    ),
+    "PixArtSigmaPipeline": Kind(
+        {"text_encoder": Encoder(MASKED_T5, 300)}, steps=20, guidance=4.5, lower=True, decoder=KL
+    ),
     "StableDiffusion3Pipeline": Kind(
         {"text_encoder": Encoder(CLIP, 77), "text_encoder_2": Encoder(CLIP, 77), "text_encoder_3": Encoder(T5, 256)},
-        gather=joined,
+        steps=28,
+        guidance=7.0,
+        gather=join_clip_and_t5,
         decoder=KL,
     ),
-    "SanaPipeline": Kind({"text_encoder": Encoder(GEMMA, 300)}, lower=True, decoder=DC),
-    "DiTPipeline": Kind({}, decoder=KL, labels=True),
+    "SanaPipeline": Kind(
+        {"text_encoder": Encoder(GEMMA, 300)},
+        steps=20,
+        guidance=4.5,
+        prefix=SANA_INSTRUCTION,
+        lower=True,
+        decoder=DC,
+    ),
+    "DiTPipeline": Kind({}, steps=50, guidance=4.0, decoder=KL, labels=True),
 }

@@ -1,6 +1,5 @@
-"""The model to quantize: the reference, a diffusers pipeline folder, a transformer folder, or a hub id of either."""
+"""Load float models: the reference, a diffusers pipeline or transformer folder, or a hub id of either."""
 
-import inspect
 import os
 import re
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from edge_hadanorm.files import read_json
 from edge_hadanorm.models import FAMILIES, class_of, family
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines.kinds import KINDS
-from edge_hadanorm.pipelines.text_to_image import INDEX, TextToImage, outputs
+from edge_hadanorm.pipelines.text_to_image import INDEX, TextToImage, encoded_shapes
 from edge_hadanorm.tensor_files import Weights, read_shapes, read_weights
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "weights"
@@ -34,25 +33,28 @@ class FloatModel:
 
 
 def load(name: str) -> FloatModel:
-    """The model of a name, in float32. Raises UserError for what is missing, broken, unsupported or not finite."""
-    found = _find(name)
-    return _made(found, Weights(found.transformer))
+    """Load a model by name, in float32. Raises UserError for what is missing, broken, unsupported or not finite."""
+    place = _find(name)
+    return _build(place, Weights(place.transformer))
 
 
 def outline(name: str) -> FloatModel:
-    """The same on the meta device, of config and headers alone: no weight is read."""
-    found = _find(name)
-    return _made(found, read_weights(found.transformer, read=read_shapes))
+    """Load a model on the meta device, from config and headers alone: no weight is read. Raises UserError as `load`."""
+    place = _find(name)
+    return _build(place, read_weights(place.transformer, read=read_shapes))
 
 
 def load_with(name: str, folder: Path, weights: Mapping[str, torch.Tensor]) -> FloatModel:
     """Load the model of a folder under another name, with its transformer's weights from memory."""
-    return _made(replace(_find(str(folder)), name=name), weights)
+    return _build(replace(_find(str(folder)), name=name), weights)
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Where a model lies: its folder, that of its transformer, and whose config that has."""
+class _Place:
+    """Where a model lies.
+
+    folder: of the model. transformer: the folder of its transformer, which has the config. form: the class for it.
+    """
 
     name: str
     folder: Path
@@ -61,7 +63,7 @@ class _Found:
     config: dict
 
 
-def _find(name: str) -> _Found:
+def _find(name: str) -> _Place:
     folder = REFERENCE if name == "reference" else Path(name)
     if not os.path.exists(folder) and _HUB_ID.fullmatch(name):
         folder = _download(name)
@@ -77,19 +79,19 @@ def _find(name: str) -> _Found:
         raise UserError(f"{config_file} is no diffusers config: it names no _class_name; give a float model's folder")
     form = family(class_of(config))
     config = {key: value for key, value in config.items() if not key.startswith("_")}
-    return _Found(name, folder, transformer, form, config)
+    return _Place(name, folder, transformer, form, config)
 
 
-def _made(found: _Found, weights: Mapping[str, torch.Tensor]) -> FloatModel:
+def _build(place: _Place, weights: Mapping[str, torch.Tensor]) -> FloatModel:
     try:
-        denoiser = found.form.from_diffusers(found.config, weights).eval().requires_grad_(False)
+        denoiser = place.form.from_diffusers(place.config, weights).eval().requires_grad_(False)
     except UserError as error:
-        raise UserError(f"{found.transformer}: {error}") from None
-    index = found.folder / INDEX
-    pipeline = _pipeline(found.folder, read_json(index, "pipeline index")) if index.exists() else None
+        raise UserError(f"{place.transformer}: {error}") from None
+    index = place.folder / INDEX
+    pipeline = _pipeline(place.folder, read_json(index, "pipeline index")) if index.exists() else None
     if pipeline is not None:
-        _check_pipeline(found.folder, denoiser, pipeline)
-    return FloatModel(found.name, found.form.source_class, found.config, denoiser, pipeline, _notes(found.form))
+        _check_pipeline(place.folder, denoiser, pipeline)
+    return FloatModel(place.name, place.form.source_class, place.config, denoiser, pipeline, _notes(place.form))
 
 
 def _notes(form: type[Denoiser]) -> tuple[str, ...]:
@@ -99,13 +101,13 @@ def _notes(form: type[Denoiser]) -> tuple[str, ...]:
 
 
 def _check_pipeline(folder: Path, denoiser: Denoiser, pipeline: TextToImage) -> None:
-    """Raises UserError where what encoders give is not what the denoiser takes."""
-    found = pipeline.kind.gather(outputs(pipeline))
+    """Raises UserError where what the encoders give is not what the denoiser takes."""
+    prompt = pipeline.kind.gather(encoded_shapes(pipeline))
     wanted = denoiser.prompt_shapes(1)
-    if foreign := sorted(set(wanted) ^ (set(found) - {"mask"})):
+    if foreign := sorted(set(wanted) ^ (set(prompt) - {"mask"})):
         raise UserError(
             f"{folder}: a {denoiser.source_class} is given {' and '.join(wanted)} and a {pipeline.class_name} has "
-            f"{' and '.join(found)} ({foreign[0]} is not in both): give its transformer folder with --inputs instead"
+            f"{' and '.join(prompt)} ({foreign[0]} is not in both): give its transformer folder with `inputs` instead"
         )
     if pipeline.labels is not None and len(pipeline.labels) != denoiser.classes:
         raise UserError(
@@ -113,9 +115,9 @@ def _check_pipeline(folder: Path, denoiser: Denoiser, pipeline: TextToImage) -> 
             "from one model"
         )
     for name, shape in wanted.items():
-        if shape and found[name].shape[-1] != shape[-1]:
+        if shape and prompt[name].shape[-1] != shape[-1]:
             raise UserError(
-                f"{folder}: the text encoder gives {found[name].shape[-1]} features of {name}, the transformer takes "
+                f"{folder}: the text encoder gives {prompt[name].shape[-1]} features of {name}, the transformer takes "
                 f"{shape[-1]}; copy both from one model"
             )
 
@@ -123,25 +125,26 @@ def _check_pipeline(folder: Path, denoiser: Denoiser, pipeline: TextToImage) -> 
 def _pipeline(folder: Path, index: object) -> TextToImage:
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):
         raise UserError(f"{folder / INDEX} is no pipeline index: it names no _class_name")
-    kind = index["_class_name"]
-    if kind not in KINDS:
+    class_name = index["_class_name"]
+    if class_name not in KINDS:
         raise UserError(
-            f"pipeline class {kind} is not drawn with, only {', '.join(KINDS)}: give its transformer folder with "
-            "--inputs instead"
+            f"pipeline class {class_name} is not drawn with, only {', '.join(KINDS)}: give its transformer folder with "
+            "`inputs` instead"
         )
+    kind = KINDS[class_name]
     present = {key for key, value in index.items() if not key.startswith("_") and _names_class(value)}
-    needed = {"transformer", *KINDS[kind].components}
+    needed = {"transformer", *kind.components}
     if missing := sorted(needed - present):
         raise UserError(
-            f"pipeline {folder} has no {missing[0]}, which {kind} needs: copy it whole, or give its transformer folder "
-            "with --inputs"
+            f"pipeline {folder} has no {missing[0]}, which {class_name} needs: copy it whole, or give its transformer "
+            "folder with `inputs`"
         )
     if foreign := sorted(present - needed):
         raise UserError(
-            f"pipeline {folder} has a component {foreign[0]}, of which nothing is known here for {kind}: set it to "
-            "[null, null] in model_index.json, or give its transformer folder with --inputs"
+            f"pipeline {folder} has a component {foreign[0]}, of which nothing is known here for {class_name}: set it "
+            "to [null, null] in model_index.json, or give its transformer folder with `inputs`"
         )
-    return TextToImage(folder, kind, **_defaults(kind))
+    return TextToImage(folder, class_name, kind.steps, kind.guidance, kind.prefix)
 
 
 def _names_class(component: object) -> bool:
@@ -149,23 +152,8 @@ def _names_class(component: object) -> bool:
     return isinstance(component, list) and len(component) == 2 and None not in component
 
 
-def _defaults(class_name: str) -> dict:
-    """Steps, guidance and the text before a prompt that a pipeline class uses when its caller names none."""
-    import diffusers
-
-    from edge_hadanorm.reference.pipeline import ReferencePipeline
-
-    known = getattr(diffusers, class_name, ReferencePipeline)
-    defaults = {name: p.default for name, p in inspect.signature(known.__call__).parameters.items()}
-    return {
-        "steps": defaults["num_inference_steps"],
-        "guidance": defaults["guidance_scale"],
-        "prefix": "\n".join(defaults.get("complex_human_instruction") or []),
-    }
-
-
 def _download(name: str) -> Path:
-    """A hub repository's JSON and safetensors files, through huggingface_hub's own cache."""
+    """Fetch a hub repository's JSON and safetensors files into huggingface_hub's own cache."""
     from huggingface_hub import snapshot_download
 
     try:

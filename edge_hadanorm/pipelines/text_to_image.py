@@ -1,4 +1,4 @@
-"""What a pipeline has besides its transformer: tokenizers, text encoders, decoder, sampler tables, defaults."""
+"""A pipeline without its transformer: tokenizers, text encoders, decoder, sampler tables, defaults."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.files import read_json
+from edge_hadanorm.files import read_json, read_object
 from edge_hadanorm.pipelines.decoder import ImageDecoder
 from edge_hadanorm.pipelines.kinds import KINDS, Encoder, Tensors, class_rows, suffixed, tokenizer_of
 from edge_hadanorm.pipelines.sampling import SamplerTable, probe
@@ -19,11 +19,12 @@ MAX_TOKENS = 4096
 
 
 class TextToImage:
-    """What a pipeline has besides its transformer, and how it is used.
+    """A pipeline of diffusers without its transformer.
 
-    folder: of the components. kind: the pipeline's class in diffusers. steps, guidance: its defaults. licence, prompts:
-    from the folder's about.json, where it has one: a sentence, and prompts that the model was made for; the prompts of
-    a model of classes are their names. Text encoders and decoder are loaded when they are first asked.
+    folder: of the components. kind: the pipeline's class in diffusers. steps, guidance: its defaults. prefix: the text
+    before every prompt. licence, prompts: from the folder's about.json, where it has one: a sentence, and prompts that
+    the model was made for; the prompts of a model of classes are their names. Text encoders and decoder are loaded when
+    they are first needed. Raises UserError for a class that is not in KINDS and for missing or broken files.
     """
 
     def __init__(self, folder: Path, kind: str, steps: int, guidance: float, prefix: str = ""):
@@ -42,7 +43,7 @@ class TextToImage:
             self.prompts = list(self.labels)
         self._encoders: dict[str, TextEncoder] = {}
         self._decoder: ImageDecoder | None = None
-        self._given: dict[str, Tensors] = {}
+        self._encoded: dict[str, Tensors] = {}
 
     def _tokenizer(self, name: str, encoder: Encoder) -> PromptTokenizer:
         folder = self.folder / tokenizer_of(name)
@@ -53,7 +54,7 @@ class TextToImage:
         tokenizer = PromptTokenizer(folder / "tokenizer.json", length, pad, self.kind.lower, self.prefix)
         if self.prefix:  # its end and the prompt's beginning are marked by nothing
             tokenizer.length += len(tokenizer.tokenizer.encode(self.prefix).ids) - 2
-        vocabulary = read_json(self.folder / name / "config.json", "text encoder config").get("vocab_size")
+        vocabulary = read_object(self.folder / name / "config.json", "text encoder config").get("vocab_size")
         if isinstance(vocabulary, int) and tokenizer.size > vocabulary:
             raise UserError(
                 f"{self.folder}: the tokenizer has {tokenizer.size} words, the text encoder {vocabulary}; copy both "
@@ -63,61 +64,65 @@ class TextToImage:
 
     @property
     def settings(self) -> dict:
-        """What makes it again of its folder."""
+        """Arguments that make this pipeline again from its folder."""
         return {"kind": self.class_name, "steps": self.steps, "guidance": self.guidance, "prefix": self.prefix}
 
     def check(self, prompt: str) -> None:
-        """Raises UserError for a prompt that it cannot draw."""
+        """Raises UserError for a prompt that cannot be drawn: an unknown class or word, or too long a text."""
         if self.labels is not None:
             class_rows(self.labels, prompt)
         for tokenizer in self.tokenizers.values():
             tokenizer(prompt)
 
     def encoder(self, name: str) -> TextEncoder:
-        """A text encoder by its folder."""
+        """Load a text encoder by the name of its folder, once."""
         if name not in self._encoders:
             self._encoders[name] = TextEncoder.load(self.folder / name, self.kind.encoders[name].form)
         return self._encoders[name]
 
     @property
     def decoder(self) -> ImageDecoder | None:
-        """What makes a picture of the last latents; None where those are the picture."""
+        """The decoder of the last latents into a picture; None where they are the picture."""
         if self.kind.decoder and self._decoder is None:
             self._decoder = ImageDecoder.load(self.folder / "vae", self.kind.decoder)
         return self._decoder
 
     @torch.no_grad()
-    def given(self, prompt: str) -> Tensors:
-        """What the encoders give of the empty prompt and of this one, [2, ...] by name, with the masks they take."""
-        if prompt not in self._given:
-            classes = self.labels is not None
-            self._given[prompt] = class_rows(self.labels, prompt) if classes else self._encoded(prompt)
-        return self._given[prompt]
+    def encode(self, prompt: str) -> Tensors:
+        """Encode the empty prompt and this one: the encoders' outputs and masks [2, ...] by name, kept for later calls.
 
-    def _encoded(self, prompt: str) -> Tensors:
-        given = {}
+        Raises UserError for a prompt that cannot be drawn.
+        """
+        if prompt not in self._encoded:
+            self._encoded[prompt] = (
+                self._run_encoders(prompt) if self.labels is None else class_rows(self.labels, prompt)
+            )
+        return self._encoded[prompt]
+
+    def _run_encoders(self, prompt: str) -> Tensors:
+        tensors = {}
         for name, tokenizer in self.tokenizers.items():
             encoder, (ids, mask) = self.encoder(name), tokenizer.rows(prompt)
             if encoder.form.masked:
-                given[suffixed(name, "mask")] = mask
+                tensors[suffixed(name, "mask")] = mask
                 outputs = encoder(ids, mask)
             else:
                 outputs = encoder(ids)
-            given |= {suffixed(name, output): tensor for output, tensor in zip(encoder.widths, outputs, strict=True)}
-        return given
+            tensors |= {suffixed(name, output): tensor for output, tensor in zip(encoder.widths, outputs, strict=True)}
+        return tensors
 
     def prompt(self, prompt: str) -> Tensors:
-        """What the denoiser's `prepare` takes of it, [2, ...] by name."""
-        return self.kind.gather(self.given(prompt))
+        """Make what the denoiser's `prepare` takes for a prompt: tensors [2, ...] by name, row 0 of the empty one."""
+        return self.kind.gather(self.encode(prompt))
 
     def release(self, prompts: list[str]) -> None:
         """Encode these prompts, and forget the text encoders, which may be larger than the transformer."""
         for prompt in prompts:
-            self.given(prompt)
+            self.encode(prompt)
         self._encoders.clear()
 
     def table(self, steps: int) -> SamplerTable:
-        """The scheduler's coefficients for a number of steps. Raises UserError where there are none."""
+        """Probe the scheduler for its coefficients at a number of steps. Raises UserError where it has none."""
         import diffusers
 
         if not 1 <= steps <= MAX_STEPS:
@@ -129,17 +134,20 @@ class TextToImage:
         if not isinstance(scheduler, type) or not issubclass(scheduler, diffusers.SchedulerMixin):
             raise UserError(f"scheduler config {file} names {name!r}, which is no scheduler of diffusers")
         try:
-            made = scheduler.from_config(config)
+            instance = scheduler.from_config(config)
         except Exception as error:  # a scheduler may fail in any way on a setting that it does not know
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"scheduler config {file} is not one of {name}: {reason}; copy it again") from None
-        return probe(made, steps)
+        return probe(instance, steps)
 
 
-def encoded(pipeline: TextToImage, name: str) -> Tensors:
-    """What `encode` of a text encoder gives, [2, ...] by name, on the meta device; it is not loaded for that."""
+def encoder_shapes(pipeline: TextToImage, name: str) -> Tensors:
+    """Outputs of a text encoder, [2, ...] by name, on the meta device, from its config: no weight is read.
+
+    Raises UserError for a config of another class.
+    """
     folder, encoder, tokens = pipeline.folder / name, pipeline.kind.encoders[name], pipeline.tokenizers[name].length
-    config = SimpleNamespace(**read_json(folder / "config.json", "text encoder config"))
+    config = SimpleNamespace(**read_object(folder / "config.json", "text encoder config"))
     try:
         widths = encoder.form.outputs(config)
     except AttributeError as error:
@@ -154,16 +162,16 @@ def encoded(pipeline: TextToImage, name: str) -> Tensors:
     }
 
 
-def outputs(pipeline: TextToImage) -> Tensors:
-    """What `given` gives, on the meta device."""
+def encoded_shapes(pipeline: TextToImage) -> Tensors:
+    """Tensors of the names and shapes that `TextToImage.encode` gives, on the meta device."""
     if pipeline.labels is not None:
         return {"label": torch.empty(2, device="meta")}
-    made = {}
+    tensors = {}
     for name, encoder in pipeline.kind.encoders.items():
         if encoder.form.masked:
-            made[suffixed(name, "mask")] = torch.empty(2, pipeline.tokenizers[name].length, device="meta")
-        made |= encoded(pipeline, name)
-    return made
+            tensors[suffixed(name, "mask")] = torch.empty(2, pipeline.tokenizers[name].length, device="meta")
+        tensors |= encoder_shapes(pipeline, name)
+    return tensors
 
 
 def _tokenizer_config(folder: Path) -> dict:
@@ -182,11 +190,12 @@ def _token_length(folder: Path, config: dict) -> int:
 
 
 def _labels(folder: Path) -> dict[str, int]:
-    """Numbers of classes by the first of their names, from the pipeline's index or from the checkpoint's copy of it."""
+    """Read the numbers of classes by the first of their names, of the pipeline's index or a checkpoint's copy of it."""
     file = folder / LABELS if (folder / LABELS).exists() else folder / INDEX
     index = read_json(file, "class names")
-    names = index.get("id2label") if isinstance(index, dict) else None
-    numbers = {str(i) for i in range(len(names))} if isinstance(names, dict) else set()
+    listed = index.get("id2label") if isinstance(index, dict) else None
+    names: dict[str, str] = listed if isinstance(listed, dict) else {}
+    numbers = {str(i) for i in range(len(names))}
     if not numbers or set(names) != numbers or not all(isinstance(name, str) and name for name in names.values()):
         raise UserError(f"{file} has no id2label with a name for every class, counted from 0")
     labels: dict[str, int] = {}
@@ -197,10 +206,10 @@ def _labels(folder: Path) -> dict[str, int]:
 
 
 def _about(folder: Path) -> tuple[str, list[str]]:
-    """Licence and prompts."""
+    """Read the licence and the prompts of a model, with defaults where the folder has no about.json."""
     file = folder / ABOUT
-    about = read_json(file, "about") if file.exists() else {}
-    about = {"licence": "that of the source model", "prompts": []} | (about if isinstance(about, dict) else {})
+    content = read_json(file, "about") if file.exists() else {}
+    about = {"licence": "that of the source model", "prompts": []} | (content if isinstance(content, dict) else {})
     licence, prompts = about["licence"], about["prompts"]
     if not isinstance(licence, str) or not isinstance(prompts, list) or not all(isinstance(p, str) for p in prompts):
         raise UserError(f"{file}: licence must be a string and prompts a list of strings; correct or remove it")

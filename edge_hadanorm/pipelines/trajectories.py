@@ -1,4 +1,4 @@
-"""What a denoiser is calibrated and evaluated on: its inputs along sampling trajectories, or captured by the user."""
+"""Calibration and evaluation data: a denoiser's inputs along sampling trajectories, or captured by the user."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -6,19 +6,24 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.models.calls import Inputs, captured
+from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines.drawing import OnStep, Runner, TorchRunner, latents, picture
 from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.text_to_image import TextToImage
 
+# Draws one picture.
+Draw = Callable[[], torch.Tensor]
+# Captured inputs: a .safetensors file, or its tensors.
+Captured = str | Path | Mapping[str, torch.Tensor]
+
 
 @dataclass(frozen=True)
 class Trajectories:
-    """How to sample: prompts with one seed each, counted from `seed`, at `steps` steps and a guidance.
+    """Sampling of pictures: prompts with one seed each, counted from `seed`, at `steps` steps and a guidance.
 
     Raises UserError for a prompt that the tokenizer refuses and an impossible seed, before anything is drawn.
     """
@@ -34,42 +39,46 @@ class Trajectories:
         for prompt in self.prompts:
             self.pipeline.check(prompt)
 
-    def samples(self, denoiser: nn.Module) -> list[Callable[[], torch.Tensor]]:
-        """Calls that make the latents of one picture each on a denoiser, float32 [C, H, W]."""
-        return self.drawn(latents, TorchRunner(denoiser, self.pipeline))
+    def samples(self, denoiser: Denoiser) -> list[Draw]:
+        """List calls that make the latents of one picture each on a denoiser, float32 [C, H, W]."""
+        return self._calls(latents, TorchRunner(denoiser, self.pipeline))
 
-    def pictures(self, runner: Runner, on_step: OnStep | None = None) -> list[Callable[[], torch.Tensor]]:
-        """Calls that draw one picture each on a runner, float32 [3, H, W]."""
-        return self.drawn(picture, runner, on_step)
+    def pictures(self, runner: Runner, on_step: OnStep | None = None) -> list[Draw]:
+        """List calls that draw one picture each on a runner, float32 [3, H, W]."""
+        return self._calls(picture, runner, on_step)
 
-    def drawn(
-        self, draw: Callable[..., torch.Tensor], runner: Runner, on_step: OnStep | None = None
-    ) -> list[Callable[[], torch.Tensor]]:
-        """Calls of `latents` or `picture`, one a prompt."""
+    def _calls(self, draw: Callable[..., torch.Tensor], runner: Runner, on_step: OnStep | None = None) -> list[Draw]:
+        """List calls of `latents` or `picture`, one a prompt."""
         table = self.pipeline.table(self.steps)
         return [
             partial(draw, runner, prompt, table, self.guidance, self.seed + i, on_step)
             for i, prompt in enumerate(self.prompts)
         ]
 
-    def record(self, denoiser: nn.Module, progress: Callable[[Iterable], Iterable] = iter) -> list[Inputs]:
-        """The inputs of every step of every picture."""
-        inputs = []
-
-        class Recorder(TorchRunner):
-            def prepare(self, prompt: str) -> list[torch.Tensor]:
-                self.given = self.pipeline.prompt(prompt)
-                return super().prepare(prompt)
-
-            @torch.no_grad()
-            def denoise(self, latents, timestep, conditioning):
-                inputs.append(Inputs(latents, timestep, self.given))
-                return super().denoise(latents, timestep, conditioning)
-
-        recorder = Recorder(denoiser, self.pipeline)
-        for draw in progress(self.drawn(latents, recorder)):
+    def record(self, denoiser: Denoiser, progress: Callable[[Iterable], Iterable] = iter) -> list[Inputs]:
+        """Sample every picture, and keep the denoiser's inputs at every step; progress: wraps the pictures' calls."""
+        recorder = _Recorder(denoiser, self.pipeline)
+        for draw in progress(self._calls(latents, recorder)):
             draw()
-        return inputs
+        return recorder.inputs
+
+
+class _Recorder(TorchRunner):
+    """A runner that keeps what its denoiser is given."""
+
+    def __init__(self, denoiser: Denoiser, pipeline: TextToImage):
+        super().__init__(denoiser, pipeline)
+        self.inputs: list[Inputs] = []
+        self._prompt: dict[str, torch.Tensor] = {}
+
+    def prepare(self, prompt: str) -> list[torch.Tensor]:
+        self._prompt = self.pipeline.prompt(prompt)
+        return super().prepare(prompt)
+
+    @torch.no_grad()
+    def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
+        self.inputs.append(Inputs(latents, timestep, self._prompt))
+        return super().denoise(latents, timestep, conditioning)
 
 
 CALIBRATION_PROMPTS = 32
@@ -79,7 +88,7 @@ EVALUATION_SEED = 1_000_000
 
 
 def read_prompts(file: Path) -> list[str]:
-    """The non-empty lines of a text file."""
+    """Read the non-empty lines of a text file. Raises UserError where there are none, and for what is not UTF-8."""
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
@@ -92,20 +101,20 @@ def read_prompts(file: Path) -> list[str]:
 
 
 def spread(prompts: list[str], count: int, offset: float) -> list[str]:
-    """`count` prompts evenly spaced over a list, the first at a fraction `offset` of the spacing."""
+    """Choose `count` prompts evenly spaced over a list, the first at a fraction `offset` of the spacing."""
     spacing = max(1.0, len(prompts) / count)
     return [prompts[int((i + offset) * spacing)] for i in range(min(count, len(prompts)))]
 
 
 def calibration_prompts(model: FloatModel) -> list[str]:
-    """Prompts of the model's own to calibrate on; `evaluation_prompts` has none of them."""
-    return spread(model.pipeline.prompts, CALIBRATION_PROMPTS, 0)
+    """Choose prompts of the model's own to calibrate on, empty where it has none; `evaluation_prompts` skips them."""
+    return spread(model.pipeline.prompts, CALIBRATION_PROMPTS, 0) if model.pipeline else []
 
 
 def evaluation_prompts(prompts: list[str], count: int = EVALUATION_PROMPTS) -> list[str]:
-    """Prompts that calibration does not take, where it leaves any."""
-    taken = set(spread(prompts, CALIBRATION_PROMPTS, 0))
-    return spread([prompt for prompt in prompts if prompt not in taken] or prompts, count, 0.5)
+    """Choose prompts that calibration does not use, where it leaves any."""
+    calibrated = set(spread(prompts, CALIBRATION_PROMPTS, 0))
+    return spread([prompt for prompt in prompts if prompt not in calibrated] or prompts, count, 0.5)
 
 
 def has_prompts(model: FloatModel) -> bool:
@@ -115,10 +124,10 @@ def has_prompts(model: FloatModel) -> bool:
 
 def evaluation_data(
     model: FloatModel,
-    inputs: str | Path | Mapping[str, torch.Tensor] | None,
+    inputs: Captured | None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> tuple[list[Inputs], Trajectories | None]:
-    """Calls to evaluate on: captured inputs, else those of trajectories on held-out prompts, which come with them.
+    """Get calls to evaluate on: captured inputs, else those of trajectories on held-out prompts, with the trajectories.
 
     Raises UserError where there are neither.
     """
@@ -131,7 +140,12 @@ def evaluation_data(
 
 
 def evaluation_trajectories(model: FloatModel, count: int = EVALUATION_PROMPTS) -> Trajectories:
-    """Pictures of the model's own prompts and of seeds that calibration does not see."""
+    """Plan pictures of the model's own prompts and of seeds that calibration does not see.
+
+    Raises UserError for a model without a pipeline.
+    """
     pipeline = model.pipeline
+    if pipeline is None:
+        raise UserError(f"{model.name} is a transformer alone, which draws no prompts: give captured `inputs`")
     prompts = evaluation_prompts(pipeline.prompts, count)
     return Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, EVALUATION_SEED)

@@ -62,7 +62,7 @@ class PackageRunner(TorchRunner):
             self.methods[name] = Simulated(load(folder / method["package"])[method["function"]], *names)
 
     def prepare(self, prompt: str) -> list[torch.Tensor]:
-        given = self.pipeline.given(prompt)
+        given = self.pipeline.encode(prompt)
         return self.methods["prepare"]([given[name] for name in self.wanted])
 
     def denoise(self, latents, timestep, conditioning):

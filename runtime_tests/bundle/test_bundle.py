@@ -1,4 +1,4 @@
-"""bundle.py: a bundle says what it holds, and every way to spoil one is answered in one line that names the file."""
+"""manifest.py: a bundle says what it holds, and every way to spoil one is answered in one line that names the file."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from edge_hadanorm import bundle
 from edge_hadanorm.bundle import Bundle, load, manifest, write_manifest
-from edge_hadanorm.bundle.schema import DTYPES, NOISE, SCHEMA
+from edge_hadanorm.bundle.schema import DTYPES, SCHEMA
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.pipelines.sampling import SamplerTable
 from runtime_tests.support.manifests import FILES, INPUT, UNSAFE, WRONG, edit, example, make, read, table, write
@@ -384,15 +384,6 @@ def test_files_that_a_manifest_cannot_name_are_not_packed(folder, tmp_path):
     (folder / "link").symlink_to(tmp_path)
     with pytest.raises(UserError, match="'link' is a link out of the bundle"):
         write_manifest(folder, example())
-
-
-def test_the_docstring_is_the_schema():
-    documented = {
-        line.split()[0] for line in manifest.__doc__.splitlines() if line.startswith("    ") and line[4] != " "
-    }
-    assert documented == {key.rstrip("?") for key in bundle.FIELDS}
-    assert all(dtype in manifest.__doc__ for dtype in DTYPES)
-    assert NOISE in manifest.__doc__
 
 
 def test_a_host_without_diffusers_and_executorch_can_load(folder):

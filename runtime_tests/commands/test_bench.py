@@ -27,8 +27,7 @@ def test_a_peer_that_is_not_installed_is_left_out_by_name(tmp_path, monkeypatch)
 
     lines = []
     monkeypatch.setitem(contenders.BUILDERS, "torch-compile", missing)
-    monkeypatch.setattr(bench, "say", lines.append)
-    (results,) = bench.run([TINY], [1], ["torch-compile", "torch-fp32"], tmp_path, rounds=1)
+    (results,) = bench.run([TINY], [1], ["torch-compile", "torch-fp32"], tmp_path, rounds=1, status=lines.append)
     assert [result["name"] for result in results] == ["torch-fp32"]
     assert len(lines) == 1
     assert "torch-compile" in lines[0]

@@ -156,7 +156,7 @@ def test_programs_of_a_pipeline_are_what_its_components_take_and_give(name, tmp_
     assert not outlined.pipeline._encoders
     assert outlined.pipeline._decoder is None
     pipeline, denoiser = model.pipeline, model.denoiser
-    given = pipeline.given("")
+    given = pipeline.encode("")
     conditioning = {f"conditioning.{i}": t for i, t in enumerate(denoiser.prepare(**pipeline.prompt("")))}
     latents = torch.zeros(2, *denoiser.latent_shape())
     expected = {

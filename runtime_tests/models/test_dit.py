@@ -55,7 +55,7 @@ def test_a_pipeline_that_draws_texts_is_refused(folder, tiny_pipeline, tmp_path)
     shutil.copytree(tiny_pipeline, tmp_path / "pipeline")
     shutil.rmtree(tmp_path / "pipeline/transformer")
     shutil.copytree(folder, tmp_path / "pipeline/transformer")
-    with pytest.raises(UserError, match="give its transformer folder with --inputs instead"):
+    with pytest.raises(UserError, match="give its transformer folder with `inputs` instead"):
         loading.load(str(tmp_path / "pipeline"))
 
 

@@ -1,4 +1,4 @@
-"""source.py, text.py, samples.py: the float model, its prompts and inputs are those of diffusers and transformers."""
+"""Loading, tokenizers, encoders and calls: what diffusers and transformers make of the same folder."""
 
 import json
 import shutil

@@ -66,7 +66,7 @@ def test_steps_of_the_reference_are_those_of_the_simulation(tmp_path):
         functions, own = functions_of(tmp_path, entry, precision), copy.deepcopy(denoiser).to(dtype)
         for i, (prompt, timestep) in enumerate(itertools.product(held_out.prompts, timesteps[::3])):
             latents = randn(2, *denoiser.latent_shape(), seed=i)
-            call = Inputs(latents, torch.tensor([timestep]), held_out.pipeline.given(prompt))
+            call = Inputs(latents, torch.tensor([timestep]), held_out.pipeline.encode(prompt))
             call = cast(cast(call), dtype)  # rounded first: in float64 the numbers of float32
             for actual, exact in zip(predicted(functions, call), simulated(own, call), strict=True):
                 assert relative_error(actual, exact) < error, (precision, prompt, timestep)

@@ -1,0 +1,120 @@
+"""The manifest's schema as JSON Schema (draft 2020-12), for readers in other languages: manifest.schema.json.
+
+It is made of the fields in schema.py; run `python -m edge_hadanorm.bundle.json_schema` after a change of those.
+JSON Schema cannot state how parts go together and takes 8.0 for the integer 8, so `bundle.load` refuses more.
+"""
+
+from pathlib import Path
+
+from edge_hadanorm.bundle.schema import FIELDS, MANIFEST, PACKAGED, Kind, Value
+from edge_hadanorm.files import write_json
+
+FILE = Path(__file__).parent / "manifest.schema.json"
+# By place in the manifest; `*` stands for any key, `[]` for any item.
+DESCRIPTIONS = {
+    "": "The manifest of a bundle: a folder with all that a device needs to make pictures.",
+    ".schema": "Version of this format. A reader refuses a newer one.",
+    ".generator": "Name and version of the program that wrote the bundle.",
+    ".target": "Name of the export target that the programs are for, such as xnnpack (ExecuTorch .pte) or coreml.",
+    ".family": "The transformer's class in diffusers.",
+    ".recipe": "Name of the quantization recipe.",
+    ".image": "Size of a picture.",
+    ".image.width": "Width in pixels.",
+    ".image.height": "Height in pixels.",
+    ".image.channels": "Channels, 3 for red, green and blue.",
+    ".latents": "The tensor that a picture is sampled as.",
+    ".latents.shape": "[C, H, W] of one sample.",
+    ".programs": "Programs by role: denoiser, image_decoder, text_encoder, text_encoder_2, text_encoder_3.",
+    ".programs.*": "One program.",
+    ".programs.*.file": "The program's file; for coreml a folder.",
+    ".programs.*.methods": "Methods by name: encode, prepare, denoise, decode.",
+    ".programs.*.methods.*": "One method. Its arguments and results are in the order listed, their shapes fixed.",
+    ".programs.*.methods.*.inputs": "Arguments in order.",
+    ".programs.*.methods.*.inputs[]": "One argument.",
+    ".programs.*.methods.*.inputs[].name": "Name, by which outputs of encoders find the inputs of prepare.",
+    ".programs.*.methods.*.inputs[].dtype": "Type of an element.",
+    ".programs.*.methods.*.inputs[].shape": "Sizes, slowest first.",
+    ".programs.*.methods.*.inputs[].feature": "Name of the tensor in its Core ML function.",
+    ".programs.*.methods.*.outputs": "Results in order.",
+    ".programs.*.methods.*.outputs[]": "One result.",
+    ".programs.*.methods.*.outputs[].name": "Name, by which outputs of encoders find the inputs of prepare.",
+    ".programs.*.methods.*.outputs[].dtype": "Type of an element.",
+    ".programs.*.methods.*.outputs[].shape": "Sizes, slowest first.",
+    ".programs.*.methods.*.outputs[].feature": "Name of the tensor in its Core ML function.",
+    ".programs.*.methods.*.package": "The folder X.mlpackage that a Core ML method is in.",
+    ".programs.*.methods.*.function": "Name of a Core ML method in its package.",
+    ".prompt": "How a prompt becomes the inputs of prepare; null for a transformer alone.",
+    ".prompt.encoders": "Tokenizers of the text encoders, by role.",
+    ".prompt.encoders.*": "One tokenizer, with a fixed number of ids.",
+    ".prompt.encoders.*.tokenizer": "A JSON file of the library tokenizers.",
+    ".prompt.encoders.*.length": "Number of ids; a longer prompt is refused.",
+    ".prompt.encoders.*.pad_id": "Id that fills up a shorter prompt.",
+    ".prompt.encoders.*.unknown_id": "Id of words that are not in the vocabulary, which are refused; null without one.",
+    ".prompt.encoders.*.prefix": "Text before every prompt but the empty one.",
+    ".prompt.lower": "Whether prompts are lower-cased and stripped of white space at their ends.",
+    ".prompt.labels": "Numbers of the classes that can be drawn, by name; null where prompts are texts.",
+    ".prompt.labels.*": "Number of a class.",
+    ".prompt.embedded": "Prompts that the bundle carries encoded; null where it has text encoders.",
+    ".prompt.embedded.file": "A safetensors file of tensors [n, ...] by name: row 0 is of the empty prompt.",
+    ".prompt.embedded.prompts": "The prompts of rows 1, 2, ...",
+    ".prompt.embedded.prompts[]": "One prompt.",
+    ".sampling": "How pictures are sampled; null for a transformer alone.",
+    ".sampling.steps": "Number of steps where the user names none.",
+    ".sampling.guidance": "Classifier-free guidance where the user names none.",
+    ".sampling.tables": "Sampler tables by the number of steps that is asked for.",
+    ".sampling.tables.*": "Coefficients of the sampling loop, a row a step.",
+    ".noise": "Name of the noise generator, which fixes the bits of a seed.",
+    ".golden": "A picture to check a device against; null without one.",
+    ".golden.file": "The expected picture, a PNG.",
+    ".golden.prompt": "Its prompt.",
+    ".golden.seed": "Seed of its noise.",
+    ".golden.steps": "Its number of steps.",
+    ".golden.guidance": "Its guidance.",
+    ".golden.psnr_db": "Least PSNR in decibels of a device's picture to the expected one.",
+    ".simulation": "Folder of the quantized checkpoint, for a host without a runtime for the target; null without it.",
+    ".licence": "Licence of the weights.",
+    ".files": "Every file of the bundle but manifest.json, by path.",
+    ".files.*": "What a file must be.",
+    ".files.*.sha256": "64 lower-case hexadecimal digits.",
+    ".files.*.bytes": "Size.",
+}
+METHOD = ".programs.*.methods.*"
+
+
+def json_schema() -> dict:
+    """Make the JSON Schema of a manifest."""
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": MANIFEST,
+    }
+    return head | _schema(FIELDS, "")
+
+
+def _schema(kind: Kind, place: str) -> dict:
+    described = {"description": DESCRIPTIONS[place]}
+    if isinstance(kind, Value):
+        return described | kind.json_schema
+    if isinstance(kind, list):
+        return described | {"type": "array", "items": _schema(kind[0], f"{place}[]")}
+    schema: dict = described | {"type": "object"}
+    for key, item in kind.items():
+        if isinstance(key, Value):
+            schema |= {"propertyNames": key.json_schema, "additionalProperties": _schema(item, f"{place}.*")}
+        else:
+            name = key.rstrip("?")
+            schema.setdefault("properties", {})[name] = _nullable(_schema(item, f"{place}.{name}"), name != key)
+            schema.setdefault("required", []).append(name)
+    if place == METHOD and kind is not PACKAGED:
+        schema |= {"if": {"required": ["package"]}, "then": _schema(PACKAGED, METHOD)}
+    return schema
+
+
+def _nullable(schema: dict, nullable: bool) -> dict:
+    """Let null pass too, with the description outside, where a reader looks for it."""
+    if not nullable:
+        return schema
+    return {"description": schema.pop("description"), "anyOf": [schema, {"type": "null"}]}
+
+
+if __name__ == "__main__":
+    write_json(FILE, json_schema())
