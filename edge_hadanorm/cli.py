@@ -8,7 +8,7 @@ import click
 from edge_hadanorm import __version__, console
 from edge_hadanorm.bundle.runner import set_threads
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.exporters.targets import Options, check_target
+from edge_hadanorm.exporters import targets
 from edge_hadanorm.pipelines.trajectories import read_prompts
 
 FOLDER = click.Path(path_type=Path)
@@ -75,7 +75,7 @@ def quantize(model, recipe_name, average_bits, out, dry_run, prompts, inputs, st
 
 @cli.command()
 @click.argument("quantized", type=FOLDER)
-@click.option("--target", required=True, help="xnnpack, coreml, or coreml-pte: Core ML programs in ExecuTorch ones.")
+@click.option("--target", required=True, help=f"{targets.summary()}.")
 @out_folder
 @click.option(
     "--prompts-embedded",
@@ -94,10 +94,10 @@ def export(quantized, target, out, embedded, tile, precision, force) -> None:
     from edge_hadanorm import bundle, checkpoint, files
     from edge_hadanorm.exporters import writer
 
-    options = Options(tuple(read_prompts(embedded)) if embedded else (), tile, precision)
+    options = targets.Options(tuple(read_prompts(embedded)) if embedded else (), tile, precision)
 
     saved = checkpoint.load(quantized)
-    check_target(target, saved, precision)
+    targets.check_target(target, saved, precision)
     if quantized.resolve() in (out.resolve(), *out.resolve().parents):
         raise UserError(f"{out} is the checkpoint {quantized}, or lies in it; export to a folder of its own")
     with files.new_folder(out, force) as folder:

@@ -16,7 +16,7 @@ from edge_hadanorm.bundle.runner import ExecuTorchRunner, has_executorch
 from edge_hadanorm.checkpoint import Checkpoint, Text, float_model
 from edge_hadanorm.console import progress, say
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.exporters.targets import NOT_HERE, simulation
+from edge_hadanorm.exporters import targets
 from edge_hadanorm.measure import dry_run as plan
 from edge_hadanorm.measure import evaluation
 from edge_hadanorm.method import recipe as recipes
@@ -201,17 +201,18 @@ def generate(
     if sampling is None:
         raise UserError(f"bundle {folder} holds a transformer alone: it cannot draw prompts")
     table = loaded.table(sampling["steps"] if steps is None else steps)
-    if backend == "auto" and loaded.target in NOT_HERE:
+    if backend == "auto" and not targets.runs_here(loaded.target):
         backend = "simulation"
     if backend == "auto":
         backend = "executorch" if has_executorch() else "simulation"
         if backend == "simulation":
             say("edge-hadanorm: no ExecuTorch runtime here (pip install executorch): simulating in PyTorch")
-    if backend == "executorch" and loaded.target in NOT_HERE:
-        raise UserError(f"bundle {folder} is for {loaded.target}, which runs on Apple's systems: --backend simulation")
+    if backend == "executorch" and not targets.runs_here(loaded.target):
+        hardware = targets.row(loaded.target).hardware
+        raise UserError(f"bundle {folder} is for {loaded.target}, which runs on {hardware}: --backend simulation")
     if backend == "executorch" and not has_executorch():
         raise UserError("no ExecuTorch runtime here: pip install executorch, or use --backend simulation")
-    runner = ExecuTorchRunner(loaded) if backend == "executorch" else simulation(loaded)
+    runner = ExecuTorchRunner(loaded) if backend == "executorch" else targets.simulation(loaded)
     if out.suffix.lower() != ".png":
         raise UserError(f"{out} is no .png: pictures are written as PNG")
     watch = Stopwatch()
