@@ -27,7 +27,7 @@ class Target(Protocol):
 
     Export calls `check` first, then `write` for each component of a pipeline (the denoiser, text encoders, the image
     decoder), `notes`, and `runner`, which draws the bundle's golden picture. A component's methods are modules in
-    eager PyTorch. `component.lowered` lets their quantized linears, norms and means compute as the target wants while
+    eager PyTorch. `graphs.lowered` lets their quantized linears, norms and means compute as the target wants while
     they are exported; what it is not told of is computed as in simulation. No target imports another.
     """
 
