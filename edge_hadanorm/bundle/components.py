@@ -26,7 +26,7 @@ class Signature:
 
 
 def prompt_inputs(denoiser: Denoiser, tokens: int, masked: bool) -> Tensors:
-    """Inputs of `prepare` of prompts of so many tokens, with a mask or without, for a transformer without a pipeline."""
+    """Inputs of `prepare` where there is no pipeline: prompts of so many tokens, with a mask or without."""
     return {name: torch.ones(BATCH, *shape) for name, shape in denoiser.prompt_shapes(tokens, masked).items()}
 
 
