@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from edge_hadanorm import __version__, console
+from edge_hadanorm.exporters import targets
 from edge_hadanorm.method import recipe as named_recipes
 
 FOLDER = click.Path(path_type=Path)
@@ -70,7 +71,7 @@ def quantize(model, out, dry_run, device, force, **settings) -> None:
 
 @cli.command()
 @click.argument("quantized", type=FOLDER)
-@click.option("--target", required=True, help="xnnpack, coreml, or coreml-pte: Core ML programs in ExecuTorch ones.")
+@click.option("--target", required=True, help=f"{targets.summary()}.")
 @out_folder
 @click.option(
     "--prompts-embedded",

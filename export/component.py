@@ -1,16 +1,22 @@
-"""What a backend makes a program of: a pipeline's component as modules with example inputs, and its manifest entry."""
+"""Components of a pipeline as targets get them: modules with example inputs, each a method of a program to be."""
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.fx import GraphModule
 
 from edge_hadanorm import bundle
-from edge_hadanorm.method.linear import Lowering, QuantizedLinear
-from edge_hadanorm.pipelines.kinds import Tensors, as_given
+from edge_hadanorm.bundle.components import (
+    decoder_signatures,
+    denoiser_signatures,
+    prompt_inputs,
+    text_encoder_signatures,
+)
+from edge_hadanorm.checkpoint import Checkpoint
+from edge_hadanorm.models.denoiser import Denoiser
+from edge_hadanorm.pipelines.kinds import Tensors, as_given, suffixed
+from edge_hadanorm.pipelines.text_to_image import TextToImage
 
 
 @dataclass(frozen=True)
@@ -28,10 +34,11 @@ class Method:
 
     @property
     def given(self) -> tuple:
+        """The arguments of forward."""
         return self.arguments or tuple(self.inputs.values())
 
     def signature(self) -> dict:
-        """Its entry in the manifest."""
+        """The method's entry in the manifest."""
         return bundle.signature(self.inputs, self.outputs)
 
 
@@ -52,7 +59,7 @@ class Component:
 class Prepare(nn.Module):
     """The denoiser's `prepare` as a module's forward, of what is gathered from the inputs named in this order."""
 
-    def __init__(self, denoiser: nn.Module, names: Iterable[str], gather: Callable[[Tensors], Tensors] = as_given):
+    def __init__(self, denoiser: Denoiser, names: Iterable[str], gather: Callable[[Tensors], Tensors] = as_given):
         super().__init__()
         self.denoiser, self.names, self.gather = denoiser, tuple(names), gather
 
@@ -63,7 +70,7 @@ class Prepare(nn.Module):
 class Denoise(nn.Module):
     """The denoiser's `denoise` as a module's forward."""
 
-    def __init__(self, denoiser: nn.Module):
+    def __init__(self, denoiser: Denoiser):
         super().__init__()
         self.denoiser = denoiser
 
@@ -71,39 +78,38 @@ class Denoise(nn.Module):
         return self.denoiser.denoise(latents, timestep, conditioning)
 
 
-@contextlib.contextmanager
-def lowered(model: nn.Module, lowering: Callable[[QuantizedLinear], Lowering]) -> Iterator[None]:
-    """Let the quantized linears of a model compute as programs of a backend do, while inside."""
-    linears = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
-    try:
-        for linear in linears:
-            linear.lowering = lowering(linear)
-        yield
-    finally:
-        for linear in linears:
-            linear.lowering = None
+def denoiser_component(saved: Checkpoint) -> Component:
+    """The quantized denoiser, of the guidance batch."""
+    model, pipeline = saved.denoiser, saved.pipeline
+    if pipeline is None:
+        inputs, gather = prompt_inputs(model, saved.text.tokens, saved.text.masked), as_given
+    else:
+        inputs, gather = pipeline.encode(""), pipeline.kind.gather
+    prepare, denoise = denoiser_signatures(model, inputs, gather).values()
+    latents, timestep, *conditioning = denoise.inputs.values()
+    methods = {
+        "prepare": Method(Prepare(model, inputs, gather), prepare.inputs, prepare.outputs),
+        "denoise": Method(Denoise(model), denoise.inputs, denoise.outputs, (latents, timestep, conditioning)),
+    }
+    return Component("denoiser", methods)
 
 
-def fold_constants(graph: GraphModule) -> None:
-    """Make tensors of one value (the weights of a token mean) constants; as operators they would split delegates."""
-    for node in list(graph.graph.nodes):
-        if node.target not in (torch.ops.aten.new_full.default, torch.ops.aten.full.default):
-            continue
-        value = node.meta["val"]
-        graph.register_buffer(node.name, torch.full(value.shape, node.args[-1], dtype=value.dtype))
-        with graph.graph.inserting_before(node):
-            constant = graph.graph.get_attr(node.name)
-        constant.meta = {k: v for k, v in node.meta.items() if k == "val"}
-        node.replace_all_uses_with(constant)
-        graph.graph.erase_node(node)
-    graph.recompile()
+def text_encoder_component(pipeline: TextToImage, role: str) -> Component:
+    """A text encoder, its linears in 8 bits and its activations in float32: those of T5 and Gemma leave float16."""
+    encoder = pipeline.encoder(role)
+
+    def encode(inputs: Tensors) -> Tensors:
+        outputs = encoder(*inputs.values())
+        return {suffixed(role, name): tensor for name, tensor in zip(encoder.widths, outputs, strict=True)}
+
+    signature = text_encoder_signatures(pipeline, role, encode)["encode"]
+    method = Method(encoder, signature.inputs, signature.outputs)
+    return Component(role, {"encode": method}, eight_bit=True, wide=True)
 
 
-def drop_unused(graph: GraphModule) -> None:
-    """Forget tensors that no node reads (float weights whose codes have taken over), which would fill the program."""
-    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
-    tensors = [*graph.named_buffers(remove_duplicate=False), *graph.named_parameters(remove_duplicate=False)]
-    for name, _ in tensors:
-        if name not in used:
-            owner, _, leaf = name.rpartition(".")
-            delattr(graph.get_submodule(owner), leaf)
+@torch.no_grad()
+def decoder_component(pipeline: TextToImage, latent_shape: tuple[int, int, int], tile: int | None = None) -> Component:
+    """The image decoder, in float. tile: side of the latents to decode at once."""
+    signature = decoder_signatures(pipeline.decoder, latent_shape, tile)["decode"]
+    method = Method(pipeline.decoder, signature.inputs, signature.outputs)
+    return Component(bundle.DECODER, {"decode": method}, wide=pipeline.decoder.wide)

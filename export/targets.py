@@ -1,53 +1,151 @@
-"""The targets that programs are written for."""
+"""The targets that programs are written for: a table with a row a target, and the contract of its implementation.
+
+A new target is a file or a folder beside this one, with the functions of `Target`, and a row of TARGETS. The file is
+imported when the target is asked for: its tools take seconds, and may not be installed.
+"""
+
+from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
 from importlib.util import find_spec
-from types import ModuleType
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
 
-from edge_hadanorm import bundle as bundles
-from edge_hadanorm.checkpoint import Checkpoint, carried
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.pipelines.drawing import Runner, TorchRunner
 
-# Targets whose programs no runtime runs on this machine, but an interpreter.
-NOT_HERE = ("coreml", "coreml-pte")
-
-
-def simulation(loaded: bundles.Bundle) -> Runner:
-    """A bundle's checkpoint in PyTorch; or its own programs, where they are Core ML's and their tools are here."""
-    if loaded.target in NOT_HERE and find_spec("coremltools"):
-        return backend(loaded.target).runner(loaded)
-    saved = carried(loaded)
-    return TorchRunner(saved.denoiser, saved.pipeline, loaded.decode_side)
+if TYPE_CHECKING:  # `--help` lists the targets, without waiting for torch
+    from edge_hadanorm.bundle import Bundle
+    from edge_hadanorm.checkpoint import Checkpoint
+    from edge_hadanorm.exporters.component import Component
+    from edge_hadanorm.method.recipe import Recipe
+    from edge_hadanorm.pipelines.drawing import Runner
 
 
-# By target, the module that has
-#     check(recipe, precision), which raises UserError for what its programs cannot have;
-#     notes(recipe) -> lines that a user of them should read;
-#     write(folder, component, precision) -> the manifest's entry of the program that it writes;
-#     runner(bundle) -> who runs such programs on this machine.
-# Each is imported with its tools, which take seconds, when it is asked for.
+class Target(Protocol):
+    """The functions of a target's module.
+
+    Export calls `check` first, then `write` for each component of a pipeline (the denoiser, text encoders, the image
+    decoder), `notes`, and `runner`, which draws the bundle's golden picture. A component's methods are modules in
+    eager PyTorch. `graphs.lowered` lets their quantized linears, norms and means compute as the target wants while
+    they are exported; what it is not told of is computed as in simulation. No target imports another.
+    """
+
+    def check(self, recipe: Recipe, precision: str | None) -> None:
+        """Raise UserError for a recipe or a precision of floats that the target's programs cannot have."""
+
+    def notes(self, recipe: Recipe) -> list[str]:
+        """Lines that a user of programs of this recipe should read."""
+
+    def write(self, folder: Path, component: Component, precision: str | None) -> dict:
+        """Write a component's program into a folder and return its entry in the manifest.
+
+        The entry has `file`, the program's path in the folder, and `methods`: by name the method's `signature()`, with
+        an account of what runs where as its `delegation`. More keys are the target's own. The codes of the checkpoint
+        are the codes in the program. Raises UserError for what cannot be written.
+        """
+
+    def runner(self, bundle: Bundle) -> Runner:
+        """Return who runs a bundle's programs on this machine: a runtime, an interpreter of them, or else their
+        checkpoint in PyTorch, `checkpoint_runner`.
+        """
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """A target, as far as it is known without its tools.
+
+    module: path of the implementation of `Target`. summary: of its programs, for `--help`. hardware: where they run, in
+    words. runs_here: whether the ExecuTorch runtime of this machine runs them, too. packages: of pip, named as they
+    are imported, that its tools are in.
+    """
+
+    module: str
+    summary: str
+    hardware: str
+    runs_here: bool
+    packages: tuple[str, ...]
+
+
 TARGETS = {
-    "xnnpack": "edge_hadanorm.exporters.xnnpack.target",
-    "coreml": "edge_hadanorm.exporters.coreml.package",
-    "coreml-pte": "edge_hadanorm.exporters.coreml.pte",
+    "xnnpack": TargetRow(
+        "edge_hadanorm.exporters.xnnpack.target",
+        "ExecuTorch programs for CPUs",
+        hardware="CPUs of phones and computers",
+        runs_here=True,
+        packages=("executorch",),
+    ),
+    "coreml": TargetRow(
+        "edge_hadanorm.exporters.coreml.package",
+        "Core ML packages",
+        hardware="Apple's systems",
+        runs_here=False,
+        packages=("coremltools",),
+    ),
+    "coreml-pte": TargetRow(
+        "edge_hadanorm.exporters.coreml.pte",
+        "Core ML programs in ExecuTorch ones",
+        hardware="Apple's systems",
+        runs_here=False,
+        packages=("executorch", "coremltools"),
+    ),
 }
 
 
-def backend(target: str) -> ModuleType:
-    """The module of a target. Raises UserError for an unknown one."""
+def names() -> list[str]:
+    """Names of the targets."""
+    return list(TARGETS)
+
+
+def summary() -> str:
+    """The targets in a line: each name, and what its programs are."""
+    return "; ".join(f"{name}: {row.summary}" for name, row in TARGETS.items())
+
+
+def row(target: str) -> TargetRow:
+    """The row of a target. Raises UserError for an unknown one."""
     if target not in TARGETS:
-        raise UserError(f"unknown target {target!r}; targets: {', '.join(TARGETS)}")
+        raise UserError(f"unknown target {target!r}; targets: {', '.join(names())}")
+    return TARGETS[target]
+
+
+def backend(target: str) -> Target:
+    """The implementation of a target. Raises UserError for an unknown one, and where its tools are missing."""
+    known = row(target)
     try:
-        return importlib.import_module(TARGETS[target])
+        return cast(Target, importlib.import_module(known.module))
     except ImportError as error:
-        raise UserError(f"target {target} needs {error.name}, which is not here: pip install {error.name}") from None
+        packages = " ".join(known.packages)
+        raise UserError(f"target {target} needs {error.name}, which is not here: pip install {packages}") from None
 
 
 def check_target(target: str, saved: Checkpoint, precision: str | None = None) -> None:
-    """Raises UserError for an unknown target, and for a recipe or precision that its programs cannot have."""
+    """Raise UserError for an unknown target, and for a recipe or precision that its programs cannot have."""
     backend(target).check(saved.recipe, precision)
+
+
+def runs_here(target: str) -> bool:
+    """Whether the ExecuTorch runtime of this machine runs a target's programs.
+
+    Those of a target that is not in the table it may try: their bundle is another program's.
+    """
+    return target not in TARGETS or TARGETS[target].runs_here
+
+
+def simulation(bundle: Bundle) -> Runner:
+    """Who simulates a bundle: its checkpoint in PyTorch, or the target's `runner`, if that is no runtime."""
+    if not runs_here(bundle.target) and all(find_spec(package) for package in row(bundle.target).packages):
+        return backend(bundle.target).runner(bundle)
+    return checkpoint_runner(bundle)
+
+
+def checkpoint_runner(bundle: Bundle) -> Runner:
+    """The checkpoint in a bundle, in PyTorch."""
+    from edge_hadanorm.checkpoint import carried
+    from edge_hadanorm.pipelines.drawing import TorchRunner
+
+    saved = carried(bundle)
+    return TorchRunner(saved.denoiser, saved.pipeline, bundle.decode_side)
 
 
 @dataclass(frozen=True)

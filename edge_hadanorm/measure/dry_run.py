@@ -8,13 +8,19 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edge_hadanorm import bundle
+from edge_hadanorm.bundle.components import (
+    decoder_signatures,
+    denoiser_signatures,
+    prompt_inputs,
+    text_encoder_signatures,
+)
 from edge_hadanorm.checkpoint import Text
 from edge_hadanorm.measure.inspection import LINEAR_HEADER, linear_rows, tensor_table
 from edge_hadanorm.measure.sizes import bits_summary, megabytes, stored_bytes
 from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.models.denoiser import Denoiser, kind
-from edge_hadanorm.pipelines.decoder import TILE, ImageDecoder
+from edge_hadanorm.pipelines.decoder import ImageDecoder
 from edge_hadanorm.pipelines.kinds import Tensors, as_given
 from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.text_encoders import LARGE_BYTES
@@ -130,33 +136,26 @@ def _encoders(pipeline: TextToImage | None) -> float:
 
 
 def programs_of(denoiser: Denoiser, pipeline: TextToImage | None, text: Text | None) -> dict[str, dict]:
-    """The programs of an export as a manifest has them, without files; for a denoiser of fake tensors."""
+    """The programs of an export as a manifest has them, without files; for a denoiser of fake tensors.
+
+    text: what a transformer alone, without a pipeline, is given of a prompt.
+    """
     if pipeline is None:
-        shapes = denoiser.prompt_shapes(text.tokens, text.masked)
-        given, gather = {name: torch.empty(2, *shape) for name, shape in shapes.items()}, as_given
+        inputs, gather = prompt_inputs(denoiser, text.tokens, text.masked), as_given
     else:
-        given, gather = _fake(encoded_shapes(pipeline)), pipeline.kind.gather
-    latents, timestep = torch.empty(2, *denoiser.latent_shape()), torch.empty(1)
-    conditioning = {f"conditioning.{i}": t for i, t in enumerate(denoiser.prepare(**gather(given)))}
-    step = {"latents": latents, "timestep": timestep, **conditioning}
-    methods = {
-        "denoiser": {
-            "prepare": bundle.signature(given, conditioning),
-            "denoise": bundle.signature(step, {"prediction": latents}),
-        }
-    }
-    for role, tokenizer in pipeline.tokenizers.items() if pipeline else ():
-        inputs = {"ids": torch.empty(2, tokenizer.length, dtype=torch.int64)}
-        if pipeline.kind.encoders[role].form.masked:
-            inputs["mask"] = torch.empty(2, tokenizer.length)
-        methods[role] = {"encode": bundle.signature(inputs, encoder_shapes(pipeline, role))}
+        inputs, gather = _fake(encoded_shapes(pipeline)), pipeline.kind.gather
+    signatures = {"denoiser": denoiser_signatures(denoiser, inputs, gather)}
+    for role in pipeline.tokenizers if pipeline else ():
+        signatures[role] = text_encoder_signatures(pipeline, role, lambda _, role=role: encoder_shapes(pipeline, role))
     if pipeline and pipeline.kind.decoder:
-        channels, *grid = denoiser.latent_shape()
-        tile = torch.empty(1, channels, *[min(TILE, *grid)] * 2)
-        picture = ImageDecoder.outline(pipeline.folder / "vae", pipeline.kind.decoder)(tile)
-        methods[bundle.DECODER] = {"decode": bundle.signature({"latents": tile}, {"picture": picture})}
-    return {role: {"methods": own} for role, own in methods.items()}
+        decoder = ImageDecoder.outline(pipeline.folder / "vae", pipeline.kind.decoder)
+        signatures[bundle.DECODER] = decoder_signatures(decoder, denoiser.latent_shape())
+    return {
+        role: {"methods": {name: bundle.signature(own.inputs, own.outputs) for name, own in methods.items()}}
+        for role, methods in signatures.items()
+    }
 
 
 def _fake(tensors: Tensors) -> Tensors:
+    """Tensors of these shapes in the fake mode that is active."""
     return {name: torch.empty(tensor.shape) for name, tensor in tensors.items()}

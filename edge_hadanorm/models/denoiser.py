@@ -24,6 +24,8 @@ class Denoiser(nn.Module):
     source_class: ClassVar[str]
     # Tensors of a state dict that nothing here reads.
     unread: ClassVar[tuple[str, ...]] = ()
+    # Whether the module inside is another library's, which may fail in any way where ours is known to work.
+    foreign: ClassVar[bool] = False
 
     def __init__(self, config: dict):
         super().__init__()

@@ -46,6 +46,7 @@ HEAD = 2 + len(ARGUMENTS)
 class GenericDenoiser(Denoiser):
     """Its subclasses, by `form`, are each of one `module_class`; H and W are config["sample_size"]."""
 
+    foreign = True
     module_class: ClassVar[type[nn.Module]]
 
     def __init__(self, config: dict):

@@ -127,14 +127,14 @@ def _pick_backend(loaded: Bundle, backend: str, status: Status) -> str:
     """The backend that a bundle is drawn with here. Raises UserError where the one asked for cannot."""
     if backend not in BACKENDS:
         raise UserError(f"unknown backend {backend!r}; backends: {', '.join(BACKENDS)}")
-    foreign = loaded.target in targets.NOT_HERE
+    foreign = not targets.runs_here(loaded.target)
     if backend == "auto" and not foreign and not has_executorch():
         status("no ExecuTorch runtime here (pip install executorch): simulating in PyTorch")
     if backend == "auto":
         return "executorch" if has_executorch() and not foreign else "simulation"
     if backend == "executorch" and foreign:
         raise UserError(
-            f"bundle {loaded.folder} is for {loaded.target}, which runs on Apple's systems: take `backend` simulation"
+            f"bundle {loaded.folder} is for {loaded.target}, which runs on {targets.row(loaded.target).hardware}: take `backend` simulation"
         )
     if backend == "executorch" and not has_executorch():
         raise UserError("no ExecuTorch runtime here: pip install executorch, or take `backend` simulation")

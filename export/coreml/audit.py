@@ -106,7 +106,7 @@ def audit(function: Function, wanted: Asked) -> None:
         more = f" (and {len(complaints) - 3} more)" if len(complaints) > 3 else ""
         raise AuditError(
             f"the Core ML program is not what was asked for: {'; '.join(complaints[:3])}{more}; convert with "
-            "coremltools 9.0 and --precision fp32, or report this"
+            "coremltools 9.0 and `precision` fp32, or report this"
         )
 
 

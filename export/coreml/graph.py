@@ -14,9 +14,9 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import Graph, Node
 
-from edge_hadanorm.exporters.component import drop_unused, lowered
 from edge_hadanorm.exporters.coreml import constants
 from edge_hadanorm.exporters.coreml.lowering import CodedLinear, CoreMLLowering
+from edge_hadanorm.exporters.graphs import drop_unused, lowered
 
 ATEN = torch.ops.aten
 # What large encoders are loaded in.

@@ -143,11 +143,11 @@ def described(method: Method, *names: list[str]) -> dict:
     }
 
 
-def runner(loaded: Bundle) -> BundleRunner:
+def runner(bundle: Bundle) -> BundleRunner:
     """The packages of a bundle, simulated; each is read once."""
     read = functools.cache(interpreter.load)
 
     def function(role: str, method: str) -> interpreter.Function:
-        return read(loaded.package(role, method))[loaded.programs[role]["methods"][method]["function"]]
+        return read(bundle.package(role, method))[bundle.programs[role]["methods"][method]["function"]]
 
-    return simulated(loaded, function)
+    return simulated(bundle, function)

@@ -31,7 +31,7 @@ from edge_hadanorm.exporters.coreml.conversion import converted, converters
 from edge_hadanorm.exporters.coreml.simulation.interpreter import Function
 from edge_hadanorm.exporters.coreml.simulation.pte import PACKAGE, Delegate, delegate_data, folder_files, load_delegates
 from edge_hadanorm.exporters.coreml.simulation.runner import runner as simulated
-from edge_hadanorm.exporters.xnnpack.target import delegation
+from edge_hadanorm.exporters.executorch import delegation
 
 check, notes = package.check, package.notes
 
@@ -45,7 +45,7 @@ def write(folder: Path, component: Component, precision: str | None) -> dict:
     for name in programs:
         found = delegation(edge.exported_program(name))
         if found["delegates"] != 1 or found["outside"]:
-            raise AuditError(f"{component.role}.{name} is not one Core ML delegate: {found}; take --target coreml")
+            raise AuditError(f"{component.role}.{name} is not one Core ML delegate: {found}; take `target` coreml")
     file = folder / f"{component.role}.pte"
     file.write_bytes(edge.to_executorch().buffer)
     delegates, written = {delegate.method: delegate for delegate in load_delegates(file)}, written_functions(file)
@@ -111,11 +111,11 @@ def features(edge: EdgeProgramManager, method: str, delegate: Delegate) -> tuple
     return tuple([names.get(name, name) for name in part] for part in own)
 
 
-def runner(loaded: Bundle) -> BundleRunner:
+def runner(bundle: Bundle) -> BundleRunner:
     """The delegates of a bundle's programs, simulated; each program is read once."""
     read = functools.cache(lambda file: {delegate.method: delegate.function for delegate in load_delegates(file)})
 
     def function(role: str, method: str) -> Function:
-        return read(loaded.file(role))[method]
+        return read(bundle.file(role))[method]
 
-    return simulated(loaded, function)
+    return simulated(bundle, function)

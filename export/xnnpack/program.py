@@ -8,7 +8,7 @@ from torch import nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import ComposableQuantizer, Quantizer
 
-from edge_hadanorm.exporters.component import drop_unused, fold_constants, lowered
+from edge_hadanorm.exporters.graphs import drop_unused, fold_constants, lowered
 from edge_hadanorm.exporters.xnnpack.annotation import CheckpointQuantizer
 from edge_hadanorm.method.linear import QuantizedLinear
 

@@ -25,7 +25,7 @@ import torch
 
 from edge_hadanorm import checkpoint, files, workflow
 from edge_hadanorm.checkpoint import Checkpoint
-from edge_hadanorm.exporters import writer
+from edge_hadanorm.exporters.component import denoiser_component
 from edge_hadanorm.exporters.coreml import package
 from edge_hadanorm.exporters.coreml.simulation.interpreter import load
 from edge_hadanorm.exporters.coreml.simulation.runner import Simulated
@@ -89,7 +89,7 @@ def size(folder: Path) -> int:
 
 def measured(saved: Checkpoint, exact: torch.Tensor, trajectories: Trajectories) -> dict:
     """A row of the table. exact: the float model's pictures."""
-    row, component = {"recipe": saved.recipe.name, "step_error": {}}, writer._denoiser(saved)
+    row, component = {"recipe": saved.recipe.name, "step_error": {}}, denoiser_component(saved)
     simulated = TorchRunner(saved.denoiser, saved.pipeline)
     for precision in package.PRECISIONS:
         with tempfile.TemporaryDirectory() as work:

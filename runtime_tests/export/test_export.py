@@ -20,7 +20,7 @@ from edge_hadanorm import bundle, checkpoint, files, workflow
 from edge_hadanorm.bundle.runner import ExecuTorchRunner
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters import writer
-from edge_hadanorm.exporters.component import Denoise, Prepare
+from edge_hadanorm.exporters.component import Denoise, Prepare, denoiser_component
 from edge_hadanorm.exporters.targets import simulation
 from edge_hadanorm.exporters.xnnpack import target
 from edge_hadanorm.exporters.xnnpack.annotation import EightBitQuantizer
@@ -215,7 +215,7 @@ def test_export_leaves_the_model_as_it_was(name):
 
 
 def test_partitions_are_the_same_without_sets_of_all_dependencies(tiny_checkpoint, monkeypatch):
-    component = writer._denoiser(checkpoint.load(tiny_checkpoint("hadanorm-balanced-w4a8")))
+    component = denoiser_component(checkpoint.load(tiny_checkpoint("hadanorm-balanced-w4a8")))
     method, made = component.methods["denoise"], []
     for patch in (contextlib.nullcontext, target.searched_dependencies):
         monkeypatch.setattr(target, "searched_dependencies", patch)

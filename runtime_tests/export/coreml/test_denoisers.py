@@ -17,7 +17,7 @@ import pytest
 import torch
 from coremltools.converters.mil.mil import types
 
-from edge_hadanorm.exporters import writer
+from edge_hadanorm.exporters.component import denoiser_component
 from edge_hadanorm.exporters.coreml import package
 from edge_hadanorm.exporters.coreml.audit import functions
 from edge_hadanorm.exporters.coreml.simulation import codes
@@ -64,7 +64,7 @@ def make(tmp_path_factory) -> Callable[..., SimpleNamespace]:
     def make(family: str, recipe: str, precision: str, target: str) -> SimpleNamespace:
         folder = tmp_path_factory.mktemp("coreml")
         made = quantized(family, named(recipe), folder)
-        made.entry = package.write(folder, writer._denoiser(made.saved), precision)
+        made.entry = package.write(folder, denoiser_component(made.saved), precision)
         made.folder, made.precision, made.target, made.recipe = folder, precision, target, named(recipe)
         made.functions = {
             name: functions(folder / method["package"])[method["function"]]
@@ -222,7 +222,7 @@ def test_large_linears_outside_the_recipe_have_8_bits_and_float_inputs(tmp_path,
     rest = names - set(made.denoiser.quantizable())
     assert rest
     assert {made.denoiser.get_submodule(name).recipe.name for name in rest} == {"rest-w8a16"}
-    entry = package.write(tmp_path, writer._denoiser(made.saved), "fp32")
+    entry = package.write(tmp_path, denoiser_component(made.saved), "fp32")
     accounts = [method["delegation"] for method in entry["methods"].values()]
     assert sum(account["coded_linears"] for account in accounts) == len(rest)
     assert sum(account["integer_linears"] for account in accounts) == len(names - rest)

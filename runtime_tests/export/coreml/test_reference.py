@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edge_hadanorm.checkpoint import Checkpoint, Text
-from edge_hadanorm.exporters import writer
+from edge_hadanorm.exporters.component import denoiser_component
 from edge_hadanorm.exporters.coreml import package
 from edge_hadanorm.measure.evaluation import mean_psnr_db
 from edge_hadanorm.method.recipe import Recipe, named
@@ -45,7 +45,7 @@ def quantized(recipe: Recipe) -> SimpleNamespace:
 def test_packages_draw_the_reference_as_well_as_the_simulation(tmp_path):
     made = quantized(named("hadanorm-folded-w8a8-static"))
     saved, pipeline = made.saved, made.saved.pipeline
-    entry = package.write(tmp_path, writer._denoiser(saved), "fp16")
+    entry = package.write(tmp_path, denoiser_component(saved), "fp16")
     runners = (
         *(TorchRunner(own, pipeline) for own in (made.model.denoiser, saved.denoiser)),
         PackageRunner(saved, tmp_path, entry),
@@ -60,7 +60,7 @@ def test_packages_draw_the_reference_as_well_as_the_simulation(tmp_path):
 def test_steps_of_the_reference_are_those_of_the_simulation(tmp_path):
     made = quantized(named("hadanorm-folded-w4a8-static"))
     denoiser, held_out = made.saved.denoiser, made.held_out
-    entry = package.write(tmp_path, writer._denoiser(made.saved), "fp32")
+    entry = package.write(tmp_path, denoiser_component(made.saved), "fp32")
     timesteps = held_out.pipeline.table(STEPS).timesteps
     for precision, (dtype, error) in ERRORS.items():
         functions, own = functions_of(tmp_path, entry, precision), copy.deepcopy(denoiser).to(dtype)

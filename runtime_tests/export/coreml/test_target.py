@@ -427,7 +427,7 @@ def test_emulation_is_said(target):
         ("coreml", "rtn-w16a8-static", None, "weights of at most 8 bits"),
         ("coreml-pte", "rtn-w16a16", None, "weights of at most 8 bits"),
         ("coreml", STATIC, "int8", "unknown precision 'int8'; precisions: fp16, fp32"),
-        ("xnnpack", "rtn-w8a8", "fp16", "xnnpack computes floats in fp32; leave out --precision fp16"),
+        ("xnnpack", "rtn-w8a8", "fp16", "xnnpack computes floats in fp32; leave out `precision` fp16"),
         ("xnnpack", STATIC, None, "quantize without -static"),
         ("tpu", "rtn-w8a8", None, "unknown target 'tpu'; targets: xnnpack, coreml, coreml-pte"),
     ],
@@ -494,8 +494,8 @@ def test_a_bundle_is_inspected_and_reported(loaded, run, tmp_path):
 
 
 def test_a_target_without_its_tools_is_a_mistake(monkeypatch):
-    monkeypatch.setitem(TARGETS, "coreml", "nosuch")
-    with pytest.raises(UserError, match="target coreml needs nosuch"):
+    monkeypatch.setitem(TARGETS, "coreml", dataclasses.replace(TARGETS["coreml"], module="nosuch"))
+    with pytest.raises(UserError, match="target coreml needs nosuch, which is not here: pip install coremltools"):
         targets.backend("coreml")
 
 

@@ -1,0 +1,64 @@
+"""Signatures of a bundle's programs: what each method of a component takes and gives, as example tensors by name.
+
+Shapes and dtypes are what counts, so the tensors may be fake: a dry run describes programs as export writes them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from edge_hadanorm.models.denoiser import Denoiser
+from edge_hadanorm.pipelines.decoder import TILE, Decode
+from edge_hadanorm.pipelines.kinds import Tensors, as_given
+from edge_hadanorm.pipelines.text_to_image import TextToImage
+
+# The guidance batch: without the prompt and with it.
+BATCH = 2
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Example tensors that a method takes and gives, by name, in order."""
+
+    inputs: Tensors
+    outputs: Tensors
+
+
+def prompt_inputs(denoiser: Denoiser, tokens: int, masked: bool) -> Tensors:
+    """Inputs of `prepare` where there is no pipeline: prompts of so many tokens, with a mask or without."""
+    return {name: torch.ones(BATCH, *shape) for name, shape in denoiser.prompt_shapes(tokens, masked).items()}
+
+
+def denoiser_signatures(
+    denoiser: Denoiser, inputs: Tensors, gather: Callable[[Tensors], Tensors] = as_given
+) -> dict[str, Signature]:
+    """Methods `prepare`, once a prompt, and `denoise`, every step.
+
+    inputs: of `prepare`, of which `gather` makes what the denoiser takes.
+    """
+    latents, timestep = torch.zeros(BATCH, *denoiser.latent_shape()), torch.zeros(1)
+    conditioning = {f"conditioning.{i}": tensor for i, tensor in enumerate(denoiser.prepare(**gather(inputs)))}
+    return {
+        "prepare": Signature(inputs, conditioning),
+        "denoise": Signature({"latents": latents, "timestep": timestep, **conditioning}, {"prediction": latents}),
+    }
+
+
+def text_encoder_signatures(
+    pipeline: TextToImage, role: str, encode: Callable[[Tensors], Tensors]
+) -> dict[str, Signature]:
+    """Method `encode` of the text encoder in this role; `encode` makes outputs by name of the inputs."""
+    ids, mask = pipeline.tokenizers[role].rows("")
+    inputs = {"ids": ids} | ({"mask": mask} if pipeline.kind.encoders[role].form.masked else {})
+    return {"encode": Signature(inputs, encode(inputs))}
+
+
+def decoder_signatures(
+    decode: Decode, latent_shape: tuple[int, int, int], tile: int | None = None
+) -> dict[str, Signature]:
+    """Method `decode` of square tiles of the latents, of side `tile` or less where the latents are smaller."""
+    channels, *sides = latent_shape
+    side = min(tile or TILE, *sides)
+    latents = torch.zeros(1, channels, side, side)
+    return {"decode": Signature({"latents": latents}, {"picture": decode(latents)})}
