@@ -7,12 +7,12 @@ from typing import cast
 
 import torch
 from matplotlib.figure import Figure
-from torch import nn
 
 from edge_hadanorm import files, workflow
 from edge_hadanorm.bundle.runner import ExecuTorchRunner
 from edge_hadanorm.measure.evaluation import Original, denoiser_sqnr_db, mean_psnr_db
 from edge_hadanorm.measure.sizes import bits_summary, megabytes
+from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines.drawing import Runner, Stopwatch, TorchRunner
 from edge_hadanorm.pipelines.pictures import save_png, to_pixels
 from edge_hadanorm.pipelines.text_to_image import TextToImage
@@ -85,7 +85,7 @@ def _psnr(a: Drawing, b: Drawing) -> float:
     return mean_psnr_db(to_pixels(a.latents), to_pixels(b.latents))
 
 
-def _result(name: str, exact: Original, quantized: nn.Module, original: Drawing, drawing: Drawing) -> dict:
+def _result(name: str, exact: Original, quantized: Denoiser, original: Drawing, drawing: Drawing) -> dict:
     return {
         "recipe": name,
         "denoiser_sqnr_db": denoiser_sqnr_db(exact, quantized),

@@ -133,8 +133,9 @@ def _pick_backend(loaded: Bundle, backend: str, status: Status) -> str:
     if backend == "auto":
         return "executorch" if has_executorch() and not foreign else "simulation"
     if backend == "executorch" and foreign:
+        hardware = targets.row(loaded.target).hardware
         raise UserError(
-            f"bundle {loaded.folder} is for {loaded.target}, which runs on {targets.row(loaded.target).hardware}: take `backend` simulation"
+            f"bundle {loaded.folder} is for {loaded.target}, which runs on {hardware}: take `backend` simulation"
         )
     if backend == "executorch" and not has_executorch():
         raise UserError("no ExecuTorch runtime here: pip install executorch, or take `backend` simulation")
