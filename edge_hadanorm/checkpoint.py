@@ -26,6 +26,7 @@ from edge_hadanorm.method.low_rank import LowRank
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.models import family
+from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines import loading
 from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.text_to_image import ABOUT, LABELS, TextToImage
@@ -55,7 +56,7 @@ class Checkpoint:
 
     source: str
     recipe: Recipe
-    denoiser: nn.Module
+    denoiser: Denoiser
     text: Text
     pipeline: TextToImage | None
 
@@ -127,7 +128,7 @@ def _strays(folder: str, names: list[str]) -> list[str]:
     return [name for name in names if not name.endswith((".json", ".safetensors"))]
 
 
-def _denoiser(config: dict, tensors: dict[str, torch.Tensor]) -> nn.Module:
+def _denoiser(config: dict, tensors: dict[str, torch.Tensor]) -> Denoiser:
     for key, count in config["transformer"].items():
         if "layers" in key and isinstance(count, int) and count > len(tensors):  # millions would take minutes to make
             raise UserError(
