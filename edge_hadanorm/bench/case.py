@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from diffusers import PixArtTransformer2DModel
@@ -16,7 +17,7 @@ TEXT_TOKENS, TEXT_WIDTH = 77, 4096
 class Transformer(nn.Module):
     """A diffusers transformer as a function of tensors alone: the unchanged module that peers are given."""
 
-    def __init__(self, transformer: nn.Module):
+    def __init__(self, transformer: Any):
         super().__init__()
         self.transformer = transformer
 
@@ -53,7 +54,7 @@ class Case:
             use_additional_conditions=False,
             norm_elementwise_affine=False,
         )
-        return Transformer(model.eval().requires_grad_(False))
+        return Transformer(model).eval().requires_grad_(False)
 
     @cached_property
     def inputs(self) -> Inputs:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -28,6 +29,7 @@ class Contender:
     size: int
 
 
+INT4: torch.dtype = vars(torch)["int4"]  # torch's type stubs leave it out
 Builder = Callable[[Case, int, Path], Contender]
 
 
@@ -121,7 +123,7 @@ def executorch_stock(case: Case, threads: int, cache_folder: Path, kind: str) ->
     file = cache_folder / f"stock-{kind}-{case.blocks}x{case.tokens}.pte"
     if not file.exists():
         module = copy.deepcopy(case.transformer)
-        weights = {"8da8w": (torch.int8, PerAxis(0)), "8da4w": (torch.int4, PerGroup(32))}
+        weights: dict[str, tuple[torch.dtype, Any]] = {"8da8w": (torch.int8, PerAxis(0)), "8da4w": (INT4, PerGroup(32))}
         if kind in weights:
             dtype, granularity = weights[kind]
             config = Int8DynamicActivationIntxWeightConfig(weight_dtype=dtype, weight_granularity=granularity)
@@ -133,7 +135,7 @@ def executorch_stock(case: Case, threads: int, cache_folder: Path, kind: str) ->
 
 
 @cache
-def _denoiser(case: Case) -> tuple[nn.Module, dict]:
+def _denoiser(case: Case) -> tuple[PixArtDenoiser, dict]:
     """Convert the transformer of a case, and calibrate the moments of its inputs."""
     transformer = case.transformer.transformer
     config = {key: value for key, value in transformer.config.items() if not key.startswith("_")}
@@ -157,7 +159,7 @@ def edge_program(case: Case, cache_folder: Path, name: str) -> tuple[Path, list[
 
     file = cache_folder / f"edge-{name}-{case.blocks}x{case.tokens}.pte"
     denoiser, moments = _denoiser(case)
-    quantized = quantize.quantize(denoiser, recipe.named(name), moments)
+    quantized = cast(PixArtDenoiser, quantize.quantize(denoiser, recipe.named(name), moments))
     conditioning = [tensor.contiguous() for tensor in quantized.prepare(**case.inputs.prompt)]
     inputs = (case.inputs.latents, case.inputs.timestep, conditioning)
     if not file.exists():

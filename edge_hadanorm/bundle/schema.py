@@ -156,7 +156,7 @@ def signature(inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor])
 
 def check_manifest(manifest: Any, path: Path) -> dict:
     """Return the manifest. Raises UserError where it does not follow the schema; path: of its file, for messages."""
-    version = manifest.get("schema") if isinstance(manifest, dict) else None
+    version: Any = manifest.get("schema") if isinstance(manifest, dict) else None
     if _is_whole(version) and version > SCHEMA:
         raise UserError(
             f"{path}: made by a newer edge-hadanorm (schema {version}, this one reads up to {SCHEMA}); update"

@@ -1,1 +1,1 @@
-"""What is measured and shown of a model: quality, sizes, dry run, inspection, report."""
+"""Measuring and showing a model: quality, sizes, dry run, inspection, report."""

@@ -1,4 +1,4 @@
-"""How the inputs of a denoiser's linears are distributed: as the float model makes them, and as they are quantized."""
+"""Distributions of the inputs of a denoiser's linears: in the float model, and as they are quantized."""
 
 import math
 from dataclasses import dataclass
@@ -6,10 +6,11 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
 
+from edge_hadanorm.measure.sizes import quantized_linear
+from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.models.calls import Inputs
-from edge_hadanorm.models.denoiser import kind
+from edge_hadanorm.models.denoiser import Denoiser, kind
 from edge_hadanorm.quantization.calibration import Moments, calibrate, observed
 
 # Values of one input that are kept: enough for percentiles by channel, whatever the number of calls.
@@ -20,7 +21,7 @@ BINS = 120
 
 @dataclass(frozen=True)
 class Distribution:
-    """Of tokens [T, d], in units of the root mean square of all values.
+    """A distribution of tokens [T, d], in units of the root mean square of all values.
 
     percentiles [4, d]: of each channel, see PERCENTILES. peak: largest magnitude. kurtosis: 3 for a normal
     distribution. channel_ratio: largest magnitude of a channel over that of the median channel.
@@ -37,7 +38,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Activation:
-    """The input x of the linear `name`, and z, what of it is quantized, made by `steps`; over so many tokens."""
+    """The input x of the linear `name`, and z, which is quantized and made of x by `steps`; over so many tokens."""
 
     name: str
     steps: list[str]
@@ -46,8 +47,8 @@ class Activation:
     z: Distribution
 
 
-def telling(moments: dict[str, Moments], count: int) -> list[str]:
-    """Names of the inputs whose largest channel stands out most from the median one, one of a kind, the worst first."""
+def outstanding(moments: dict[str, Moments], count: int) -> list[str]:
+    """Choose the inputs whose largest channel stands out most from the median one, one of a kind, the worst first."""
     worst: dict[str, tuple[float, str]] = {}
     for name, seen in moments.items():
         ratio = _channel_ratio(seen.largest)
@@ -55,19 +56,19 @@ def telling(moments: dict[str, Moments], count: int) -> list[str]:
     return [name for _, name in sorted(worst.values(), reverse=True)[:count]]
 
 
-def measure(denoiser: nn.Module, quantized: nn.Module, inputs: list[Inputs], count: int) -> list[Activation]:
-    """The most telling inputs of a float denoiser in these calls, before and after a quantized one's transforms."""
-    names = telling(calibrate(denoiser, [partial(call.run, denoiser) for call in inputs]), count)
-    linears = {name: quantized.get_submodule(name) for name in names}
-    made = []
+def measure(denoiser: Denoiser, quantized: Denoiser, inputs: list[Inputs], count: int) -> list[Activation]:
+    """Measure the inputs of a float denoiser that stand out most, before and after a quantized one's transforms."""
+    names = outstanding(calibrate(denoiser, [partial(call.run, denoiser) for call in inputs]), count)
+    linears = {name: quantized_linear(quantized, name) for name in names}
+    measured = []
     for name, (x, z) in _collect(denoiser, linears, inputs).items():
         steps = linears[name].absorbed.steps() + linears[name].transform.steps()
-        made.append(Activation(name, steps, len(x), distribution(x), distribution(z)))
-    return made
+        measured.append(Activation(name, steps, len(x), distribution(x), distribution(z)))
+    return measured
 
 
 def distribution(tokens: torch.Tensor) -> Distribution:
-    """Of tokens [T, d]."""
+    """Measure the distribution of tokens [T, d]."""
     values = tokens.double()
     values = values / (values.square().mean().sqrt().item() or 1.0)
     deviation = values - values.mean()
@@ -85,16 +86,16 @@ def distribution(tokens: torch.Tensor) -> Distribution:
 
 
 def _channel_ratio(largest: torch.Tensor) -> float:
-    """Of magnitudes [d]; infinite where most channels are always 0."""
+    """Divide the largest of magnitudes [d] by the median one; infinite where most channels are always 0."""
     median = largest.median().item()
     return largest.max().item() / median if median else math.inf
 
 
 def _collect(
-    denoiser: nn.Module, linears: dict[str, nn.Module], inputs: list[Inputs]
+    denoiser: Denoiser, linears: dict[str, QuantizedLinear], inputs: list[Inputs]
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """By name every n-th token [T, d] of an input over the calls, raw and as its quantized linear transforms it."""
-    kept = {name: ([], []) for name in linears}
+    """Collect every n-th token [T, d] of each input over the calls, raw and as its quantized linear transforms it."""
+    kept: dict[str, tuple[list[torch.Tensor], list[torch.Tensor]]] = {name: ([], []) for name in linears}
 
     def observe(name: str, x: torch.Tensor, weights: torch.Tensor | None = None) -> None:
         z, _ = linears[name].transform(linears[name].absorbed(x)[0], weights)

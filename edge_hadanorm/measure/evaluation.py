@@ -1,6 +1,7 @@
 """A quantized denoiser against the float one: SQNR of predictions and layers, PSNR and SSIM of pictures."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 
@@ -60,7 +61,7 @@ class Layers:
     @torch.no_grad()
     def __init__(self, exact: Denoiser, inputs: list[Inputs]):
         first = [exact.begin(call.latents, call.timestep, **call.prompt) for call in inputs[:1]]
-        tokens = sum(state[0].shape[0] * state[0].shape[1] for state in first)
+        tokens = sum(x.shape[0] * x.shape[1] for x, *_ in first if x is not None)
         spacing = max(1, -(-len(inputs) * tokens // LAYER_TOKENS))
         self.states = [exact.begin(call.latents, call.timestep, **call.prompt) for call in inputs[::spacing]]
         self.sqnr: dict[str, Sqnr] = {}
@@ -69,7 +70,7 @@ class Layers:
     def compare(self, stage: int, exact: Denoiser, quantized: Denoiser) -> None:
         """Compare the linears of the next stage, and run that stage of the float denoiser."""
         names = exact.stages()[stage]
-        folded = refold(exact, quantized, names)
+        folded = cast(Denoiser, refold(exact, quantized, names))
         self.sqnr |= {name: Sqnr() for name in names}
 
         def compare(name: str, x: torch.Tensor, *weights: torch.Tensor | None) -> None:

@@ -1,53 +1,54 @@
-"""What `edge-hadanorm inspect` says of a folder: a float model, a checkpoint or a bundle."""
+"""Descriptions of a folder for people: a float model, a checkpoint or a bundle."""
 
 from pathlib import Path
-
-from torch import nn
 
 from edge_hadanorm import bundle, checkpoint
 from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.bundle.schema import MANIFEST
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.files import read_json
+from edge_hadanorm.files import read_object
 from edge_hadanorm.measure.sizes import bits_summary
 from edge_hadanorm.method.cost import linear_cost
 from edge_hadanorm.method.fold import Producer
 from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.method.recipe import Recipe
+from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines import loading
 from edge_hadanorm.pipelines.loading import FloatModel
+from edge_hadanorm.pipelines.text_to_image import TextToImage
 from edge_hadanorm.tables import Row, table
 
-# A vocabulary that can be listed.
+# Size of the largest vocabulary that is listed.
 WORDS = 2000
 LINEAR_HEADER = ("linear", "shape", "grids", "scale", "folded offline", "online", "online cost %", "SQNR dB")
 
 
 def describe(path: Path) -> str:
-    """The description of a bundle, a checkpoint or a float model, by what the folder holds."""
+    """Describe a folder: a bundle, a checkpoint or a float model. Raises UserError for another folder."""
     if (path / MANIFEST).exists():
         return describe_bundle(bundle.load(path))
     if (path / "recipe.json").exists():
         metrics = path / "metrics.json"
-        return describe_checkpoint(checkpoint.load(path), read_json(metrics, "metrics") if metrics.exists() else {})
+        return describe_checkpoint(checkpoint.load(path), read_object(metrics, "metrics") if metrics.exists() else {})
     if not path.exists() and str(path) != "reference":
         raise UserError(f"{path} does not exist: give a bundle, a checkpoint, a model folder or 'reference'")
-    return describe_source(loading.load(str(path)))
+    return describe_float_model(loading.load(str(path)))
 
 
-def describe_source(model: FloatModel) -> str:
-    """Sizes, and what of a float model a recipe would quantize."""
+def describe_float_model(model: FloatModel) -> str:
+    """Describe a float model: its sizes, and the linears that a recipe would quantize."""
     names = model.denoiser.quantizable()
     total = sum(p.numel() for p in model.denoiser.parameters())
-    rows = [(name, _shape(model.denoiser.get_submodule(name).weight.shape)) for name in names]
-    quantized = sum(model.denoiser.get_submodule(name).weight.numel() for name in names)
+    weights = {name: model.denoiser.get_parameter(f"{name}.weight") for name in names}
+    rows = [(name, _shape(weight.shape)) for name, weight in weights.items()]
+    quantized = sum(weight.numel() for weight in weights.values())
     head = f"float model {model.name}: {model.denoiser.source_class}, {total:,} parameters, {quantized:,} quantizable"
     return "\n".join([head, "", table(("linear", "shape"), rows), *_words(model.pipeline)])
 
 
 def describe_checkpoint(saved: Checkpoint, metrics: dict) -> str:
-    """The transform and the bits of every quantized linear."""
+    """Describe a checkpoint: the transform and the bits of every quantized linear, and what was measured."""
     bits = bits_summary(saved.denoiser)
     lines = [
         f"checkpoint {saved.recipe.name} of {saved.source} ({saved.denoiser.source_class})",
@@ -61,8 +62,8 @@ def describe_checkpoint(saved: Checkpoint, metrics: dict) -> str:
     return "\n".join([*lines, "", table(LINEAR_HEADER, rows), *_words(saved.pipeline)])
 
 
-def linear_rows(denoiser: nn.Module, layers: dict[str, float | None]) -> list[Row]:
-    """A row under LINEAR_HEADER for every quantized linear. layers: SQNR in dB by name, as far as it was measured."""
+def linear_rows(denoiser: Denoiser, layers: dict[str, float | None]) -> list[Row]:
+    """Make a row under LINEAR_HEADER for every quantized linear. layers: SQNR in dB by name, where it was measured."""
     producers = denoiser.producers()
     return [
         (
@@ -80,7 +81,7 @@ def linear_rows(denoiser: nn.Module, layers: dict[str, float | None]) -> list[Ro
 
 
 def describe_bundle(loaded: Bundle) -> str:
-    """Programs, what of them runs in the backend's delegate, inputs and outputs."""
+    """Describe a bundle: its programs, their shares in the backend's delegate, inputs and outputs."""
     manifest = loaded.manifest
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     width, height = loaded.image_size
@@ -105,7 +106,7 @@ def describe_bundle(loaded: Bundle) -> str:
 
 
 def tensor_table(programs: dict[str, dict]) -> str:
-    """What the methods of a manifest's programs are given and give."""
+    """List the inputs and outputs of the programs in a manifest."""
     rows = [
         (method, way, *cells)
         for program in programs.values()
@@ -125,26 +126,26 @@ def _shape(shape: tuple[int, ...]) -> str:
 def _grids(linear: QuantizedLinear) -> str:
     recipe = linear.recipe
     groups = f" g{recipe.group_size}" if recipe.group_size else ""
-    branch = "" if linear.low_rank is None else f" + rank {len(linear.low_rank.down)}"
+    branch = "" if linear.low_rank is None else f" + rank {recipe.rank}"
     clip = "" if recipe.activation_clip == 1 else f", clip {recipe.activation_clip:g}"
     return f"w{recipe.weight_bits}a{recipe.activation_bits}{groups} per {recipe.activations}{clip}{branch}"
 
 
 def _scale(recipe: Recipe) -> str:
-    """The rule of an input's scale, and what it shares between input and weight."""
+    """Name the rule of an input's scale, and the exponent that shares it between input and weight."""
     share = {"smoothquant": f" {recipe.alpha:g}", "balanced": f" {recipe.exponent:g}"}
     return "-" if recipe.scale == "none" else recipe.scale + share.get(recipe.scale, "")
 
 
 def _folding(linear: QuantizedLinear, producer: Producer | None) -> tuple[str, str]:
-    """What of the input's transform went offline into the layer before, and what the device computes."""
+    """List the steps of an input's transform: those in the layer before, and those that the device computes."""
     absorbed = linear.absorbed.steps()
-    offline = f"{', '.join(absorbed)} into {producer.name}" if absorbed else "-"
+    offline = f"{', '.join(absorbed)} into {producer.name}" if absorbed and producer else "-"
     return offline, ", ".join(linear.transform.steps()) or "-"
 
 
 def _delegation(account: dict | None) -> Row:
-    """A method's account from the target's writer; the schema asks for none, and another writer's bundle has none.
+    """Make cells of a method's account by the target's writer, which another writer's bundle may lack.
 
     Linears with integer weights alone, which the account of a Core ML program counts apart, are computed in float.
     """
@@ -160,11 +161,11 @@ def _decibel(value: float | None) -> str:
 
 
 def _shortened(tensors: list[Row]) -> list[Row]:
-    """Of many tensors the first three and the last, and between them a row that says how many are left out."""
+    """Leave out the middle of many tensors, with a row that says how many are missing."""
     return tensors if len(tensors) <= 6 else [*tensors[:3], (f"... {len(tensors) - 4} more", "", ""), tensors[-1]]
 
 
-def _words(pipeline) -> list[str]:
+def _words(pipeline: TextToImage | None) -> list[str]:
     if pipeline is None:
         return []
     if pipeline.labels is not None:

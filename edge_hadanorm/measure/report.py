@@ -31,8 +31,8 @@ from edge_hadanorm.pipelines.trajectories import Captured, evaluation_data
 from edge_hadanorm.progress import Progress, silent
 from edge_hadanorm.tables import is_number
 
-# Inputs whose distributions are shown.
-TELLING = 4
+# Number of inputs whose distributions are shown.
+SHOWN_INPUTS = 4
 # Screen pixels a side that a small picture is enlarged to at most, by a whole number, and a large one reduced to.
 PICTURE_SIDE = 96
 NONE = "–"
@@ -127,7 +127,8 @@ def _page(model: FloatModel, entries: list[Entry], original: Original) -> str:
         timesteps=_timesteps(entries),
         layers=_layers(entries),
         activations=[
-            _activation(shown) for shown in activations.measure(model.denoiser, first.saved.denoiser, inputs, TELLING)
+            _activation(shown)
+            for shown in activations.measure(model.denoiser, first.saved.denoiser, inputs, SHOWN_INPUTS)
         ],
         raw_colour=plots.RAW,
         quantized_colour=plots.QUANTIZED,

@@ -1,1 +1,1 @@
-"""What stands around a transformer: loading, text encoders, decoder, sampling, noise, drawing."""
+"""Pipelines around a transformer: loading, text encoders, decoder, sampling, noise, drawing."""

@@ -1,7 +1,8 @@
-"""The image decoder of a latent-space pipeline, and its application tile by tile."""
+"""The image decoder of a latent-space pipeline, applied whole or tile by tile."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,16 +12,19 @@ from edge_hadanorm.files import read_json
 from edge_hadanorm.tensor_files import require_finite
 
 Decode = Callable[[torch.Tensor], torch.Tensor]
-# Share of a tile's side that it has in common with the next, where both fade into each other.
+# Share of a tile's side that it shares with the next, where both fade into each other.
 OVERLAP = 0.25
 # Side of the latents that are decoded at once: more would need more memory than the denoiser.
 TILE = 64
 
 
 class ImageDecoder(nn.Module):
-    """Latents [1, C, h, w], as the sampler leaves them, to a picture [1, 3, H, W] in about [-1, 1]."""
+    """The decoder half of a diffusers autoencoder.
 
-    def __init__(self, autoencoder: nn.Module):
+    It takes latents [1, C, h, w] as the sampler leaves them and gives a picture [1, 3, H, W] in about [-1, 1].
+    """
+
+    def __init__(self, autoencoder: Any):
         super().__init__()
         self.autoencoder = autoencoder
         config = autoencoder.config
@@ -28,7 +32,7 @@ class ImageDecoder(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, class_name: str) -> "ImageDecoder":
-        """From a folder that diffusers saved, safetensors only, in float32. Raises UserError for what is broken."""
+        """Load a folder that diffusers saved, safetensors only, in float32. Raises UserError for what is broken."""
         import diffusers
 
         try:
@@ -44,7 +48,7 @@ class ImageDecoder(nn.Module):
 
     @classmethod
     def outline(cls, folder: Path, class_name: str) -> "ImageDecoder":
-        """The same of its config alone, with any weights. Raises UserError for a config of another class."""
+        """Build the decoder of a config, with any weights. Raises UserError for a config of another class."""
         import diffusers
 
         config = read_json(folder / "config.json", "image decoder config")
@@ -64,17 +68,17 @@ class ImageDecoder(nn.Module):
 
 
 def tiled(decode: Decode, latents: torch.Tensor, side: int) -> torch.Tensor:
-    """The picture of latents [1, C, h, w] by a decoder of tiles [1, C, side, side], which overlap by OVERLAP.
+    """Decode latents [1, C, h, w] by tiles [1, C, side, side], which overlap by OVERLAP, into a picture [1, 3, H, W].
 
     Where tiles overlap they are mixed by weights that fall linearly towards their edges.
     """
     rows, columns = (_starts(size, side) for size in latents.shape[2:])
-    picture = total = None
+    picture = total = torch.empty(0)
     for row in rows:
         for column in columns:
             tile = decode(latents[:, :, row : row + side, column : column + side])
             scale = tile.shape[-1] // side
-            if picture is None:
+            if not total.numel():
                 picture = tile.new_zeros(*tile.shape[:2], *(size * scale for size in latents.shape[2:]))
                 total = torch.zeros_like(picture[:, :1])
             ramp = torch.arange(1, side * scale + 1, dtype=tile.dtype)
@@ -87,7 +91,7 @@ def tiled(decode: Decode, latents: torch.Tensor, side: int) -> torch.Tensor:
 
 
 def _starts(size: int, side: int) -> list[int]:
-    """Where tiles begin so that they cover `size`, the last one flush with its end."""
+    """Place tiles so that they cover `size`, the last one flush with its end; returns where they begin."""
     if size <= side:
         return [0]
     stride = max(1, int(side * (1 - OVERLAP)))

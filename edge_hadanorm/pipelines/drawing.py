@@ -1,6 +1,6 @@
-"""Who runs a model: PyTorch (a float model, or the simulation of a quantized one) or the ExecuTorch runtime.
+"""Drawing of pictures: the loop that a device runs too, over a `Runner`, and the runner in PyTorch.
 
-Both give `prepare` and `denoise`; `picture` is the loop over them that a device runs too.
+A runner is a float model, the simulation of a quantized one, or a bundle on a runtime (bundle/runner.py).
 """
 
 import statistics
@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from torch import nn
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.models.denoiser import device_of
+from edge_hadanorm.models.denoiser import Denoiser, device_of
 from edge_hadanorm.pipelines.decoder import tiled
 from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.sampling import SamplerTable, sample
@@ -26,23 +25,23 @@ class Runner(Protocol):
 
     latent_shape: tuple[int, int, int]
 
-    def prepare(self, prompt: str) -> list[torch.Tensor]: ...
+    def prepare(self, prompt: str) -> list[torch.Tensor]:
+        """Compute the conditioning of a prompt, tensors [2, ...]."""
 
-    def denoise(
-        self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]
-    ) -> torch.Tensor: ...
+    def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
+        """Predict [2, C, H, W] for latents [2, C, H, W] at one timestep [1]."""
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents [C, H, W] to a picture [3, H, W]."""
+        """Decode latents [C, H, W] to a picture [3, H, W]."""
 
 
 class TorchRunner:
     """A denoiser, float or quantized, in eager PyTorch; all else, the loop included, is on the CPU.
 
-    tile: side of the latents that are decoded at once.  None: all.
+    tile: side of the latents that are decoded at once; None: all.
     """
 
-    def __init__(self, denoiser: nn.Module, pipeline: TextToImage, tile: int | None = None):
+    def __init__(self, denoiser: Denoiser, pipeline: TextToImage, tile: int | None = None):
         self.denoiser, self.pipeline, self.tile = denoiser, pipeline, tile
         self.latent_shape = denoiser.latent_shape()
 
@@ -52,7 +51,7 @@ class TorchRunner:
         return self.denoiser.prepare(**{name: t.to(device) for name, t in self.pipeline.prompt(prompt).items()})
 
     @torch.no_grad()
-    def denoise(self, latents, timestep, conditioning):
+    def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
         device = device_of(self.denoiser)
         return self.denoiser.denoise(latents.to(device), timestep.to(device), conditioning).cpu()
 
@@ -66,7 +65,7 @@ class TorchRunner:
 class Stopwatch:
     """An `on_step` that keeps the time of every step but the first, which pays for the prompt too."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds: list[float] = []
         self._last = 0.0
 
@@ -90,7 +89,7 @@ def picture(
     seed: int,
     on_step: OnStep | None = None,
 ) -> torch.Tensor:
-    """A picture float32 [3, H, W] of a prompt, in [-1, 1] but for rounding."""
+    """Draw a prompt: a picture float32 [3, H, W], in [-1, 1] but for rounding. Raises UserError as `latents` does."""
     return runner.decode(latents(runner, prompt, table, guidance, seed, on_step))
 
 
@@ -102,7 +101,10 @@ def latents(
     seed: int,
     on_step: OnStep | None = None,
 ) -> torch.Tensor:
-    """Latents float32 [C, H, W] of a prompt, by classifier-free guidance from the noise of a seed."""
+    """Sample a prompt: latents float32 [C, H, W], by classifier-free guidance from the noise of a seed.
+
+    Raises UserError for an impossible guidance or seed, and for a prompt that the runner refuses.
+    """
     if not 0 <= guidance <= 100:
         raise UserError(f"guidance is {guidance}, not a number from 0 to 100")
     conditioning = runner.prepare(prompt)

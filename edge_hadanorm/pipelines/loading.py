@@ -51,7 +51,7 @@ def load_with(name: str, folder: Path, weights: Mapping[str, torch.Tensor]) -> F
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a model lies.
+    """The place of a model on disk.
 
     folder: of the model. transformer: the folder of its transformer, which has the config. form: the class for it.
     """

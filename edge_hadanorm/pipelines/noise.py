@@ -47,7 +47,7 @@ COSINE_TERMS = [(-1) ** j / math.factorial(2 * j) for j in range(9)]
 
 
 def philox(seed: int, count: int, stream: int = 0) -> np.ndarray:
-    """The first `count` words, uint32 [count], of a seed's stream."""
+    """Make the first `count` words, uint32 [count], of a seed's stream. Raises UserError for an impossible seed."""
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
         raise UserError(f"seed must be an integer with 0 <= seed < 2**63, got {seed!r}")
     if not isinstance(stream, int | np.integer) or not 0 <= stream < 2**32:
@@ -60,7 +60,7 @@ def philox(seed: int, count: int, stream: int = 0) -> np.ndarray:
 
 
 def normal(seed: int, shape: int | tuple[int, ...], stream: int = 0) -> np.ndarray:
-    """Standard normals, float32, of a shape, row-major."""
+    """Make standard normals, float32, of a shape, row-major. Raises UserError for an impossible seed."""
     count = math.prod(np.atleast_1d(shape).tolist())
     words = philox(seed, count + count % 2, stream)
     radius = np.sqrt(-2.0 * _log((words[0::2] + 0.5) * 2.0**-32))
@@ -70,7 +70,7 @@ def normal(seed: int, shape: int | tuple[int, ...], stream: int = 0) -> np.ndarr
 
 
 def _philox_block(counter: list[np.ndarray], key: tuple[int, int]) -> list[np.ndarray]:
-    """Ten rounds on a counter of four words and a key of two; words are held in uint64."""
+    """Run ten rounds on a counter of four words and a key of two; words are held in uint64."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):

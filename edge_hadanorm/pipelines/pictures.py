@@ -7,12 +7,12 @@ from PIL import Image
 
 
 def to_pixels(latents: torch.Tensor) -> torch.Tensor:
-    """Pictures uint8 of the same shape from values in [-1, 1]."""
+    """Convert values in [-1, 1] to pixels uint8 of the same shape, rounded half to even."""
     return ((latents + 1) * 127.5).clamp(0, 255).round().to(torch.uint8)
 
 
 def to_image(latents: torch.Tensor) -> Image.Image:
-    """The picture of values [3, H, W] in [-1, 1]."""
+    """Make an image from values [3, H, W] in [-1, 1]."""
     return Image.fromarray(to_pixels(latents).permute(1, 2, 0).numpy())
 
 

@@ -1,4 +1,4 @@
-"""Sampler tables: any deterministic linear diffusers scheduler as a loop of multiply-adds, and that loop.
+"""Sampler tables: any deterministic linear scheduler of diffusers as coefficients of a loop of multiply-adds.
 
 With x the latents and p_k the guided prediction of step k, which the model makes of input_scale_k * x_k at timestep_k:
 
@@ -26,9 +26,9 @@ from edge_hadanorm.errors import UserError
 Predict = Callable[[torch.Tensor, float], tuple[torch.Tensor | None, torch.Tensor]]
 
 LARGEST = float(np.finfo(np.float32).max)
-# Of a row's largest coefficient: the tail of a multistep memory below it is far under float32 rounding.
+# Share of a row's largest coefficient. The tail of a multistep memory below it is far under float32 rounding.
 NEGLIGIBLE = 1e-9
-# Of the replay: schedulers round to float32, some with cancellation; what is not linear is off by far more.
+# Relative error of the replay. Schedulers round to float32, some with cancellation; a nonlinear one is off by more.
 TOLERANCE = 1e-3
 CLIPPING = ("thresholding", "clip_sample")
 
@@ -61,11 +61,12 @@ class SamplerTable:
                 raise UserError(f"sampler table: {name} holds something other than finite float32 numbers")
 
     def to_json(self) -> dict:
+        """Make the table as the manifest has it."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict) -> "SamplerTable":
-        """The inverse of `to_json`; a table that the loop could not run is a UserError."""
+        """Make a table from the manifest's form. Raises UserError for one that the loop could not run."""
         if not isinstance(data, dict):
             raise UserError(f"sampler table: an object is expected, got {type(data).__name__}")
         missing = [f.name for f in fields(cls) if f.name not in data]
@@ -79,11 +80,11 @@ def _is_float32(value: object) -> bool:
 
 
 def probe(scheduler, steps: int, **schedule) -> SamplerTable:
-    """The table of a stock diffusers scheduler, which is left as it was.
+    """Probe a stock diffusers scheduler for its table; the scheduler is left as it was.
 
     `schedule` is what the pipeline gives to set_timesteps besides the number of steps (`mu`, `sigmas`). A scheduler
-    that calls the model more than once a step (Heun, PNDM) yields a table of as many steps as calls. One that draws
-    noise or is not linear is a UserError: a replay on random inputs has to give what the table says.
+    that calls the model more than once a step (Heun, PNDM) yields a table of as many steps as calls. A replay on random
+    inputs has to give what the table says. Raises UserError for a scheduler that draws noise or is not linear.
     """
     name = type(scheduler).__name__
     if steps < 1:
@@ -114,16 +115,15 @@ def sample(
     guidance: float,
     on_step: Callable[[int, torch.Tensor], None] | None = None,
 ) -> torch.Tensor:
-    """Latents float32 [B, ...] from standard normal noise of that shape.
+    """Sample latents float32 [B, ...] from standard normal noise of that shape.
 
     predict(latents float32 [B, ...], timestep) -> predictions (without, with) text, each [B, ...]. The guided
     prediction is without + guidance * (with - without); guidance 1 takes the second as it is, and the first may then be
-    None.
-    on_step(k, latents) is called after each step.
+    None. on_step(k, latents) is called after each step.
     """
     with torch.no_grad():
         latents = table.noise_scale * torch.as_tensor(noise, dtype=torch.float32)
-        history = deque(maxlen=max(map(len, table.b)))
+        history: deque[torch.Tensor] = deque(maxlen=max(map(len, table.b)))
         for k in range(table.steps):
             without, prediction = predict(table.input_scale[k] * latents, table.timesteps[k])
             prediction = torch.as_tensor(prediction, dtype=torch.float32)
@@ -142,10 +142,12 @@ def sample(
 
 
 def _table(scheduler) -> SamplerTable:
-    """The coefficients, by one walk in float64 in which every latent and every prediction is a basis vector."""
+    """Find the coefficients by one walk in float64 in which every latent and every prediction is a basis vector."""
     steps = len(scheduler.timesteps)
     basis = torch.eye(2 * steps, dtype=torch.float64)[..., None, None, None]  # each variable [batch 2 steps, 1, 1, 1]
-    input_scale, a, b = [], [], []
+    input_scale: list[float] = []
+    a: list[float] = []
+    b: list[list[float]] = []
     for k, timestep in enumerate(scheduler.timesteps):
         input_scale.append(_scaled(scheduler, basis[k], timestep)[k].item())
         row = scheduler.step(basis[steps + k], timestep, basis[k], return_dict=False)[0].flatten().tolist()
@@ -169,7 +171,7 @@ def _trimmed(row: list[float]) -> list[float]:
 
 
 def _start(scheduler, steps: int, schedule: dict):
-    """A fresh copy of a scheduler at the start of its steps."""
+    """Copy a scheduler, and set the copy to the start of its steps."""
     copy = type(scheduler).from_config(scheduler.config)
     if hasattr(scheduler, "set_shift"):
         copy.set_shift(scheduler.shift)  # the one setting that a pipeline may have changed outside the config
@@ -193,7 +195,7 @@ def _noise_scale(scheduler) -> float:
 
 
 def _replay(scheduler, draws: torch.Tensor) -> torch.Tensor:
-    """Model inputs and latents of every step [2 steps, n] as the scheduler makes them from the draws."""
+    """Run the scheduler on random draws: model inputs and latents of every step [2 steps, n]."""
     latents, rows = _noise_scale(scheduler) * draws[0], []
     for timestep, prediction in zip(scheduler.timesteps, draws[1:], strict=True):
         rows.append(_scaled(scheduler, latents, timestep))
@@ -203,7 +205,7 @@ def _replay(scheduler, draws: torch.Tensor) -> torch.Tensor:
 
 
 def _replay_table(table: SamplerTable, draws: torch.Tensor) -> torch.Tensor:
-    """The same from the table."""
+    """Run the table on random draws: model inputs and latents of every step [2 steps, n]."""
     rows, predictions = [], iter(draws[1:])
 
     def predict(model_input: torch.Tensor, timestep: float) -> tuple[None, torch.Tensor]:
@@ -216,7 +218,7 @@ def _replay_table(table: SamplerTable, draws: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _undisturbed():
-    """No gradients, no warnings and no diffusers log lines inside; torch's random state is afterwards as it was."""
+    """Keep gradients, warnings and diffusers' log lines off inside, and torch's random state as it was."""
     logger = logging.getLogger("diffusers")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

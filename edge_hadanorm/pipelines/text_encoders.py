@@ -1,22 +1,23 @@
-"""Prompts to token ids and text states."""
+"""Tokenizers and text encoders: prompts to token ids and text states."""
 
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 from torch import nn
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.files import read_json
+from edge_hadanorm.files import read_object
 from edge_hadanorm.tensor_files import require_finite
 
-# Tokens that Sana's transformer is given of a prompt and the instruction before it.
+# Tokens of a prompt, with the instruction before it, that Sana's transformer takes.
 KEPT = 300
-# What an encoder of more bytes on disk is loaded in: float32 is for models that fit a workstation twice.
+# An encoder of more bytes on disk is loaded in this dtype: float32 is for models that fit a workstation twice.
 LARGE_BYTES, LARGE_DTYPE = 4 << 30, torch.bfloat16
 
 
@@ -24,7 +25,7 @@ class PromptTokenizer:
     """A tokenizer.json at a fixed length.
 
     pad, pad_id: the padding token or its id, else the file's own. lower: prompts are lower-cased and stripped first.
-    prefix: stands before every prompt but the empty one.
+    prefix: stands before every prompt but the empty one. Raises UserError for a missing or broken file.
     """
 
     def __init__(
@@ -51,16 +52,16 @@ class PromptTokenizer:
         self.size = self.tokenizer.get_vocab_size()
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()  # too long a prompt is answered, not cut
-        unknown = read_json(file, "tokenizer")["model"].get("unk_token")
+        unknown = read_object(file, "tokenizer")["model"].get("unk_token")
         self.unknown_id = None if unknown is None else self.tokenizer.token_to_id(unknown)
 
     def __call__(self, prompt: str) -> list[int]:
-        """`length` ids. Raises UserError for words that it does not know, for too many, and for what is no text."""
+        """Tokenize a prompt to `length` ids. Raises UserError for unknown words, too many, and what is no text."""
         ids = self._ids(prompt)
         return ids + [self.pad_id] * (self.length - len(ids))
 
     def rows(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids int64 [2, length] of the empty prompt and of this one, the batch of guidance, and masks (0: padding)."""
+        """Tokenize the empty prompt and this one: ids int64 [2, length], masks float32 (0: padding)."""
         pair = [self._ids(""), self._ids(prompt)]
         ids = torch.tensor([row + [self.pad_id] * (self.length - len(row)) for row in pair])
         counts = torch.tensor([[len(row)] for row in pair])
@@ -83,23 +84,23 @@ class PromptTokenizer:
         return encoding.ids
 
     def words(self) -> list[str]:
-        """The vocabulary in order of id."""
+        """List the vocabulary in order of id."""
         vocabulary = self.tokenizer.get_vocab()
-        return sorted(vocabulary, key=vocabulary.get)
+        return sorted(vocabulary, key=vocabulary.__getitem__)
 
 
 @dataclass(frozen=True)
 class EncoderForm:
-    """How a text encoder of transformers is asked.
+    """The way to call a text encoder of transformers.
 
-    model_class: its class. masked: whether it is given the mask of tokens. outputs(config) -> names of what `encode`
-    gives, and the features of a token or prompt. encode(model, ids [B, L], mask [B, L] or None) -> those tensors.
-    most: tokens of them at most; None: as many as there are ids.
+    model_class: its class. masked: whether it takes the mask of tokens. outputs(config) -> the outputs of `encode` by
+    name, with the features of a token or prompt. encode(model, ids [B, L], mask [B, L] or None) -> those tensors.
+    most: tokens of an output at most; None: as many as there are ids.
     """
 
     model_class: str
     masked: bool
-    outputs: Callable[[object], dict[str, int]]
+    outputs: Callable[[Any], dict[str, int]]
     encode: Callable[..., tuple[torch.Tensor, ...]]
     most: int | None = None
 
@@ -109,12 +110,15 @@ def _states(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor | None) -> t
 
 
 def _penultimate_and_pooled(model: nn.Module, ids: torch.Tensor, mask: None) -> tuple[torch.Tensor, torch.Tensor]:
-    found = model(input_ids=ids, output_hidden_states=True)
-    return found.hidden_states[-2], found.text_embeds
+    output = model(input_ids=ids, output_hidden_states=True)
+    return output.hidden_states[-2], output.text_embeds
 
 
-def _kept(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sana's (arXiv 2410.10629, section 3.1): rows are the empty prompt, which has no prefix, and one that has."""
+def _sana_states(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keep the tokens that Sana takes (arXiv 2410.10629, section 3.1): of the instruction the first alone.
+
+    Row 0 is the empty prompt, which has no instruction before it.
+    """
     (states,) = _states(model, ids, mask)
     if ids.shape[1] <= KEPT:
         return states, mask
@@ -127,7 +131,7 @@ def _kept(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torc
 
 T5 = EncoderForm("T5EncoderModel", False, lambda config: {"text": config.d_model}, _states)
 MASKED_T5 = EncoderForm("T5EncoderModel", True, lambda config: {"text": config.d_model}, _states)
-GEMMA = EncoderForm("Gemma2Model", True, lambda config: {"text": config.hidden_size, "mask": 0}, _kept, KEPT)
+GEMMA = EncoderForm("Gemma2Model", True, lambda config: {"text": config.hidden_size, "mask": 0}, _sana_states, KEPT)
 CLIP = EncoderForm(
     "CLIPTextModelWithProjection",
     False,
@@ -154,13 +158,13 @@ def _without_progress_bar() -> Iterator[None]:
 class TextEncoder(nn.Module):
     """A transformers text encoder as a function of ids, and of their mask where its form takes one."""
 
-    def __init__(self, model: nn.Module, form: EncoderForm):
+    def __init__(self, model: Any, form: EncoderForm):
         super().__init__()
         self.model, self.form = model, form
 
     @classmethod
     def load(cls, folder: Path, form: EncoderForm) -> "TextEncoder":
-        """From a folder that transformers saved, safetensors only, in float32, or bfloat16 where it is large.
+        """Load a folder that transformers saved, safetensors only, in float32, or bfloat16 where it is large.
 
         Raises UserError for what is missing, broken or not finite.
         """
@@ -189,11 +193,6 @@ class TextEncoder(nn.Module):
         """Features of each output by its name."""
         return self.form.outputs(self.model.config)
 
-    @property
-    def vocabulary(self) -> int:
-        """Ids that it knows, from 0."""
-        return self.model.config.vocab_size
-
     def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        """ids int64 [B, L] -> float32 tensors in the order of `widths`, states [B, L, C] first."""
+        """Encode ids int64 [B, L]: float32 tensors in the order of `widths`, states [B, L, C] first."""
         return tuple(tensor.float() for tensor in self.form.encode(self.model, ids, mask))

@@ -192,7 +192,7 @@ def test_every_linear_has_a_row_as_inspect_has_it(built, model, tiny_checkpoint)
 def test_plots_have_axes_with_units_and_words_for_who_cannot_see_them(built, model):
     plots_ = [attributes for tag, attributes in built.page.tags if tag == "svg"]
     kinds = {kind(name)[0] for name in model.denoiser.quantizable()}
-    assert len(plots_) == 1 + len(kinds) + 3 * report.TELLING
+    assert len(plots_) == 1 + len(kinds) + 3 * report.SHOWN_INPUTS
     assert all(plot["aria-label"] and plot["role"] == "img" for plot in plots_)
     labels = (
         "SQNR of the prediction, dB",
@@ -234,7 +234,7 @@ def test_what_quantization_leaves_alone_is_infinitely_good(tiny_checkpoint, tmp_
     page = Page(made(tiny_checkpoint("rtn-w16a16"), "--out", tmp_path / "x.html"))
     size = page.tables["summary"][1][4]
     assert page.tables["summary"][2][1:] == ["16", "16", "16", size, "0", "∞", "∞", "1.000"]
-    assert page.text.count("Not transformed: peak") == report.TELLING
+    assert page.text.count("Not transformed: peak") == report.SHOWN_INPUTS
 
 
 def test_a_transformer_alone_is_reported_on_captured_inputs_without_pictures(tiny_pipeline, tmp_path):
@@ -320,10 +320,10 @@ def calls(model):
     return evaluation_trajectories(model).record(model.denoiser)[:6]
 
 
-def test_the_most_telling_inputs_are_shown_one_of_a_kind(model, calls):
+def test_the_most_outstanding_inputs_are_shown_one_of_a_kind(model, calls):
     moments = calibrate(model.denoiser, [lambda call=call: call.run(model.denoiser) for call in calls])
     ratios = {name: (m.largest.max() / m.largest.median()).item() for name, m in moments.items()}
-    chosen = activations.telling(moments, 4)
+    chosen = activations.outstanding(moments, 4)
     assert len({kind(name)[0] for name in chosen}) == 4
     assert ratios[chosen[0]] == max(ratios.values())
     assert [ratios[name] for name in chosen] == sorted((ratios[name] for name in chosen), reverse=True)

@@ -2,7 +2,7 @@ package org.edgehadanorm.core;
 
 /**
  * Initial noise: Philox4x32-10 and Box-Muller, the same bits as Python's from the same seed. The docstring of
- * edge_hadanorm/noise.py is the definition; every operation here is one of its, rounded as it says.
+ * edge_hadanorm/pipelines/noise.py is the definition; every operation here is one of its, rounded as it says.
  */
 final strictfp class Noise {
     private static final long LOW = 0xFFFFFFFFL;

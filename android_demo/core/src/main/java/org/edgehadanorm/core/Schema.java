@@ -5,7 +5,7 @@ import java.util.List;
 import java.util.function.Predicate;
 import java.util.regex.Pattern;
 
-/** The form of a manifest, which the docstring of edge_hadanorm/bundle.py describes. */
+/** The form of a manifest, which edge_hadanorm/bundle/README.md describes. */
 final class Schema {
     /** The newest that is read. */
     static final long VERSION = 2;

@@ -5,7 +5,7 @@ import java.util.List;
 
 /**
  * The picture of latents by a decoder of square tiles, which overlap by a quarter of their side. Where they overlap
- * they are mixed by weights that fall linearly towards their edges, in float32 as edge_hadanorm/decoder.py does it.
+ * they are mixed by weights that fall linearly towards their edges, in float32 as pipelines/decoder.py does it.
  */
 final strictfp class Tiles {
     private static final double OVERLAP = 0.25;
