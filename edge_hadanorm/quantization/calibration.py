@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.method.transform import token_mean
+from edge_hadanorm.method.operators import token_mean
 from edge_hadanorm.tensor_files import write_tensors
 
 Observe = Callable[..., None]
