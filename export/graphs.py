@@ -8,16 +8,20 @@ from torch import nn
 from torch.fx import GraphModule
 
 from edge_hadanorm.method.linear import Lowering, QuantizedLinear
+from edge_hadanorm.method.operators import PRODUCTS, Operators, computed_by
 
 
 @contextlib.contextmanager
-def lowered(model: nn.Module, lowering: Callable[[QuantizedLinear], Lowering]) -> Iterator[None]:
-    """Let the quantized linears of a model compute as programs of a backend do, while inside."""
+def lowered(
+    model: nn.Module, lowering: Callable[[QuantizedLinear], Lowering], operators: Operators = PRODUCTS
+) -> Iterator[None]:
+    """Let the quantized linears, norms and means of a model compute as a target's programs do, while inside."""
     linears = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
     try:
         for linear in linears:
             linear.lowering = lowering(linear)
-        yield
+        with computed_by(operators):
+            yield
     finally:
         for linear in linears:
             linear.lowering = None

@@ -1,7 +1,10 @@
 """What quantizing a model would make, from shapes alone: its linears, what folds, sizes, memory and programs."""
 
 import math
+import os
+import sys
 from collections import Counter
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -30,9 +33,8 @@ from edge_hadanorm.quantization.quantize import outline
 from edge_hadanorm.tables import Row, table
 from edge_hadanorm.tensor_files import read_shapes, read_weights
 
-# Bytes of a process that has quantized nothing yet, and of what one linear is rounded in, for a weight. On PixArts of
-# 768 to 1536 features the estimate is within a fifth of what rounding to nearest took; what calls add is counted only.
-PROCESS = 350e6
+# Bytes a weight that one linear is rounded in. On PixArts of 768 to 1536 features the estimate is within a fifth of
+# what rounding to nearest took; what calls add is counted only.
 ROUNDING = 40
 # Kinds of float tensors that are shown one by one.
 SHOWN = 8
@@ -107,7 +109,7 @@ def float_table(quantized: nn.Module) -> str:
 
 
 def memory(exact: Denoiser, quantized: nn.Module, recipe: Recipe, pipeline: TextToImage | None) -> float:
-    """Bytes at the peak of encoding prompts and of rounding.
+    """Bytes at the peak of encoding prompts and of rounding, by a process that holds what this one does, its libraries.
 
     While rounding there is the float model, of which less is left with every block; the quantized one, of which there
     is more; and what one linear is rounded in.
@@ -121,7 +123,18 @@ def memory(exact: Denoiser, quantized: nn.Module, recipe: Recipe, pipeline: Text
     if recipe.search:
         inputs = max(sum(exact.get_submodule(n).weight.shape[1] for n in names) for names in exact.stages())
         rounding += 2 * FLOAT * CHUNK * inputs
-    return PROCESS + weights + max(_encoders(pipeline), rounding)
+    return resident_bytes() + weights + max(_encoders(pipeline), rounding)
+
+
+def resident_bytes() -> int:
+    """Bytes of memory that this process holds; where only that is known, those that it has held at most."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource  # not on Windows, which has no /proc either
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _encoders(pipeline: TextToImage | None) -> float:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from edge_hadanorm.method.hadamard import hadamard_matrix, is_hadamard_order, largest_block, rotate
+from edge_hadanorm.method.operators import token_mean
 
 Rotation = tuple[tuple[int, int], ...]
 
@@ -104,14 +105,6 @@ class FeatureTransform(nn.Module):
         for order, stride in self.rotation:
             x = rotate_strided(x, getattr(self, f"hadamard_{order}"), stride)
         return x
-
-
-def token_mean(x: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """The mean [B, 1, d] over tokens x [B, S, d], as a matrix product, which mobile backends take whole."""
-    if weights is None:
-        batch, tokens, _ = x.shape
-        return torch.bmm(x.new_full((batch, 1, tokens), 1 / tokens), x)
-    return torch.bmm((weights / weights.sum(-1, keepdim=True)).unsqueeze(1), x)
 
 
 def rotate_strided(x: torch.Tensor, matrix: torch.Tensor, stride: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.fold import Gate, LinearModulation, Producer, Values
 from edge_hadanorm.method.linear import equal_parts
+from edge_hadanorm.method.operators import layer_norm, rms_norm
 from edge_hadanorm.models.conversion import Conversion, Pair, check_fixed, with_ones
 from edge_hadanorm.models.denoiser import State
 from edge_hadanorm.models.layers import (
@@ -24,7 +25,6 @@ from edge_hadanorm.models.layers import (
     Heads,
     StackedLinear,
     attention,
-    layer_norm,
     sinusoid,
     time_frequencies,
 )
@@ -54,8 +54,8 @@ class Branch(nn.Module):
         """Heads [B, S, h] of q, of k and of v, and what `leave` takes of the modulation."""
         shift, scale, *rest = equal_parts(self.modulation(time), 6)
         heads, count = self.qkv(layer_norm(x, EPS) * scale, shift=shift, parts=3 * self.heads), self.heads
-        q = [with_rms(head, head.shape[-1] ** -0.5) for head in heads[:count]]
-        k = [with_rms(head, 1.0) for head in heads[count : 2 * count]]
+        q = [rms_norm(head, eps=EPS, rms=head.shape[-1] ** -0.5) for head in heads[:count]]
+        k = [rms_norm(head, eps=EPS) for head in heads[count : 2 * count]]
         return q + k + heads[2 * count :], rest
 
     def leave(self, x: torch.Tensor, attended: torch.Tensor, modulation: list[torch.Tensor]) -> torch.Tensor:
@@ -95,12 +95,6 @@ def attend(heads: Heads) -> torch.Tensor:
     """Attention [B, S, d] of heads of q, of k and of v."""
     count = len(heads) // 3
     return attention(heads[:count], heads[count : 2 * count], heads[2 * count :])
-
-
-def with_rms(x: torch.Tensor, rms: float) -> torch.Tensor:
-    """x [..., d] of mean 0 scaled to a root mean square over its features: a layer norm and a factor, in products."""
-    squares = F.linear(x * x, x.new_full((1, x.shape[-1]), 1 / (x.shape[-1] * rms**2)))
-    return x * torch.rsqrt(squares + EPS / rms**2)
 
 
 def inner_width(width: int) -> int:

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from edge_hadanorm.method.fold import LinearModulation, Producer, Values
 from edge_hadanorm.method.linear import equal_parts
+from edge_hadanorm.method.operators import layer_norm
 from edge_hadanorm.models.conversion import Conversion, check_fixed, scaled, with_ones, without_variance
 from edge_hadanorm.models.denoiser import State
-from edge_hadanorm.models.layers import TIME_CHANNELS, Attention, FeedForward, layer_norm, sinusoid, time_frequencies
+from edge_hadanorm.models.layers import TIME_CHANNELS, Attention, FeedForward, sinusoid, time_frequencies
 from edge_hadanorm.models.patches import PatchDenoiser, check_patches, check_variance, sincos_positions
 
 # Of the norm before a feed-forward; the others have the default of `layer_norm`.

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.fold import LinearModulation, Producer
 from edge_hadanorm.method.linear import equal_parts
+from edge_hadanorm.method.operators import layer_norm, rms_norm
 from edge_hadanorm.models.conversion import Conversion, Pair, check_fixed, check_sizes, with_ones
 from edge_hadanorm.models.denoiser import Denoiser, State
 from edge_hadanorm.models.layers import (
@@ -27,8 +28,6 @@ from edge_hadanorm.models.layers import (
     Heads,
     StackedLinear,
     attention,
-    layer_norm,
-    rms_norm,
     rotary,
     rotary_tables,
     sinusoid,

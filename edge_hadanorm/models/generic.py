@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.method.operators import layer_norm
 from edge_hadanorm.models.conversion import Weights, check_sizes
 from edge_hadanorm.models.denoiser import Denoiser, State
 from edge_hadanorm.models.introspection import (
@@ -35,7 +36,7 @@ from edge_hadanorm.models.introspection import (
     with_tokens,
     without_mask,
 )
-from edge_hadanorm.models.layers import attention, layer_norm
+from edge_hadanorm.models.layers import attention
 
 # What a masked token's scores get less.
 MASKED = -10000.0
@@ -123,7 +124,7 @@ class GenericDenoiser(Denoiser):
         return [self.transformer.get_submodule(name) for name in self.blocks]
 
     def _predict(self, latents: torch.Tensor, timestep: torch.Tensor, prompt: dict[str, torch.Tensor]) -> torch.Tensor:
-        with InProducts():
+        with OwnOperators():
             made = first(self.transformer(**call_arguments(self.module_class, latents, timestep, prompt)))
         return made[:, : self.channels]  # further channels are a learned variance
 
@@ -185,8 +186,8 @@ def form(class_name: str) -> type[GenericDenoiser] | None:
     return type(f"Generic{class_name}", (GenericDenoiser,), {"source_class": class_name, "module_class": found})
 
 
-class InProducts(TorchFunctionMode):
-    """Attention and layer norms as in our own forms; as operators of their own they split a program's delegate."""
+class OwnOperators(TorchFunctionMode):
+    """Attention and layer norms of a foreign module are those that our own models are written in, while inside."""
 
     def __torch_function__(self, function, types, given=(), named=None):
         named = named or {}

@@ -1,12 +1,12 @@
-"""What the families' denoisers are made of, in the operators that mobile backends take whole."""
+"""Layers of the families' denoisers: attention, rotary embedding, feed-forward, timestep embedding."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from edge_hadanorm.method.linear import equal_parts
+from edge_hadanorm.method.operators import rms_norm
 
-LAYER_NORM_EPS = 1e-6
 TIME_CHANNELS = 256
 # What attention's scores may take; one head of 2048 tokens fits.
 SCORES_BYTES = 16 << 20
@@ -29,22 +29,6 @@ def attention(q: Heads, k: Heads, v: Heads, bias: torch.Tensor | None = None) ->
             rows.append(torch.bmm(torch.softmax(scores if bias is None else scores + bias, dim=-1), values))
         outputs.append(torch.cat(rows, dim=1) if len(rows) > 1 else rows[0])
     return torch.cat(outputs, dim=-1)
-
-
-def layer_norm(x: torch.Tensor, eps: float = LAYER_NORM_EPS) -> torch.Tensor:
-    """Layer norm over the features of x [..., d], without weight: in products, which mobile backends take whole.
-
-    As an operator of its own it would split a program into two delegates, and run on one thread.
-    """
-    mean = x.new_full((1, x.shape[-1]), 1 / x.shape[-1])
-    x = x - F.linear(x, mean)
-    return x * torch.rsqrt(F.linear(x * x, mean) + eps)
-
-
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float = LAYER_NORM_EPS) -> torch.Tensor:
-    """RMS norm over the features of x [..., d] with a weight [d], in products as `layer_norm`."""
-    mean = x.new_full((1, x.shape[-1]), 1 / x.shape[-1])
-    return x * torch.rsqrt(F.linear(x * x, mean) + eps) * weight
 
 
 def normed_heads(x: torch.Tensor, weight: torch.Tensor) -> Heads:

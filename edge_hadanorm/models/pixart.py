@@ -14,15 +14,14 @@ from torch.nn import functional as F
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.fold import Modulation, Producer, Values
 from edge_hadanorm.method.linear import equal_parts
+from edge_hadanorm.method.operators import LAYER_NORM_EPS, layer_norm
 from edge_hadanorm.models.conversion import Conversion, check_fixed, scaled, without_variance
 from edge_hadanorm.models.denoiser import State
 from edge_hadanorm.models.layers import (
-    LAYER_NORM_EPS,
     TIME_CHANNELS,
     Attention,
     CrossAttention,
     FeedForward,
-    layer_norm,
     mask_bias,
     sinusoid,
     time_frequencies,

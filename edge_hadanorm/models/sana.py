@@ -16,16 +16,15 @@ from torch.nn import functional as F
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.fold import LinearValues
 from edge_hadanorm.method.linear import equal_parts
+from edge_hadanorm.method.operators import LAYER_NORM_EPS, rms_norm
 from edge_hadanorm.models import pixart
 from edge_hadanorm.models.conversion import Conversion, check_fixed, scaled
 from edge_hadanorm.models.denoiser import State
 from edge_hadanorm.models.layers import (
-    LAYER_NORM_EPS,
     TIME_CHANNELS,
     CrossAttention,
     StackedLinear,
     attention,
-    rms_norm,
     sinusoid,
     time_frequencies,
 )

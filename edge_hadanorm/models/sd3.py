@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.fold import LinearModulation, Producer, Values
 from edge_hadanorm.method.linear import equal_parts
+from edge_hadanorm.method.operators import layer_norm
 from edge_hadanorm.models.conversion import Conversion, check_fixed, scaled, with_ones
 from edge_hadanorm.models.denoiser import State
 from edge_hadanorm.models.layers import (
@@ -24,7 +25,6 @@ from edge_hadanorm.models.layers import (
     Heads,
     StackedLinear,
     attention,
-    layer_norm,
     normed_heads,
     sinusoid,
     time_frequencies,

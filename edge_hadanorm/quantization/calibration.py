@@ -16,7 +16,7 @@ from torch import nn
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.fold import Foldable, submodule
 from edge_hadanorm.method.linear import QuantizedLinear
-from edge_hadanorm.method.transform import token_mean
+from edge_hadanorm.method.operators import token_mean
 from edge_hadanorm.tensor_files import write_tensors
 
 Observe = Callable[..., None]

@@ -19,6 +19,7 @@ from torch import nn
 
 from edge_hadanorm.method.grids import Grid, fake_quantize_per_token
 from edge_hadanorm.method.linear import DEVICE_BITS, FLOAT_BITS, QuantizedLinear
+from edge_hadanorm.method.operators import Operators
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.method.rounding import nearest
 
@@ -102,3 +103,23 @@ class CodedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.linear(x, self.stored(), self.bias)
+
+
+# Norms and means: Core ML has reductions, where float16 would round the 1 / d of a product, and a layer norm, which the
+# Neural Engine takes and which keeps its sums of squares from overflowing.
+
+
+def _layer_norm(x: torch.Tensor, eps: float) -> torch.Tensor:
+    return nn.functional.layer_norm(x, x.shape[-1:], eps=eps)
+
+
+def _rms_norm(x: torch.Tensor, eps: float, rms: float) -> torch.Tensor:
+    squares = (x * x).mean(-1, keepdim=True)
+    return x * torch.rsqrt((squares if rms == 1 else squares * rms**-2) + eps / rms**2)
+
+
+def _token_mean(x: torch.Tensor) -> torch.Tensor:
+    return x.mean(1, keepdim=True)
+
+
+OPERATORS = Operators(_layer_norm, _rms_norm, _token_mean)

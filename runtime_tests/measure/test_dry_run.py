@@ -224,8 +224,9 @@ def memory(line):
     return 1024 * int(re.search(line + r":\\s+(\\d+)", open("/proc/self/status").read())[1])
 
 model, recipe, inputs, out = sys.argv[1:]
+print(re.search(r"about (\\S+) GB", workflow.dry_run(model, recipe, inputs=Path(inputs)))[1])
 workflow.quantize(model, recipe, Path(out), inputs=Path(inputs))
-print(memory("VmHWM"))
+print(memory("VmHWM") / 1e9)
 """
 
 
@@ -240,9 +241,16 @@ def test_the_memory_is_about_what_it_takes(name, tmp_path):
     save_file(tensors | {"timestep": torch.tensor([900.0, 100.0])}, tmp_path / "inputs.safetensors")
     paths = (tmp_path / "model", name, tmp_path / "inputs.safetensors", tmp_path / "out")
     done = subprocess.run([sys.executable, "-c", MEASURE, *map(str, paths)], capture_output=True, text=True, check=True)
-    text = workflow.dry_run(str(tmp_path / "model"), name, inputs=tmp_path / "inputs.safetensors")
-    about = float(re.search(r"about (\S+) GB", text)[1])
-    assert about == pytest.approx(int(done.stdout.splitlines()[-1]) / 1e9, rel=0.35)
+    about, taken = map(float, done.stdout.split()[-2:])
+    assert about == pytest.approx(taken, rel=0.35)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_the_process_holds_is_measured():
+    before = dry_run.resident_bytes()
+    assert 1e8 < before < 1e11
+    held = torch.ones(100_000_000, dtype=torch.uint8)
+    assert dry_run.resident_bytes() - before == pytest.approx(len(held), rel=0.1)
 
 
 def test_nothing_is_read_but_headers(tiny_pipeline, unread):
@@ -287,7 +295,8 @@ def run(monkeypatch, capsys):
     return run
 
 
-def test_the_command_prints_that_and_writes_nothing(tiny_pipeline, tmp_path, run):
+def test_the_command_prints_that_and_writes_nothing(tiny_pipeline, tmp_path, run, monkeypatch):
+    monkeypatch.setattr(dry_run, "resident_bytes", lambda: 700_000_000)
     before = sorted(tiny_pipeline.rglob("*"))
     line = f"quantize {tiny_pipeline} --recipe rtn-w8a8 --dry-run"
     printed = workflow.dry_run(str(tiny_pipeline), "rtn-w8a8") + "\n"

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_hadanorm.method.hadamard import hadamard_matrix, is_hadamard_order
-from edge_hadanorm.method.transform import FeatureTransform, rotate_strided, rotation_factors, token_mean
+from edge_hadanorm.method.operators import token_mean
+from edge_hadanorm.method.transform import FeatureTransform, rotate_strided, rotation_factors
 from runtime_tests.support.helpers import randn, relative_error
 
 WIDTHS = [48, 64, 96, 144, 1152]

@@ -7,11 +7,12 @@ from torch.nn import functional as F
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.linear import QuantizedLinear, equal_parts
+from edge_hadanorm.method.operators import layer_norm
 from edge_hadanorm.method.recipe import named
 from edge_hadanorm.method.rounding import nearest
 from edge_hadanorm.method.transform import FeatureTransform, rotation_factors
 from edge_hadanorm.models import layers
-from edge_hadanorm.models.layers import attention, layer_norm
+from edge_hadanorm.models.layers import attention
 from edge_hadanorm.models.pixart import PixArtDenoiser
 from runtime_tests.support.helpers import randn, relative_error
 

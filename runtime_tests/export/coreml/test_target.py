@@ -32,10 +32,11 @@ from edge_hadanorm.exporters.targets import TARGETS, check_target, simulation
 from edge_hadanorm.measure.inspection import describe
 from edge_hadanorm.measure.metrics import psnr_db
 from edge_hadanorm.method.linear import QuantizedLinear
+from edge_hadanorm.method.operators import layer_norm, rms_norm, token_mean
 from edge_hadanorm.method.recipe import named
 from edge_hadanorm.method.rounding import nearest
-from edge_hadanorm.method.transform import FeatureTransform, token_mean
-from edge_hadanorm.models.layers import layer_norm, rms_norm, sinusoid, time_frequencies
+from edge_hadanorm.method.transform import FeatureTransform
+from edge_hadanorm.models.layers import sinusoid, time_frequencies
 from edge_hadanorm.pipelines.drawing import TorchRunner, picture
 from edge_hadanorm.pipelines.pictures import to_pixels
 from edge_hadanorm.pipelines.text_encoders import T5, TextEncoder
@@ -248,16 +249,17 @@ def test_other_users_of_the_process_keep_their_converters():
 
 class Norms(nn.Module):
     def forward(self, x):
-        return layer_norm(x, 1e-5), rms_norm(x, torch.ones(16)), token_mean(x), layer_norm(x) + layer_norm(2 * x)
+        norms = layer_norm(x, 1e-5), rms_norm(x, torch.ones(16)), rms_norm(x, rms=0.25)
+        return *norms, token_mean(x), layer_norm(x) + layer_norm(2 * x)
 
 
-def test_products_with_constant_rows_become_means_and_layer_norms():
+def test_norms_and_means_are_core_mls_own_operators():
     x = randn(2, 5, 16) + 3
     program = graph.export(Norms(), (x,))
     found = Counter(node.target for node in program.graph.nodes)
     aten = torch.ops.aten
     assert found[aten.layer_norm.default] == 3
-    assert found[aten.mean.dim] == 2  # of the RMS norm, and of the tokens
+    assert found[aten.mean.dim] == 3  # of the RMS norms, and of the tokens
     assert found[aten.linear.default] == found[aten.bmm.default] == 0
     for actual, expected in zip(program.module()(x), Norms()(x), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
