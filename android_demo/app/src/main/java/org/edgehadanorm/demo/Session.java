@@ -131,8 +131,7 @@ final class Session {
     }
 
     void draw(Request request) {
-        start(State.Kind.RUNNING, State.Task.DRAW, () -> {
-            update(next -> next.drawing(Drawing.of(request)));
+        start(next -> next.begin(request), () -> {
             Bundle bundle = runnable();
             Picture picture = new Generator(bundle, loaders.apply(0)).generate(request, new Listener() {
                 @Override
@@ -177,12 +176,17 @@ final class Session {
         cancelled = true;
     }
 
-    private synchronized void start(State.Kind kind, State.Task task, Work work) {
+    private void start(State.Kind kind, State.Task task, Work work) {
+        start(next -> next.begin(kind, task), work);
+    }
+
+    /** begin: makes the state that is shown until the worker comes to the work. */
+    private synchronized void start(UnaryOperator<State.Builder> begin, Work work) {
         if (state.isBusy()) {
             return;
         }
         cancelled = false;
-        update(next -> next.begin(kind, task));
+        update(begin);
         worker.execute(() -> finish(work));
     }
 
@@ -260,7 +264,7 @@ final class Session {
     }
 
     private void drawing(UnaryOperator<Drawing> change) {
-        update(next -> next.drawing(change.apply(state.drawing().get())));
+        update(next -> next.drawing(change));
     }
 
     private synchronized void update(UnaryOperator<State.Builder> change) {

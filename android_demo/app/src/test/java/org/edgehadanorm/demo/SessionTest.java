@@ -13,8 +13,6 @@ import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.Optional;
-import java.util.concurrent.AbstractExecutorService;
-import java.util.concurrent.TimeUnit;
 
 import org.edgehadanorm.core.Bundle;
 import org.edgehadanorm.core.Request;
@@ -258,7 +256,7 @@ public final class SessionTest {
     private Session session() {
         session = new Session(new BundleStore(folder.getRoot()), app,
                 threads -> TinyBundle.loader(method -> before.run(method)), file -> null,
-                new MemoryCheck(() -> free), new PeakMemory(folder.getRoot()), new Here(), Runnable::run);
+                new MemoryCheck(() -> free), new PeakMemory(folder.getRoot()), Worker.prompt(), Runnable::run);
         session.observe(observer);
         return session;
     }
@@ -286,39 +284,6 @@ public final class SessionTest {
                 return Optional.of(new ByteArrayInputStream(new byte[10]));
             }
             return has ? Optional.of(TinyBundle.ofBytes(3).zip()) : Optional.empty();
-        }
-    }
-
-    /** Runs what it is given at once. */
-    private static final class Here extends AbstractExecutorService {
-        @Override
-        public void execute(Runnable task) {
-            task.run();
-        }
-
-        @Override
-        public void shutdown() {
-            // It has no thread.
-        }
-
-        @Override
-        public List<Runnable> shutdownNow() {
-            return Collections.emptyList();
-        }
-
-        @Override
-        public boolean isShutdown() {
-            return false;
-        }
-
-        @Override
-        public boolean isTerminated() {
-            return false;
-        }
-
-        @Override
-        public boolean awaitTermination(long timeout, TimeUnit unit) {
-            return true;
         }
     }
 }
