@@ -3,6 +3,7 @@ package org.edgehadanorm.demo;
 import java.io.IOException;
 import java.io.InputStream;
 import java.util.Optional;
+import java.util.Set;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.Executor;
 import java.util.concurrent.ExecutorService;
@@ -123,7 +124,7 @@ final class Session {
     void add(Source zip, String fileName) {
         start(State.Kind.IMPORTING, State.Task.IMPORT, () -> {
             try (InputStream in = zip.open()) {
-                Bundle bundle = store.add(in, fileName, this::bytes);
+                Bundle bundle = store.add(in, fileName, targets(), this::bytes);
                 store.choose(bundle.name());
                 update(next -> next.names(store.names()).bundle(Optional.of(bundle)));
             }
@@ -214,9 +215,13 @@ final class Session {
         Optional<String> name = store.chosen();
         if (name.isPresent()) {
             Bundle bundle = Bundle.open(store.folder(name.get()), this::bytes);
-            bundle.requireRunnable();
+            bundle.requireRunnable(targets());
             update(next -> next.bundle(Optional.of(bundle)));
         }
+    }
+
+    private Set<String> targets() {
+        return loaders.apply(0).targets();
     }
 
     private Bundle runnable() throws BundleException, RunnerException {

@@ -2,12 +2,15 @@ package org.edgehadanorm.demo;
 
 import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
+import java.io.File;
 import java.io.IOException;
 import java.io.InputStream;
 import java.math.BigInteger;
 import java.nio.charset.StandardCharsets;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
+import java.util.Collections;
+import java.util.Set;
 import java.util.zip.ZipEntry;
 import java.util.zip.ZipOutputStream;
 
@@ -20,6 +23,7 @@ final class TinyBundle {
     private static final String TENSOR = "{\"name\": \"%s\", \"dtype\": \"%s\", \"shape\": %s}";
     private static final String GOLDEN = "{\"file\": \"golden.png\", \"prompt\": \"dog\", \"seed\": 1, \"steps\": 2,"
             + " \"guidance\": 1.5, \"psnr_db\": 40}";
+    private static final String XNNPACK = "xnnpack";
     private final String target;
     private final boolean golden;
     private final byte[] program;
@@ -32,7 +36,7 @@ final class TinyBundle {
     }
 
     static TinyBundle ofBytes(int bytes) {
-        return new TinyBundle("xnnpack", bytes, false);
+        return new TinyBundle(XNNPACK, bytes, false);
     }
 
     static TinyBundle of(String target) {
@@ -41,7 +45,7 @@ final class TinyBundle {
 
     /** With a golden picture, a file that only a test can read. */
     static TinyBundle withGolden() {
-        return new TinyBundle("xnnpack", 1, true);
+        return new TinyBundle(XNNPACK, 1, true);
     }
 
     InputStream zip() throws IOException {
@@ -98,9 +102,28 @@ final class TinyBundle {
         }
     }
 
-    /** Runs the methods of the manifest; `before` comes first and may fail or cancel. */
+    /** Runs the methods of the manifest, of bundles for xnnpack; `before` comes first and may fail or cancel. */
     static ModuleRunner.Loader loader(Before before) {
-        return program -> new ModuleRunner() {
+        return loader(Collections.singleton(XNNPACK), before);
+    }
+
+    /** The same of bundles for these targets. */
+    static ModuleRunner.Loader loader(Set<String> targets, Before before) {
+        return new ModuleRunner.Loader() {
+            @Override
+            public Set<String> targets() {
+                return targets;
+            }
+
+            @Override
+            public ModuleRunner load(File program) {
+                return runner(before);
+            }
+        };
+    }
+
+    private static ModuleRunner runner(Before before) {
+        return new ModuleRunner() {
             @Override
             public Tensor[] run(String method, Tensor... inputs) throws RunnerException {
                 before.run(method);
