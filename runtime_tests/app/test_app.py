@@ -235,17 +235,25 @@ def given(vectors, linear, cases, asset) -> dict[str, Path]:
     return {"vectors": vectors, "programs": linear, "cases": cases, "asset": asset}
 
 
+@pytest.mark.parametrize("suite", jvm.SUITES)
+def test_every_file_with_tests_is_given_to_junit(suite):
+    given = [name.rpartition(".")[2] for name in java.tests(jvm.SUITES[suite])]
+    assert sorted(given) == sorted(java.test_methods(jvm.SUITES[suite]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", jvm.SUITES)
 def test_the_suites_pass(built, jars, tests, given, suite):
     """`desktop` holds the app to Python's runtime: every call of a program and every picture has the same bits."""
-    assert tests.run(suite, (built.core, built.app, jars.executorch), given) > 1
+    passed = tests.run(suite, (built.core, built.app, jars.executorch), given)
+    assert passed >= sum(java.test_methods(jvm.SUITES[suite]).values()) > 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suite", jvm.SUITES)
 def test_the_suites_pass_on_androids_bytecode_translated_back(tests, translated, given, suite):
-    assert tests.run(suite, (translated,), given, java.DEEP_STACK) > 1
+    passed = tests.run(suite, (translated,), given, java.DEEP_STACK)
+    assert passed >= sum(java.test_methods(jvm.SUITES[suite]).values()) > 1
 
 
 # What is missing or wrong is named.

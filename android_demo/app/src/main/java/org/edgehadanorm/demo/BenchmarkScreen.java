@@ -20,7 +20,6 @@ import org.edgehadanorm.core.Request;
 
 /** Measures one picture and shows the figures. */
 final class BenchmarkScreen implements Screen {
-    private static final int KIBI = 1024;
     private final Activity activity;
     private final Session session;
     private final DeviceFacts device;
@@ -63,22 +62,19 @@ final class BenchmarkScreen implements Screen {
     @Override
     public void show(State state) {
         state.bundle().ifPresent(this::fill);
-        boolean measuring = state.is(State.Kind.RUNNING, State.Task.MEASURE);
-        Fields.visible(measure, !measuring);
-        measure.setEnabled(!state.isBusy() && state.bundle().isPresent());
-        Fields.visible(cancel, measuring);
-        Fields.visible(progress, measuring);
-        Fields.visible(status, measuring);
-        progress.setIndeterminate(state.total() < 0);
-        progress.setMax((int) Math.max(1, state.total()));
-        progress.setProgress((int) state.done());
-        status.setText(state.total() < 0 ? activity.getString(R.string.phase_prepare)
-                : activity.getString(R.string.measuring, state.done(), state.total()));
-        Fields.visible(results, state.benchmark().isPresent());
-        state.benchmark().filter(now -> !shown.isPresent() || shown.get() != now).ifPresent(now -> {
-            showResults(now, state);
-            shown = state.benchmark();
-        });
+        BenchmarkContent content = new BenchmarkContent(state);
+        Fields.visible(measure, !content.isMeasuring());
+        measure.setEnabled(content.canMeasure());
+        Fields.visible(cancel, content.isMeasuring());
+        Fields.show(progress, content.bar());
+        Fields.visible(status, content.isMeasuring());
+        Fields.say(status, content.status());
+        Optional<Benchmark> now = content.results();
+        Fields.visible(results, now.isPresent());
+        if (!now.equals(shown)) {
+            now.ifPresent(benchmark -> showResults(benchmark, content.facts(), state.threads()));
+            shown = now;
+        }
     }
 
     private void fill(Bundle bundle) {
@@ -95,28 +91,14 @@ final class BenchmarkScreen implements Screen {
                 golden.guidance()), Fields.chosen(threads).orElse(DeviceFacts.usualThreads()));
     }
 
-    private void showResults(Benchmark benchmark, State state) {
+    private void showResults(Benchmark benchmark, List<Fact> measured, int used) {
         headline.setText(Format.milliseconds(benchmark.medianStep()));
         Facts facts = new Facts(activity, table);
-        facts.add(text(R.string.measured_range), activity.getString(R.string.range,
-                Format.milliseconds(benchmark.minStep()), Format.milliseconds(benchmark.maxStep())));
-        facts.add(text(R.string.measured_first), Format.milliseconds(benchmark.firstStep()));
-        benchmark.load().forEach((role, took) ->
-                facts.add(activity.getString(R.string.measured_load, role), Format.milliseconds(took)));
-        benchmark.encode().forEach((role, took) ->
-                facts.add(activity.getString(R.string.measured_encode, role), Format.milliseconds(took)));
-        facts.add(text(R.string.measured_prepare), Format.milliseconds(benchmark.prepare()));
-        if (benchmark.decode() > 0) {
-            facts.add(text(R.string.measured_decode), Format.milliseconds(benchmark.decode()));
-        }
-        facts.add(text(R.string.measured_total), Format.milliseconds(benchmark.total()));
-        if (state.peakKibibytes() >= 0) {
-            facts.add(text(R.string.measured_peak), Format.bytes((double) state.peakKibibytes() * KIBI));
-        }
+        measured.forEach(facts::add);
         facts.add(text(R.string.measured_device), DeviceFacts.model());
         facts.add(text(R.string.measured_chip), Api.chip());
         facts.add(text(R.string.measured_threads),
-                activity.getString(R.string.threads_of_cores, state.threads(), DeviceFacts.cores()));
+                activity.getString(R.string.threads_of_cores, used, DeviceFacts.cores()));
     }
 
     private String text(int id) {

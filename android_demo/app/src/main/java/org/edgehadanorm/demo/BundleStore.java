@@ -10,6 +10,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
+import java.util.Set;
 
 import org.edgehadanorm.core.Bundle;
 import org.edgehadanorm.core.BundleException;
@@ -89,9 +90,9 @@ final class BundleStore {
 
     /**
      * Adds a zipped bundle under the name of its file, or `NAME-2` where that is taken. Throws BundleException, and
-     * leaves nothing behind, where it is damaged or cannot make pictures here.
+     * leaves nothing behind, where it is damaged or what runs these targets cannot make pictures with it.
      */
-    Bundle add(InputStream zip, String fileName, Progress progress) throws BundleException {
+    Bundle add(InputStream zip, String fileName, Set<String> targets, Progress progress) throws BundleException {
         String plain = plainName(fileName);
         String name = plain;
         for (int number = 2; folder(name).exists(); number++) {
@@ -99,7 +100,7 @@ final class BundleStore {
         }
         Bundle bundle = unpack(zip, name, progress);
         try {
-            bundle.requireRunnable();
+            bundle.requireRunnable(targets);
         } catch (BundleException error) {
             delete(name);
             throw error;

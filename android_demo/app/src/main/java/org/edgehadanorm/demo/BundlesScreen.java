@@ -12,12 +12,10 @@ import android.widget.TextView;
 import java.util.Optional;
 
 import org.edgehadanorm.core.Bundle;
-import org.edgehadanorm.core.Program;
 import org.edgehadanorm.core.SelfCheck;
 
 /** Which bundles there are, what the chosen one is, and whether this device draws its golden picture. */
 final class BundlesScreen implements Screen {
-    private static final int KIBI = 1024;
     private final Activity activity;
     private final Session session;
     private final ViewGroup list;
@@ -54,51 +52,38 @@ final class BundlesScreen implements Screen {
 
     @Override
     public void show(State state) {
-        boolean checking = state.is(State.Kind.RUNNING, State.Task.CHECK);
-        boolean importing = state.kind() == State.Kind.IMPORTING;
-        add.setEnabled(!state.isBusy());
-        check.setEnabled(!state.isBusy());
-        Fields.visible(busy, importing || checking);
-        Fields.visible(details, state.bundle().isPresent());
-        Fields.visible(activity.findViewById(R.id.bundle_none), state.names().isEmpty() && !importing);
-        showProgress(state, checking);
+        BundlesContent content = new BundlesContent(state);
+        add.setEnabled(content.canChange());
+        check.setEnabled(content.canChange());
+        Fields.visible(busy, content.bar().isPresent());
+        Fields.show(progress, content.bar());
+        Fields.say(status, content.status());
+        Fields.visible(details, content.bundle().isPresent());
+        Fields.visible(activity.findViewById(R.id.bundle_none), content.saysNone());
         if (state.isBusy() != shown.isBusy() || !state.names().equals(shown.names())
                 || !state.bundle().equals(shown.bundle())) {
-            showList(state);
-            state.bundle().ifPresent(this::showDetails);
+            showList(content);
+            showDetails(content);
         }
         if (!state.check().equals(shown.check())) {
-            showCheck(state.check());
+            showCheck(content);
         }
         shown = state;
     }
 
-    private void showProgress(State state, boolean checking) {
-        progress.setIndeterminate(state.total() <= 0);
-        progress.setMax((int) Math.max(1, checking ? state.total() : state.total() / KIBI));
-        progress.setProgress((int) (checking ? state.done() : state.done() / KIBI));
-        if (checking) {
-            status.setText(state.total() < 0 ? activity.getString(R.string.phase_prepare)
-                    : activity.getString(R.string.measuring, state.done(), state.total()));
-        } else {
-            status.setText(activity.getString(state.total() < 0 ? R.string.unpacking : R.string.verifying,
-                    Format.bytes(state.done())));
-        }
-    }
-
-    private void showList(State state) {
+    private void showList(BundlesContent content) {
         list.removeAllViews();
-        Optional<String> chosen = state.bundle().map(Bundle::name);
-        for (String name : state.names()) {
+        Optional<String> chosen = content.bundle().map(Bundle::name);
+        for (String name : content.names()) {
             View row = LayoutInflater.from(activity).inflate(R.layout.row_bundle, list, false);
             RadioButton choice = (RadioButton) row.findViewById(R.id.choice);
             choice.setText(name);
             choice.setChecked(chosen.filter(name::equals).isPresent());
-            choice.setEnabled(!state.isBusy());
+            choice.setEnabled(content.canChange());
             choice.setOnClickListener(view -> session.choose(name));
             View delete = row.findViewById(R.id.delete);
             delete.setContentDescription(activity.getString(R.string.delete_named, name));
-            delete.setEnabled(!state.isBusy());
+            delete.setEnabled(content.canChange());
             delete.setOnClickListener(view -> confirmDelete(name));
             list.addView(row);
         }
@@ -111,30 +96,17 @@ final class BundlesScreen implements Screen {
                 .setNegativeButton(R.string.keep, null).show();
     }
 
-    private void showDetails(Bundle bundle) {
-        Facts facts = new Facts(activity, table);
-        facts.add(activity.getString(R.string.fact_family), bundle.family());
-        facts.add(activity.getString(R.string.fact_recipe), bundle.recipe());
-        facts.add(activity.getString(R.string.fact_picture),
-                activity.getString(R.string.pixels, bundle.width(), bundle.height()));
-        facts.add(activity.getString(R.string.fact_size), Format.bytes(bundle.bytes()));
-        facts.add(activity.getString(R.string.fact_memory), Format.bytes(MemoryCheck.needed(bundle)));
-        facts.add(activity.getString(R.string.fact_generator), bundle.generator());
-        facts.add(activity.getString(R.string.fact_licence), bundle.licence());
-        for (Program program : bundle.programs().values()) {
-            for (String note : program.notes()) {
-                facts.add(program.role(), note);
-            }
-        }
-        Fields.visible(check, bundle.golden().isPresent());
+    private void showDetails(BundlesContent content) {
+        content.facts().forEach(new Facts(activity, table)::add);
+        Fields.visible(check, content.hasCheck());
     }
 
-    private void showCheck(Optional<SelfCheck.Result> last) {
+    private void showCheck(BundlesContent content) {
+        Optional<SelfCheck.Result> last = content.check();
         Fields.visible(result, last.isPresent());
         Fields.visible(pictures, last.isPresent());
+        Fields.say(result, content.verdict());
         last.ifPresent(now -> {
-            result.setText(activity.getString(now.passed() ? R.string.check_passed : R.string.check_failed,
-                    Format.decibels(now.psnrDb()), Format.decibels(now.needed())));
             ((ImageView) activity.findViewById(R.id.check_expected)).setImageDrawable(
                     Bitmaps.drawable(activity.getResources(), now.expected()));
             ((ImageView) activity.findViewById(R.id.check_drawn)).setImageDrawable(

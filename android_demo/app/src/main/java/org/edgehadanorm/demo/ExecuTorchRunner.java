@@ -2,6 +2,8 @@ package org.edgehadanorm.demo;
 
 import java.io.File;
 import java.util.Arrays;
+import java.util.Collections;
+import java.util.Set;
 
 import org.edgehadanorm.core.Dtype;
 import org.edgehadanorm.core.ModuleRunner;
@@ -19,6 +21,8 @@ import org.pytorch.executorch.Module;
  * <p>Programs are mapped, not read: reading needs their size in private memory besides what XNNPACK packs.
  */
 public final class ExecuTorchRunner implements ModuleRunner {
+    /** Those whose backend is in the AAR. */
+    private static final Set<String> TARGETS = Collections.singleton("xnnpack");
     private static final String NOT_UNDERSTOOD = "this app's ExecuTorch does not understand it and may be older than"
             + " what exported it. Build the app with a newer executorch-android, or export the bundle again";
     private static final String OTHER_INPUTS = "its inputs are not what the manifest says. Export the bundle again";
@@ -33,7 +37,17 @@ public final class ExecuTorchRunner implements ModuleRunner {
 
     /** Loads programs that run on so many threads; 0 leaves it to the runtime, which takes half of the cores. */
     public static Loader loader(int threads) {
-        return program -> load(program, threads);
+        return new Loader() {
+            @Override
+            public Set<String> targets() {
+                return TARGETS;
+            }
+
+            @Override
+            public ModuleRunner load(File program) throws RunnerException {
+                return ExecuTorchRunner.load(program, threads);
+            }
+        };
     }
 
     private static ExecuTorchRunner load(File program, int threads) throws RunnerException {

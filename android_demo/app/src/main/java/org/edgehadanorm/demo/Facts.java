@@ -18,6 +18,10 @@ final class Facts {
         table.removeAllViews();
     }
 
+    void add(Fact fact) {
+        add(Fields.text(inflater.getContext(), fact.name()), Fields.text(inflater.getContext(), fact.value()));
+    }
+
     void add(CharSequence name, CharSequence value) {
         View row = inflater.inflate(R.layout.row_fact, table, false);
         ((TextView) row.findViewById(R.id.name)).setText(name);

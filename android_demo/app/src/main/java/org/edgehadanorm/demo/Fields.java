@@ -4,13 +4,15 @@ import android.content.Context;
 import android.view.View;
 import android.widget.ArrayAdapter;
 import android.widget.EditText;
+import android.widget.ProgressBar;
 import android.widget.Spinner;
 import android.widget.SpinnerAdapter;
+import android.widget.TextView;
 import java.util.List;
 import java.util.Optional;
 import java.util.function.Function;
 
-/** Reads and fills the fields of a form. */
+/** Reads the fields of a form and fills views. */
 final class Fields {
     private Fields() {
     }
@@ -48,6 +50,29 @@ final class Fields {
             field.requestFocus();
             return Optional.empty();
         }
+    }
+
+    /** The phrase in the language of a context. */
+    static String text(Context context, Phrase phrase) {
+        if (phrase.id() == 0) {
+            return phrase.plain();
+        }
+        Object[] values = phrase.values();
+        return values.length == 0 ? context.getString(phrase.id()) : context.getString(phrase.id(), values);
+    }
+
+    static void say(TextView view, Phrase phrase) {
+        view.setText(text(view.getContext(), phrase));
+    }
+
+    /** Shows the bar; without one the view is gone. */
+    static void show(ProgressBar view, Optional<Bar> bar) {
+        visible(view, bar.isPresent());
+        bar.ifPresent(now -> {
+            view.setIndeterminate(!now.isKnown());
+            view.setMax(now.all());
+            view.setProgress(now.done());
+        });
     }
 
     static void visible(View view, boolean visible) {

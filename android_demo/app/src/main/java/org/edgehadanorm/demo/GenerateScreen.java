@@ -17,8 +17,8 @@ import android.widget.TextView;
 import android.widget.Toast;
 import java.util.Optional;
 import java.util.Random;
+import java.util.function.BiConsumer;
 
-import org.edgehadanorm.core.Phase;
 import org.edgehadanorm.core.Picture;
 import org.edgehadanorm.core.Request;
 
@@ -94,17 +94,16 @@ final class GenerateScreen implements Screen {
     @Override
     public void show(State state) {
         state.bundle().ifPresent(this::fill);
-        boolean drawing = state.is(State.Kind.RUNNING, State.Task.DRAW);
-        Fields.visible(generate, !drawing);
-        generate.setEnabled(!state.isBusy() && state.bundle().isPresent());
-        Fields.visible(cancel, drawing);
-        Fields.visible(progress, drawing);
-        showPicture(state.drawing());
-        if (drawing) {
-            showProgress(state.drawing().get());
-        } else {
-            showLast(state.drawing());
-        }
+        GenerateContent content = new GenerateContent(state);
+        Fields.visible(generate, !content.isDrawing());
+        generate.setEnabled(content.canGenerate());
+        Fields.visible(cancel, content.isDrawing());
+        Fields.show(progress, content.bar());
+        Fields.say(status, content.status());
+        Fields.say(figures, content.figures());
+        Fields.visible(actions, content.finished().isPresent());
+        content.description().ifPresent(words -> picture.setContentDescription(Fields.text(activity, words)));
+        showPicture(content.picture());
     }
 
     private void fill(org.edgehadanorm.core.Bundle bundle) {
@@ -127,50 +126,12 @@ final class GenerateScreen implements Screen {
         restored = false;
     }
 
-    private void showPicture(Optional<Drawing> drawing) {
-        Optional<Picture> now = drawing.flatMap(Drawing::picture);
+    private void showPicture(Optional<Picture> now) {
         Fields.visible(placeholder, !now.isPresent());
-        Fields.visible(actions, drawing.filter(Drawing::isFinished).isPresent());
         if (!now.equals(shown)) {
             picture.setImageDrawable(
                     now.map(pixels -> Bitmaps.drawable(activity.getResources(), pixels)).orElse(null));
             shown = now;
-        }
-        drawing.ifPresent(what -> picture.setContentDescription(activity.getString(
-                what.isFinished() ? R.string.picture_of : R.string.picture_growing, what.request().prompt())));
-    }
-
-    private void showProgress(Drawing drawing) {
-        int all = drawing.request().steps();
-        progress.setIndeterminate(drawing.phase() != Phase.DENOISE);
-        progress.setMax(all);
-        progress.setProgress(drawing.done());
-        status.setText(phase(drawing.phase()));
-        figures.setText(drawing.done() == 0 ? "" : activity.getString(R.string.step_figures, drawing.done(), all,
-                Format.milliseconds(drawing.stepMilliseconds())));
-    }
-
-    private void showLast(Optional<Drawing> drawing) {
-        if (drawing.isPresent() && drawing.get().isFinished()) {
-            status.setText(R.string.finished);
-            figures.setText(activity.getString(R.string.finished_figures, drawing.get().request().steps(),
-                    Format.milliseconds(drawing.get().meanMilliseconds())));
-        } else {
-            status.setText(drawing.isPresent() ? activity.getString(R.string.stopped) : "");
-            figures.setText("");
-        }
-    }
-
-    private static int phase(Phase phase) {
-        switch (phase) {
-            case ENCODE:
-                return R.string.phase_encode;
-            case PREPARE:
-                return R.string.phase_prepare;
-            case DENOISE:
-                return R.string.phase_denoise;
-            default:
-                return R.string.phase_decode;
         }
     }
 
@@ -192,31 +153,34 @@ final class GenerateScreen implements Screen {
     }
 
     private void save() {
-        session.state().drawing().filter(Drawing::isFinished).ifPresent(
-                now -> saver.toGallery(now.request(), now.picture().get(), new Answer() {
-                    @Override
-                    public void saved(Uri uri) {
-                        tell(activity.getString(R.string.saved));
-                    }
-                }));
+        keep((request, pixels) -> saver.toGallery(request, pixels, new Answer() {
+            @Override
+            public void saved(Uri uri) {
+                tell(activity.getString(R.string.saved));
+            }
+        }));
     }
 
     private void share() {
-        session.state().drawing().filter(Drawing::isFinished).ifPresent(
-                now -> saver.toShare(now.request(), now.picture().get(), new Answer() {
-                    @Override
-                    public void saved(Uri uri) {
-                        if (activity.isDestroyed()) {
-                            return;
-                        }
-                        Intent send = new Intent(Intent.ACTION_SEND).setType(Saver.TYPE)
-                                .putExtra(Intent.EXTRA_STREAM, uri).putExtra(Intent.EXTRA_TEXT, now.request().prompt())
-                                .addFlags(Intent.FLAG_GRANT_READ_URI_PERMISSION);
-                        // The grant goes with the clip, not with the extra.
-                        send.setClipData(ClipData.newRawUri("", uri));
-                        activity.startActivity(Intent.createChooser(send, activity.getString(R.string.share)));
-                    }
-                }));
+        keep((request, pixels) -> saver.toShare(request, pixels, new Answer() {
+            @Override
+            public void saved(Uri uri) {
+                if (activity.isDestroyed()) {
+                    return;
+                }
+                Intent send = new Intent(Intent.ACTION_SEND).setType(Saver.TYPE)
+                        .putExtra(Intent.EXTRA_STREAM, uri).putExtra(Intent.EXTRA_TEXT, request.prompt())
+                        .addFlags(Intent.FLAG_GRANT_READ_URI_PERMISSION);
+                // The grant goes with the clip, not with the extra.
+                send.setClipData(ClipData.newRawUri("", uri));
+                activity.startActivity(Intent.createChooser(send, activity.getString(R.string.share)));
+            }
+        }));
+    }
+
+    private void keep(BiConsumer<Request, Picture> how) {
+        new GenerateContent(session.state()).finished().ifPresent(
+                now -> now.picture().ifPresent(pixels -> how.accept(now.request(), pixels)));
     }
 
     private void tell(String what) {

@@ -64,14 +64,13 @@ public final class MainActivity extends Activity implements Session.Observer {
 
     @Override
     public void changed(State state) {
+        FrameContent content = new FrameContent(state);
         TextView line = findView(R.id.bundle_line);
-        line.setText(state.bundle().isPresent()
-                ? getString(R.string.bundle_line, state.bundle().get().name(), state.bundle().get().recipe())
-                : getString(state.isBusy() ? R.string.opening : R.string.no_bundle));
+        Fields.say(line, content.line());
         TextView problem = findView(R.id.problem);
-        problem.setText(state.message());
-        problem.setVisibility(state.message().isEmpty() ? View.GONE : View.VISIBLE);
-        findViewById(R.id.root).setKeepScreenOn(state.isBusy());
+        problem.setText(content.problem());
+        Fields.visible(problem, !content.problem().isEmpty());
+        findViewById(R.id.root).setKeepScreenOn(content.keepsScreenOn());
         for (Screen screen : screens) {
             screen.show(state);
         }

@@ -3,6 +3,7 @@ package org.edgehadanorm.demo;
 import java.io.IOException;
 import java.io.InputStream;
 import java.util.Optional;
+import java.util.Set;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.Executor;
 import java.util.concurrent.ExecutorService;
@@ -123,7 +124,7 @@ final class Session {
     void add(Source zip, String fileName) {
         start(State.Kind.IMPORTING, State.Task.IMPORT, () -> {
             try (InputStream in = zip.open()) {
-                Bundle bundle = store.add(in, fileName, this::bytes);
+                Bundle bundle = store.add(in, fileName, targets(), this::bytes);
                 store.choose(bundle.name());
                 update(next -> next.names(store.names()).bundle(Optional.of(bundle)));
             }
@@ -131,8 +132,7 @@ final class Session {
     }
 
     void draw(Request request) {
-        start(State.Kind.RUNNING, State.Task.DRAW, () -> {
-            update(next -> next.drawing(Drawing.of(request)));
+        start(next -> next.begin(request), () -> {
             Bundle bundle = runnable();
             Picture picture = new Generator(bundle, loaders.apply(0)).generate(request, new Listener() {
                 @Override
@@ -177,12 +177,17 @@ final class Session {
         cancelled = true;
     }
 
-    private synchronized void start(State.Kind kind, State.Task task, Work work) {
+    private void start(State.Kind kind, State.Task task, Work work) {
+        start(next -> next.begin(kind, task), work);
+    }
+
+    /** begin: makes the state that is shown until the worker comes to the work. */
+    private synchronized void start(UnaryOperator<State.Builder> begin, Work work) {
         if (state.isBusy()) {
             return;
         }
         cancelled = false;
-        update(next -> next.begin(kind, task));
+        update(begin);
         worker.execute(() -> finish(work));
     }
 
@@ -210,9 +215,13 @@ final class Session {
         Optional<String> name = store.chosen();
         if (name.isPresent()) {
             Bundle bundle = Bundle.open(store.folder(name.get()), this::bytes);
-            bundle.requireRunnable();
+            bundle.requireRunnable(targets());
             update(next -> next.bundle(Optional.of(bundle)));
         }
+    }
+
+    private Set<String> targets() {
+        return loaders.apply(0).targets();
     }
 
     private Bundle runnable() throws BundleException, RunnerException {
@@ -260,7 +269,7 @@ final class Session {
     }
 
     private void drawing(UnaryOperator<Drawing> change) {
-        update(next -> next.drawing(change.apply(state.drawing().get())));
+        update(next -> next.drawing(change));
     }
 
     private synchronized void update(UnaryOperator<State.Builder> change) {

@@ -3,9 +3,11 @@ package org.edgehadanorm.demo;
 import java.util.Collections;
 import java.util.List;
 import java.util.Optional;
+import java.util.function.UnaryOperator;
 
 import org.edgehadanorm.core.Benchmark;
 import org.edgehadanorm.core.Bundle;
+import org.edgehadanorm.core.Request;
 import org.edgehadanorm.core.SelfCheck;
 
 /** What the screens show, at one moment. Never changes; the next moment is another one. */
@@ -158,6 +160,12 @@ final class State {
             return progress(0, -1);
         }
 
+        /** Begins a picture: no state draws without one, or with the one before. */
+        Builder begin(Request request) {
+            drawing = Optional.of(Drawing.of(request));
+            return begin(Kind.RUNNING, Task.DRAW);
+        }
+
         Builder end(Kind kind, String message) {
             this.kind = kind;
             this.message = message;
@@ -183,8 +191,9 @@ final class State {
             return this;
         }
 
-        Builder drawing(Drawing drawing) {
-            this.drawing = Optional.of(drawing);
+        /** Changes the picture that grows. */
+        Builder drawing(UnaryOperator<Drawing> change) {
+            drawing = drawing.map(change);
             return this;
         }
 

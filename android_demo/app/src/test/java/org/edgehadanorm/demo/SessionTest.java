@@ -13,8 +13,7 @@ import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.Optional;
-import java.util.concurrent.AbstractExecutorService;
-import java.util.concurrent.TimeUnit;
+import java.util.Set;
 
 import org.edgehadanorm.core.Bundle;
 import org.edgehadanorm.core.Request;
@@ -143,8 +142,39 @@ public final class SessionTest {
     public void aBundleForAnotherSystemIsRefusedByName() {
         session.begin();
         session.add(() -> TinyBundle.of("coreml").zip(), "apple.zip");
-        assertTrue(last().message(), last().message().contains("coreml"));
+        assertEquals("bundle apple was made for coreml; this app runs xnnpack: export it with --target xnnpack",
+                last().message());
         assertEquals(Collections.singletonList("reference"), last().names());
+    }
+
+    @Test
+    public void theBundlesOfItsRunnersTargetsAreTakenAndNoOthers() {
+        app.has = false;
+        session = session(Collections.singleton("vulkan"));
+        session.begin();
+        session.add(() -> TinyBundle.of("xnnpack").zip(), "cpu.zip");
+        assertTrue(last().is(State.Kind.FAILED, State.Task.IMPORT));
+        assertEquals("bundle cpu was made for xnnpack; this app runs vulkan: export it with --target vulkan",
+                last().message());
+        assertTrue(last().names().isEmpty());
+        session.add(() -> TinyBundle.of("vulkan").zip(), "gpu.zip");
+        session.draw(CAT);
+        assertTrue(last().message(), last().is(State.Kind.DONE, State.Task.DRAW));
+        session.choose("gpu");
+        assertEquals("gpu", last().bundle().get().name());
+    }
+
+    @Test
+    public void aBundleOfAnAppThatRanAnotherTargetIsRefusedByName() {
+        app.has = false;
+        session = session(Collections.singleton("vulkan"));
+        session.add(() -> TinyBundle.of("vulkan").zip(), "gpu.zip");
+        session = session();
+        session.begin();
+        assertTrue(last().is(State.Kind.FAILED, State.Task.OPEN));
+        assertEquals("bundle gpu was made for vulkan; this app runs xnnpack: export it with --target xnnpack",
+                last().message());
+        assertFalse(last().bundle().isPresent());
     }
 
     @Test
@@ -256,9 +286,14 @@ public final class SessionTest {
     }
 
     private Session session() {
+        return session(Collections.singleton("xnnpack"));
+    }
+
+    /** targets: that the runner has programs of. */
+    private Session session(Set<String> targets) {
         session = new Session(new BundleStore(folder.getRoot()), app,
-                threads -> TinyBundle.loader(method -> before.run(method)), file -> null,
-                new MemoryCheck(() -> free), new PeakMemory(folder.getRoot()), new Here(), Runnable::run);
+                threads -> TinyBundle.loader(targets, method -> before.run(method)), file -> null,
+                new MemoryCheck(() -> free), new PeakMemory(folder.getRoot()), Worker.prompt(), Runnable::run);
         session.observe(observer);
         return session;
     }
@@ -286,39 +321,6 @@ public final class SessionTest {
                 return Optional.of(new ByteArrayInputStream(new byte[10]));
             }
             return has ? Optional.of(TinyBundle.ofBytes(3).zip()) : Optional.empty();
-        }
-    }
-
-    /** Runs what it is given at once. */
-    private static final class Here extends AbstractExecutorService {
-        @Override
-        public void execute(Runnable task) {
-            task.run();
-        }
-
-        @Override
-        public void shutdown() {
-            // It has no thread.
-        }
-
-        @Override
-        public List<Runnable> shutdownNow() {
-            return Collections.emptyList();
-        }
-
-        @Override
-        public boolean isShutdown() {
-            return false;
-        }
-
-        @Override
-        public boolean isTerminated() {
-            return false;
-        }
-
-        @Override
-        public boolean awaitTermination(long timeout, TimeUnit unit) {
-            return true;
         }
     }
 }

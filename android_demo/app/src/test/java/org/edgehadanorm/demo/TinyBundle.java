@@ -2,12 +2,15 @@ package org.edgehadanorm.demo;
 
 import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
+import java.io.File;
 import java.io.IOException;
 import java.io.InputStream;
 import java.math.BigInteger;
 import java.nio.charset.StandardCharsets;
 import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
+import java.util.Collections;
+import java.util.Set;
 import java.util.zip.ZipEntry;
 import java.util.zip.ZipOutputStream;
 
@@ -18,26 +21,40 @@ import org.edgehadanorm.core.Tensor;
 /** A zipped bundle of a model of classes that draws 2 x 2 pixels in two steps, and who runs it. */
 final class TinyBundle {
     private static final String TENSOR = "{\"name\": \"%s\", \"dtype\": \"%s\", \"shape\": %s}";
+    private static final String GOLDEN = "{\"file\": \"golden.png\", \"prompt\": \"dog\", \"seed\": 1, \"steps\": 2,"
+            + " \"guidance\": 1.5, \"psnr_db\": 40}";
+    private static final String XNNPACK = "xnnpack";
     private final String target;
+    private final boolean golden;
     private final byte[] program;
+    private final byte[] picture = {1, 2, 3};
 
-    private TinyBundle(String target, int bytes) {
+    private TinyBundle(String target, int bytes, boolean golden) {
         this.target = target;
+        this.golden = golden;
         this.program = new byte[bytes];
     }
 
     static TinyBundle ofBytes(int bytes) {
-        return new TinyBundle("xnnpack", bytes);
+        return new TinyBundle(XNNPACK, bytes, false);
     }
 
     static TinyBundle of(String target) {
-        return new TinyBundle(target, 1);
+        return new TinyBundle(target, 1, false);
+    }
+
+    /** With a golden picture, a file that only a test can read. */
+    static TinyBundle withGolden() {
+        return new TinyBundle(XNNPACK, 1, true);
     }
 
     InputStream zip() throws IOException {
         ByteArrayOutputStream out = new ByteArrayOutputStream();
         try (ZipOutputStream zip = new ZipOutputStream(out)) {
             put(zip, "denoiser.pte", program);
+            if (golden) {
+                put(zip, "golden.png", picture);
+            }
             put(zip, "manifest.json", manifest().getBytes(StandardCharsets.UTF_8));
         }
         return new ByteArrayInputStream(out.toByteArray());
@@ -64,8 +81,13 @@ final class TinyBundle {
                 + tensor("prediction", "float32", sample) + "]}}}}, \"prompt\": {\"encoders\": {}, \"lower\": false,"
                 + " \"labels\": {\"cat\": 0, \"dog\": 1}, \"embedded\": null}, \"sampling\": {\"steps\": 2,"
                 + " \"guidance\": 1.5, \"tables\": {\"2\": " + table + "}}, \"noise\": \"philox4x32-10/box-muller\","
-                + " \"golden\": null, \"simulation\": null, \"licence\": \"CC0\", \"files\": {\"denoiser.pte\":"
-                + " {\"sha256\": \"" + sha256(program) + "\", \"bytes\": " + program.length + "}}}";
+                + " \"golden\": " + (golden ? GOLDEN : "null") + ", \"simulation\": null, \"licence\": \"CC0\","
+                + " \"files\": {" + listed("denoiser.pte", program)
+                + (golden ? ", " + listed("golden.png", picture) : "") + "}}";
+    }
+
+    private static String listed(String name, byte[] bytes) {
+        return "\"" + name + "\": {\"sha256\": \"" + sha256(bytes) + "\", \"bytes\": " + bytes.length + "}";
     }
 
     private static String tensor(String name, String dtype, String shape) {
@@ -80,9 +102,28 @@ final class TinyBundle {
         }
     }
 
-    /** Runs the methods of the manifest; `before` comes first and may fail or cancel. */
+    /** Runs the methods of the manifest, of bundles for xnnpack; `before` comes first and may fail or cancel. */
     static ModuleRunner.Loader loader(Before before) {
-        return program -> new ModuleRunner() {
+        return loader(Collections.singleton(XNNPACK), before);
+    }
+
+    /** The same of bundles for these targets. */
+    static ModuleRunner.Loader loader(Set<String> targets, Before before) {
+        return new ModuleRunner.Loader() {
+            @Override
+            public Set<String> targets() {
+                return targets;
+            }
+
+            @Override
+            public ModuleRunner load(File program) {
+                return runner(before);
+            }
+        };
+    }
+
+    private static ModuleRunner runner(Before before) {
+        return new ModuleRunner() {
             @Override
             public Tensor[] run(String method, Tensor... inputs) throws RunnerException {
                 before.run(method);

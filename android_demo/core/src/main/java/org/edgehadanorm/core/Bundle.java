@@ -7,12 +7,11 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Set;
 import java.util.TreeMap;
 
 /** A folder with all that a device needs to make pictures; every file of it has been verified. */
 public final class Bundle {
-    private static final String TARGET = "xnnpack";
-
     private final File folder;
     private final Manifest manifest;
     private final Map<String, Program> programs = new LinkedHashMap<>();
@@ -53,11 +52,12 @@ public final class Bundle {
         return new Bundle(target, manifest);
     }
 
-    /** Throws BundleException, which says why, where it cannot make pictures here. */
-    public void requireRunnable() throws BundleException {
-        if (!target().equals(TARGET)) {
-            throw new BundleException("bundle " + name() + " was made for " + target() + "; this app runs " + TARGET
-                    + ": export it with --target " + TARGET);
+    /** Throws BundleException, which says why, where what runs these targets cannot make pictures with it. */
+    public void requireRunnable(Set<String> targets) throws BundleException {
+        if (!targets.contains(target())) {
+            String here = String.join(" or ", targets);
+            throw new BundleException("bundle " + name() + " was made for " + target() + "; this app runs " + here
+                    + ": export it with --target " + here);
         }
         if (tables.isEmpty() || prompt().kind() == PromptForm.Kind.NONE) {
             throw new BundleException("bundle " + name()
@@ -79,7 +79,7 @@ public final class Bundle {
         return manifest.text("generator");
     }
 
-    /** What the programs are for: xnnpack, coreml or coreml-pte. */
+    /** What the programs are for, as `edge-hadanorm export --target` names it. */
     public String target() {
         return manifest.text("target");
     }

@@ -56,7 +56,7 @@ public final class Generator {
     }
 
     private void check(Request request) throws BundleException {
-        bundle.requireRunnable();
+        bundle.requireRunnable(loader.targets());
         if (!(request.guidance() >= 0 && request.guidance() <= MOST_GUIDANCE)) {
             throw new BundleException("guidance is " + request.guidance() + ", not a number from 0 to 100");
         }

@@ -2,6 +2,7 @@ package org.edgehadanorm.core;
 
 import java.io.Closeable;
 import java.io.File;
+import java.util.Set;
 
 /** A loaded program, whose methods can be run. One thread at a time. */
 public interface ModuleRunner extends Closeable {
@@ -14,6 +15,9 @@ public interface ModuleRunner extends Closeable {
 
     /** Loads programs. */
     interface Loader {
+        /** Those of bundles whose programs it can load, as `edge-hadanorm export --target` names them; at least one. */
+        Set<String> targets();
+
         ModuleRunner load(File program) throws RunnerException;
     }
 }

@@ -6,6 +6,7 @@ import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 
 /** A loader that measures what the programs of a bundle take to load and their methods to run. */
 final class TimedLoader implements ModuleRunner.Loader {
@@ -18,6 +19,11 @@ final class TimedLoader implements ModuleRunner.Loader {
         this.loader = loader;
         this.clock = clock;
         bundle.programs().forEach((role, program) -> roles.put(program.file(), role));
+    }
+
+    @Override
+    public Set<String> targets() {
+        return loader.targets();
     }
 
     @Override

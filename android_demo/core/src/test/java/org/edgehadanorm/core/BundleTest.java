@@ -12,6 +12,7 @@ import java.io.RandomAccessFile;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.LinkedHashSet;
 import java.util.List;
 
 import org.junit.Before;
@@ -54,7 +55,7 @@ public class BundleTest {
         assertEquals(new File(folder, "image_decoder.pte"), decoder.file());
         assertEquals("latents float32 [1, 4, 10, 10]", decoder.methods().get("decode").inputs().get(0).toString());
         assertEquals(8, bundle.table(8).steps());
-        bundle.requireRunnable();
+        bundle.requireRunnable(Vectors.TARGETS);
     }
 
     @Test
@@ -146,12 +147,25 @@ public class BundleTest {
     public void aBundleForAnotherRuntimeOpensButDoesNotRun() throws Exception {
         edit("\"target\": \"xnnpack\"", "\"target\": \"coreml\"");
         Bundle bundle = Bundle.open(folder, Progress.NONE);
-        BundleException error = assertThrows(BundleException.class, bundle::requireRunnable);
-        assertTrue(error.getMessage(), error.getMessage().contains("was made for coreml"));
-        BundleException again = assertThrows(BundleException.class, () -> new Generator(bundle, program -> {
-            throw new AssertionError("loaded");
-        }).generate(new Request("", 0, 4, 1), Listener.NONE));
+        BundleException error =
+                assertThrows(BundleException.class, () -> bundle.requireRunnable(Vectors.TARGETS));
+        assertEquals("bundle my bundle was made for coreml; this app runs xnnpack: export it with --target xnnpack",
+                error.getMessage());
+        Generator unloaded = new Generator(bundle, Scripted.unloaded(bundle));
+        BundleException again = assertThrows(BundleException.class,
+                () -> unloaded.generate(new Request("", 0, 4, 1), Listener.NONE));
         assertEquals(error.getMessage(), again.getMessage());
+    }
+
+    @Test
+    public void whatRunsAnotherTargetTakesItsBundlesAndRefusesTheRest() throws Exception {
+        Bundle xnnpack = Bundle.open(folder, Progress.NONE);
+        BundleException error = assertThrows(BundleException.class,
+                () -> xnnpack.requireRunnable(new LinkedHashSet<>(Arrays.asList("vulkan", "coreml"))));
+        assertEquals("bundle my bundle was made for xnnpack; this app runs vulkan or coreml: export it with --target"
+                + " vulkan or coreml", error.getMessage());
+        edit("\"target\": \"xnnpack\"", "\"target\": \"coreml\"");
+        Bundle.open(folder, Progress.NONE).requireRunnable(new LinkedHashSet<>(Arrays.asList("vulkan", "coreml")));
     }
 
     @Test
@@ -160,9 +174,9 @@ public class BundleTest {
         String text = new String(Vectors.bytes(manifest), "UTF-8");
         Files.write(manifest, text.replaceAll("4,\\s*10,\\s*24\\s*]", "2147483647, 2147483647, 2147483647]"));
         Bundle bundle = Bundle.open(folder, Progress.NONE);
-        BundleException error = assertThrows(BundleException.class, () -> new Generator(bundle, program -> {
-            throw new AssertionError("loaded");
-        }).generate(new Request("", 0, 4, 1), Listener.NONE));
+        Generator unloaded = new Generator(bundle, Scripted.unloaded(bundle));
+        BundleException error = assertThrows(BundleException.class,
+                () -> unloaded.generate(new Request("", 0, 4, 1), Listener.NONE));
         assertTrue(error.getMessage(), error.getMessage().contains("more than a phone can hold"));
     }
 

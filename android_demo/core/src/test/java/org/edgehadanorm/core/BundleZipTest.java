@@ -203,7 +203,7 @@ public class BundleZipTest {
         assertEquals(target, bundle.folder());
         assertEquals("mine", bundle.name());
         assertArrayEquals(new String[] {"mine"}, target.getParentFile().list());
-        Bundle.open(target, Progress.NONE).requireRunnable();
+        Bundle.open(target, Progress.NONE).requireRunnable(Vectors.TARGETS);
         assertTrue(bundle.programs().get("denoiser").file().isFile());
     }
 

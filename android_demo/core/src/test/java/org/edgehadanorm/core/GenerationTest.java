@@ -82,9 +82,7 @@ public class GenerationTest {
     @Test
     public void whatPythonRefusesIsRefusedBeforeAnythingIsLoaded() {
         for (Map<String, Object> each : expected.get("refusals")) {
-            Generator generator = new Generator(bundle, program -> {
-                throw new AssertionError("loaded for " + each);
-            });
+            Generator generator = new Generator(bundle, Scripted.unloaded(bundle));
             BundleException error = assertThrows(each.toString(), BundleException.class,
                     () -> generator.generate(request(each), Listener.NONE));
             assertTrue(error.getMessage(), error.getMessage().length() > 20 && !error.getMessage().contains("\n"));

@@ -9,6 +9,7 @@ import java.io.File;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.List;
+import java.util.Set;
 
 import org.junit.Before;
 import org.junit.Test;
@@ -69,7 +70,7 @@ public class GeneratorTest {
 
     @Test
     public void aProgramThatIsNotAsTheManifestSaysIsRefused() {
-        ModuleRunner.Loader loader = file -> new ModuleRunner() {
+        ModuleRunner other = new ModuleRunner() {
             @Override
             public Tensor[] run(String method, Tensor... inputs) {
                 return new Tensor[] {Tensor.of(new float[3], 3)};
@@ -77,6 +78,17 @@ public class GeneratorTest {
 
             @Override
             public void close() {
+            }
+        };
+        ModuleRunner.Loader loader = new ModuleRunner.Loader() {
+            @Override
+            public Set<String> targets() {
+                return Vectors.TARGETS;
+            }
+
+            @Override
+            public ModuleRunner load(File program) {
+                return other;
             }
         };
         RunnerException error = assertThrows(RunnerException.class,

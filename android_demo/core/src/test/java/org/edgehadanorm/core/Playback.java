@@ -7,6 +7,7 @@ import java.io.File;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 
 /** A loader whose programs expect the calls that were recorded, in their order, and give what was given then. */
 final class Playback implements ModuleRunner.Loader {
@@ -20,6 +21,11 @@ final class Playback implements ModuleRunner.Loader {
     Playback(File folder, List<Map<String, Object>> calls) {
         this.folder = folder;
         this.calls = calls;
+    }
+
+    @Override
+    public Set<String> targets() {
+        return Vectors.TARGETS;
     }
 
     @Override

@@ -4,6 +4,7 @@ import java.io.File;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 
 /** A loader for a bundle whose programs answer every call with zeros of the shapes in the manifest. */
 final class Scripted implements ModuleRunner.Loader {
@@ -17,6 +18,13 @@ final class Scripted implements ModuleRunner.Loader {
         this.before = before;
     }
 
+    /** For a bundle whose programs must not be loaded. */
+    static Scripted unloaded(Bundle bundle) {
+        return new Scripted(bundle, event -> {
+            throw new AssertionError(event);
+        });
+    }
+
     /** What a test does at an event. */
     interface Before {
         void event(String name) throws RunnerException;
@@ -25,6 +33,11 @@ final class Scripted implements ModuleRunner.Loader {
     /** All that happened, in order. */
     List<String> events() {
         return events;
+    }
+
+    @Override
+    public Set<String> targets() {
+        return Vectors.TARGETS;
     }
 
     @Override

@@ -8,13 +8,18 @@ import java.io.InputStream;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 
 import javax.imageio.ImageIO;
 
 /** What Python says, as vectors.py writes it into the folder that the system property `vectors` names. */
 public final class Vectors {
+    /** What the bundles are for. */
+    static final Set<String> TARGETS = Collections.singleton("xnnpack");
+
     private Vectors() {
     }
 

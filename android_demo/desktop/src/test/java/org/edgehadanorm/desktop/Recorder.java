@@ -3,6 +3,7 @@ package org.edgehadanorm.desktop;
 import java.io.File;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Set;
 import org.edgehadanorm.core.ModuleRunner;
 import org.edgehadanorm.core.RunnerException;
 import org.edgehadanorm.core.Tensor;
@@ -16,6 +17,11 @@ final class Recorder implements ModuleRunner.Loader {
 
     Recorder(ModuleRunner.Loader loader) {
         this.loader = loader;
+    }
+
+    @Override
+    public Set<String> targets() {
+        return loader.targets();
     }
 
     @Override
