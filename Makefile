@@ -21,8 +21,8 @@ android-check: $(INSTALLED)
 	$(BIN)/python -m pytest runtime_tests/app
 
 $(INSTALLED): pyproject.toml .ci/constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' \
-		|| { echo "edge-hadanorm needs Python 3.10 to 3.12: make PYTHON=python3.11 ..."; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+		|| { echo "edge-hadanorm needs Python 3.10 to 3.13: make PYTHON=python3.11 ..."; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e '.[dev]'
 	@touch $@

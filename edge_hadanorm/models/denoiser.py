@@ -1,10 +1,11 @@
 """What every family's denoiser is: the one form that is calibrated, quantized, simulated and exported."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
 from edge_hadanorm.method.fold import Producer
 from edge_hadanorm.models.conversion import Conversion

@@ -9,12 +9,13 @@ import functools
 import itertools
 import re
 from collections.abc import Iterator
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from typing_extensions import Self
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.operators import layer_norm
