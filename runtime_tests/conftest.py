@@ -1,68 +1,45 @@
-"""A tiny random pipeline, its checkpoints and bundles by recipe, made once a session; machines that run programs."""
+"""Fixtures of several folders: a tiny random pipeline, its checkpoints and bundles, machines that run programs.
+
+Everything is imported where it is used: a file of pure mathematics waits for none of it.
+"""
 
 import io
-import logging
 import shlex
-import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from edge_hadanorm import bundle, checkpoint, console, files, workflow
-from edge_hadanorm.cli import cli
-from edge_hadanorm.pipelines import loading
-from edge_hadanorm.quantization.calibration import calibrate
-from edge_hadanorm.reference.model import make_pipeline
-from edge_hadanorm.reference.train import save_pipeline
-from runtime_tests.device import machine, toolchain
+if TYPE_CHECKING:
+    from edge_hadanorm.bundle import Bundle
+    from edge_hadanorm.pipelines.loading import FloatModel
+    from runtime_tests.device.machine import Machine
 
-logging.disable(logging.WARNING)
-warnings.filterwarnings("ignore")
-
-TINY = dict(
-    num_attention_heads=2,
-    attention_head_dim=32,
-    num_layers=2,
-    patch_size=2,
-    sample_size=8,
-    in_channels=3,
-    out_channels=3,
-    cross_attention_dim=64,
-    caption_channels=32,
-    norm_elementwise_affine=False,
-    use_additional_conditions=False,
-    interpolation_scale=1,
-)
 PROMPTS = [f"{colour} {thing}" for colour in ("red", "green", "blue", "pale", "dark") for thing in "abcdefgh"]
 
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """Threads cost more than they give on tensors this small."""
+    import torch
+
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory) -> Path:
     """A diffusers pipeline folder of a two-block PixArt with random weights, outliers in some channels."""
-    torch.manual_seed(0)
-    pipeline = make_pipeline(PROMPTS, TINY)
-    with torch.no_grad():
-        for name, parameter in pipeline.transformer.named_parameters():
-            if name.endswith("weight") and parameter.ndim == 2 and not parameter.any():
-                torch.nn.init.xavier_uniform_(parameter)
-            if "ff.net.0.proj.weight" in name or "scale_shift_table" in name:
-                parameter[..., ::17] *= 8
-    folder = tmp_path_factory.mktemp("tiny") / "pipeline"
-    save_pipeline(pipeline, PROMPTS, folder)
-    return folder
+    from runtime_tests.support.tiny_reference import save
+
+    return save(PROMPTS, tmp_path_factory.mktemp("tiny") / "pipeline")
 
 
 @pytest.fixture(scope="module")
-def model(tiny_pipeline) -> loading.FloatModel:
+def model(tiny_pipeline) -> "FloatModel":
     """That pipeline, loaded."""
+    from edge_hadanorm.pipelines import loading
+
     return loading.load(str(tiny_pipeline))
 
 
@@ -75,12 +52,16 @@ def calls(model, trajectories):
 @pytest.fixture(scope="module")
 def moments(model, trajectories):
     """What the float model's inputs are along them."""
+    from edge_hadanorm.quantization.calibration import calibrate
+
     return calibrate(model.denoiser, trajectories.samples(model.denoiser))
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny_pipeline, tmp_path_factory) -> Callable[[str], Path]:
     """tiny_checkpoint(recipe) -> the folder of a quantized checkpoint."""
+    from edge_hadanorm import workflow
+
     made: dict[str, Path] = {}
 
     def make(recipe: str) -> Path:
@@ -93,19 +74,15 @@ def tiny_checkpoint(tiny_pipeline, tmp_path_factory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_checkpoint, tmp_path_factory) -> Callable[[str], bundle.Bundle]:
+def tiny_bundle(tiny_checkpoint, tmp_path_factory) -> "Callable[[str], Bundle]":
     """tiny_bundle(recipe) -> an exported, verified bundle."""
-    made: dict[str, bundle.Bundle] = {}
+    from edge_hadanorm import workflow
 
-    def make(recipe: str) -> bundle.Bundle:
+    made: dict[str, Bundle] = {}
+
+    def make(recipe: str) -> "Bundle":
         if recipe not in made:
-            from edge_hadanorm.exporters import writer
-
-            source = tiny_checkpoint(recipe)
-            folder = tmp_path_factory.mktemp("bundles") / recipe
-            with files.new_folder(folder) as staging:
-                writer.write_bundle(staging, source, checkpoint.load(source), "xnnpack")
-            made[recipe] = bundle.load(folder)
+            made[recipe] = workflow.export(tiny_checkpoint(recipe), tmp_path_factory.mktemp("bundles") / recipe)
         return made[recipe]
 
     return make
@@ -114,6 +91,8 @@ def tiny_bundle(tiny_checkpoint, tmp_path_factory) -> Callable[[str], bundle.Bun
 @pytest.fixture
 def run(monkeypatch) -> Callable[[str], tuple[int, str]]:
     """run(command line) -> exit status, and what was shown on the screen besides the result."""
+    from edge_hadanorm import console
+    from edge_hadanorm.cli import cli
 
     def run(line: str) -> tuple[int, str]:
         monkeypatch.setattr(console, "screen", io.StringIO())
@@ -124,8 +103,10 @@ def run(monkeypatch) -> Callable[[str], tuple[int, str]]:
 
 
 @pytest.fixture(scope="session")
-def host() -> machine.Machine:
+def host() -> "Machine":
     """The runner without Python on this machine."""
+    from runtime_tests.device import machine
+
     _skip_without(lambda: machine.HOST.runner)
     return machine.HOST
 
@@ -133,10 +114,14 @@ def host() -> machine.Machine:
 @pytest.fixture(scope="session")
 def emulator(host) -> None:
     """That there is a runner on emulated ARM64 processors."""
+    from runtime_tests.device import toolchain
+
     _skip_without(toolchain.build)
 
 
 def _skip_without(tools: Callable[[], object]) -> None:
+    from runtime_tests.device import toolchain
+
     try:
         tools()
     except toolchain.Missing as missing:

@@ -93,6 +93,14 @@ class QuantizedLinear(nn.Module):
             return dequantize(self.codes, self.weight_scale)
         return dequantize(grouped(self.codes, self.shape[1] // groups), self.weight_scale[..., None]).flatten(1)
 
+    def extra_repr(self) -> str:
+        """Shape, bits and groups of weight and activations, in a printed model."""
+        recipe, (rows, columns) = self.recipe, self.shape
+        groups = f" g{recipe.group_size}" if recipe.group_size else ""
+        branch = "" if self.low_rank is None else f", rank {len(self.low_rank.down)} beside it"
+        bits = f"w{recipe.weight_bits}a{recipe.activation_bits}{groups} per {recipe.activations}"
+        return f"{columns} -> {rows}, {bits}{branch}"
+
     def forward(
         self,
         x: torch.Tensor,

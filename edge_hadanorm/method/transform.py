@@ -78,6 +78,10 @@ class FeatureTransform(nn.Module):
             "rotation": [list(factor) for factor in self.rotation],
         }
 
+    def extra_repr(self) -> str:
+        """What it does, in a printed model."""
+        return ", ".join(self.steps()) or "nothing"
+
     @property
     def is_identity(self) -> bool:
         """Whether it leaves every input as it is."""

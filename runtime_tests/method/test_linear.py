@@ -374,3 +374,13 @@ def test_a_state_dict_brings_back_the_codes_and_the_output(method, format):
     assert torch.equal(other.codes, linear.codes)
     assert torch.equal(other.weight_scale, linear.weight_scale)
     assert torch.equal(other(x), linear(x))
+
+
+def test_a_printed_linear_shows_shape_bits_and_what_is_online():
+    recipe = named("hadanorm-w4a8-g32")
+    transform = FeatureTransform(torch.zeros(64), dynamic=True, scale=torch.ones(64), rotation=((32, 1),))
+    codes, scale = torch.zeros(96, 64, dtype=torch.int8), torch.ones(96, 2)
+    shown = repr(QuantizedLinear(recipe, transform, codes, scale, None))
+    assert "64 -> 96, w4a8 g32 per token" in shown
+    assert "(transform): FeatureTransform(token mean, scale, H32)" in shown
+    assert "(absorbed): FeatureTransform(nothing)" in shown
