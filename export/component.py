@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -11,10 +12,12 @@ from edge_hadanorm.bundle.components import (
     decoder_signatures,
     denoiser_signatures,
     prompt_inputs,
+    text_encoder_inputs,
     text_encoder_signatures,
 )
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.models.denoiser import Denoiser
+from edge_hadanorm.pipelines.decoder import ImageDecoder
 from edge_hadanorm.pipelines.kinds import Tensors, as_given, suffixed
 from edge_hadanorm.pipelines.text_to_image import TextToImage
 
@@ -81,6 +84,7 @@ class Denoise(nn.Module):
 def denoiser_component(saved: Checkpoint) -> Component:
     """The quantized denoiser, of the guidance batch."""
     model, pipeline = saved.denoiser, saved.pipeline
+    gather: Callable[[Tensors], Tensors]
     if pipeline is None:
         inputs, gather = prompt_inputs(model, saved.text.tokens, saved.text.masked), as_given
     else:
@@ -97,12 +101,9 @@ def denoiser_component(saved: Checkpoint) -> Component:
 def text_encoder_component(pipeline: TextToImage, role: str) -> Component:
     """A text encoder, its linears in 8 bits and its activations in float32: those of T5 and Gemma leave float16."""
     encoder = pipeline.encoder(role)
-
-    def encode(inputs: Tensors) -> Tensors:
-        outputs = encoder(*inputs.values())
-        return {suffixed(role, name): tensor for name, tensor in zip(encoder.widths, outputs, strict=True)}
-
-    signature = text_encoder_signatures(pipeline, role, encode)["encode"]
+    results = encoder(*text_encoder_inputs(pipeline, role).values())
+    outputs = {suffixed(role, name): tensor for name, tensor in zip(encoder.widths, results, strict=True)}
+    signature = text_encoder_signatures(pipeline, role, outputs)["encode"]
     method = Method(encoder, signature.inputs, signature.outputs)
     return Component(role, {"encode": method}, eight_bit=True, wide=True)
 
@@ -110,6 +111,7 @@ def text_encoder_component(pipeline: TextToImage, role: str) -> Component:
 @torch.no_grad()
 def decoder_component(pipeline: TextToImage, latent_shape: tuple[int, int, int], tile: int | None = None) -> Component:
     """The image decoder, in float. tile: side of the latents to decode at once."""
-    signature = decoder_signatures(pipeline.decoder, latent_shape, tile)["decode"]
-    method = Method(pipeline.decoder, signature.inputs, signature.outputs)
-    return Component(bundle.DECODER, {"decode": method}, wide=pipeline.decoder.wide)
+    decoder = cast(ImageDecoder, pipeline.decoder)
+    signature = decoder_signatures(decoder, latent_shape, tile)["decode"]
+    method = Method(decoder, signature.inputs, signature.outputs)
+    return Component(bundle.DECODER, {"decode": method}, wide=decoder.wide)

@@ -140,11 +140,13 @@ def simulation(bundle: Bundle) -> Runner:
 
 
 def checkpoint_runner(bundle: Bundle) -> Runner:
-    """The checkpoint in a bundle, in PyTorch."""
+    """The checkpoint in a bundle, in PyTorch. Raises UserError where it is a transformer alone."""
     from edge_hadanorm.checkpoint import carried
     from edge_hadanorm.pipelines.drawing import TorchRunner
 
     saved = carried(bundle)
+    if saved.pipeline is None:
+        raise UserError(f"bundle {bundle.folder} holds a transformer alone: it cannot draw prompts")
     return TorchRunner(saved.denoiser, saved.pipeline, bundle.decode_side)
 
 

@@ -45,13 +45,15 @@ def denoiser_signatures(
     }
 
 
-def text_encoder_signatures(
-    pipeline: TextToImage, role: str, encode: Callable[[Tensors], Tensors]
-) -> dict[str, Signature]:
-    """Method `encode` of the text encoder in this role; `encode` makes outputs by name of the inputs."""
+def text_encoder_inputs(pipeline: TextToImage, role: str) -> Tensors:
+    """Inputs of `encode` of the text encoder in this role, for an empty prompt."""
     ids, mask = pipeline.tokenizers[role].rows("")
-    inputs = {"ids": ids} | ({"mask": mask} if pipeline.kind.encoders[role].form.masked else {})
-    return {"encode": Signature(inputs, encode(inputs))}
+    return {"ids": ids} | ({"mask": mask} if pipeline.kind.encoders[role].form.masked else {})
+
+
+def text_encoder_signatures(pipeline: TextToImage, role: str, outputs: Tensors) -> dict[str, Signature]:
+    """Method `encode` of the text encoder in this role, which gives these outputs of `text_encoder_inputs`."""
+    return {"encode": Signature(text_encoder_inputs(pipeline, role), outputs)}
 
 
 def decoder_signatures(

@@ -5,6 +5,7 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from edge_hadanorm import bundle
 from edge_hadanorm.bundle.components import (
+    Signature,
     decoder_signatures,
     denoiser_signatures,
     prompt_inputs,
@@ -24,7 +26,6 @@ from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.models.denoiser import Denoiser, kind
 from edge_hadanorm.pipelines.decoder import ImageDecoder
-from edge_hadanorm.pipelines.kinds import Tensors, as_given
 from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.text_encoders import LARGE_BYTES
 from edge_hadanorm.pipelines.text_to_image import TextToImage, encoded_shapes, encoder_shapes
@@ -85,9 +86,9 @@ def by_kind(quantized: nn.Module) -> list[Row]:
     counts: Counter[Row] = Counter()
     bytes_of: Counter[Row] = Counter()
     for name, *cells, _ in linear_rows(quantized, {}):
-        row = (kind(name)[0], *cells)
+        row = (kind(str(name))[0], *cells)
         counts[row] += 1
-        bytes_of[row] += stored_bytes(quantized.get_submodule(name))
+        bytes_of[row] += stored_bytes(cast(QuantizedLinear, quantized.get_submodule(str(name))))
     return [(count, *row, f"{bytes_of[row] / 1e6:.2f}") for row, count in counts.items()]
 
 
@@ -121,9 +122,13 @@ def memory(exact: Denoiser, quantized: nn.Module, recipe: Recipe, pipeline: Text
         widest = max(m.shape[1] for m in linears)
         rounding += 2 * FLOAT * TOKENS * widest + 6 * 8 * widest**2  # calls on their way; moments and their factors
     if recipe.search:
-        inputs = max(sum(exact.get_submodule(n).weight.shape[1] for n in names) for names in exact.stages())
-        rounding += 2 * FLOAT * CHUNK * inputs
+        rounding += 2 * FLOAT * CHUNK * max(_input_features(exact, names) for names in exact.stages())
     return resident_bytes() + weights + max(_encoders(pipeline), rounding)
+
+
+def _input_features(exact: Denoiser, linears: list[str]) -> int:
+    """Features that the linears of these names read, together."""
+    return sum(cast(nn.Linear, exact.get_submodule(name)).in_features for name in linears)
 
 
 def resident_bytes() -> int:
@@ -139,8 +144,10 @@ def resident_bytes() -> int:
 
 def _encoders(pipeline: TextToImage | None) -> float:
     """Bytes of the text encoders as they are loaded."""
+    if pipeline is None:
+        return 0.0
     total = 0.0
-    for name in pipeline.kind.encoders if pipeline else ():
+    for name in pipeline.kind.encoders:
         folder = pipeline.folder / name
         count = sum(tensor.numel() for tensor in read_weights(folder, "model", read_shapes).values())
         large = sum(file.stat().st_size for file in folder.glob("*.safetensors")) > LARGE_BYTES
@@ -151,24 +158,28 @@ def _encoders(pipeline: TextToImage | None) -> float:
 def programs_of(denoiser: Denoiser, pipeline: TextToImage | None, text: Text | None) -> dict[str, dict]:
     """The programs of an export as a manifest has them, without files; for a denoiser of fake tensors.
 
-    text: what a transformer alone, without a pipeline, is given of a prompt.
+    text: what a transformer without a pipeline is given of a prompt; None with a pipeline, which knows.
     """
-    if pipeline is None:
-        inputs, gather = prompt_inputs(denoiser, text.tokens, text.masked), as_given
+    if pipeline is not None:
+        components = _component_signatures(denoiser, pipeline)
     else:
-        inputs, gather = _fake(encoded_shapes(pipeline)), pipeline.kind.gather
-    signatures = {"denoiser": denoiser_signatures(denoiser, inputs, gather)}
-    for role in pipeline.tokenizers if pipeline else ():
-        signatures[role] = text_encoder_signatures(pipeline, role, lambda _, role=role: encoder_shapes(pipeline, role))
-    if pipeline and pipeline.kind.decoder:
-        decoder = ImageDecoder.outline(pipeline.folder / "vae", pipeline.kind.decoder)
-        signatures[bundle.DECODER] = decoder_signatures(decoder, denoiser.latent_shape())
+        inputs = prompt_inputs(denoiser, text.tokens, text.masked) if text else {}
+        components = {"denoiser": denoiser_signatures(denoiser, inputs)}
     return {
         role: {"methods": {name: bundle.signature(own.inputs, own.outputs) for name, own in methods.items()}}
-        for role, methods in signatures.items()
+        for role, methods in components.items()
     }
 
 
-def _fake(tensors: Tensors) -> Tensors:
-    """Tensors of these shapes in the fake mode that is active."""
-    return {name: torch.empty(tensor.shape) for name, tensor in tensors.items()}
+def _component_signatures(denoiser: Denoiser, pipeline: TextToImage) -> dict[str, dict[str, Signature]]:
+    """Signatures of a pipeline's components, none of which is loaded."""
+    inputs = {
+        name: torch.empty(tensor.shape) for name, tensor in encoded_shapes(pipeline).items()
+    }  # fake, not meta tensors
+    components = {"denoiser": denoiser_signatures(denoiser, inputs, pipeline.kind.gather)}
+    for role in pipeline.tokenizers:
+        components[role] = text_encoder_signatures(pipeline, role, encoder_shapes(pipeline, role))
+    if pipeline.kind.decoder:
+        decoder = ImageDecoder.outline(pipeline.folder / "vae", pipeline.kind.decoder)
+        components[bundle.DECODER] = decoder_signatures(decoder, denoiser.latent_shape())
+    return components

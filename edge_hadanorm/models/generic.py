@@ -8,8 +8,8 @@ import contextlib
 import functools
 import itertools
 import re
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, cast
 
 import torch
 from torch import nn
@@ -55,7 +55,7 @@ class GenericDenoiser(Denoiser):
         super().__init__(config)
         with torch.device("cpu"):
             self.transformer = build(self.module_class, config)
-            known = config | dict(self.transformer.config)
+            known = config | dict(cast(Mapping, self.transformer.config))
             check_sizes(known, "in_channels")
             self.channels, (self.height, self.width) = known["in_channels"], sides(known)
             self.patch = patch(known, self.height, self.width)
@@ -68,12 +68,12 @@ class GenericDenoiser(Denoiser):
         self.finishable = False
 
     @classmethod
-    def from_diffusers(cls, config: dict, weights: dict[str, torch.Tensor]) -> Self:
+    def from_diffusers(cls, config: dict, weights: Mapping[str, torch.Tensor]) -> Self:
         denoiser, given, state = cls(config), Weights(weights), {}
         for name, tensor in denoiser.transformer.state_dict().items():
             found = given.take(name, *tensor.shape)
             state[f"transformer.{name}"] = found if tensor.is_floating_point() else found.to(tensor.dtype)
-        ignored = cls.module_class._keys_to_ignore_on_load_unexpected or []
+        ignored = getattr(cls.module_class, "_keys_to_ignore_on_load_unexpected", None) or []
         given.check_all_taken(*(name for name in weights if any(re.search(pattern, name) for pattern in ignored)))
         denoiser.load_state_dict(state, assign=True)
         return denoiser
@@ -109,7 +109,7 @@ class GenericDenoiser(Denoiser):
     def advance(self, stage: int, state: State) -> State:
         head, before = state[:HEAD], state[HEAD:]
         made = self._next(head, stage, before)
-        kept = stage in self.resumable if stage + 1 < len(self.blocks) else self.finishable
+        kept = stage in (self.resumable or ()) if stage + 1 < len(self.blocks) else self.finishable
         return head + made if kept else head
 
     def finish(self, state: State) -> torch.Tensor:
@@ -131,10 +131,10 @@ class GenericDenoiser(Denoiser):
 
     def _call(self, head: State, start: int, before: State) -> torch.Tensor:
         """The prediction, with what the block before `start` made; where that is (), of the latents."""
-        patches, timestep, *prompt = head
+        patches, timestep, *tensors = head
         grid = self.height // self.patch, self.width // self.patch
         latents = F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, grid), self.patch)
-        prompt = {name: tensor for name, tensor in zip(ARGUMENTS, prompt, strict=True) if tensor is not None}
+        prompt = {name: tensor for name, tensor in zip(ARGUMENTS, tensors, strict=True) if tensor is not None}
         with replayed(self._blocks()[:start] if before else [], before):
             return self._predict(latents, timestep, prompt)
 
@@ -178,7 +178,7 @@ def form(class_name: str) -> type[GenericDenoiser] | None:
     found = getattr(diffusers, class_name, None)
     if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):
         return None
-    accepted = arguments(found)
+    accepted = arguments(found.forward)
     if not {"hidden_states", "timestep", ARGUMENTS["text"]} <= accepted.keys():
         return None
     given = {"hidden_states", "timestep", *ARGUMENTS.values(), *SIZES}

@@ -10,7 +10,7 @@ import inspect
 import itertools
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -45,9 +45,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 @functools.cache
-def arguments(module_class: type[nn.Module]) -> dict[str, bool]:
-    """The arguments of its forward, and whether it needs them."""
-    parameters = list(inspect.signature(module_class.forward).parameters.values())[1:]
+def arguments(forward: Callable) -> dict[str, bool]:
+    """The arguments of a module class's forward, and whether it needs them."""
+    parameters = list(inspect.signature(forward).parameters.values())[1:]
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {p.name: p.default is p.empty for p in parameters if p.kind not in variadic}
 
@@ -77,7 +77,7 @@ def call_arguments(
 
     A mask that it insists on keeps all tokens.
     """
-    batch, text, accepted = len(latents), prompt["text"], arguments(module_class)
+    batch, text, accepted = len(latents), prompt["text"], arguments(module_class.forward)
     given = {"hidden_states": latents, "timestep": timestep.expand(batch)}
     if accepted.get(ARGUMENTS["mask"]):
         given[ARGUMENTS["mask"]] = text.new_ones(text.shape[:2])
@@ -94,7 +94,7 @@ def asked_for(transformer: nn.Module, known: dict, latent_shape: tuple[int, int,
     known: its config. Raises UserError where it takes none, and where it does not make latents of latents.
     """
     module_class, (channels, *grid) = type(transformer), latent_shape
-    accepted, failures = arguments(module_class), []
+    accepted, failures = arguments(module_class.forward), []
     for shapes in candidates(known, accepted):
         linears: dict[str, bool] = {}
         try:

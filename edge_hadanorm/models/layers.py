@@ -51,7 +51,7 @@ def rotary(heads: Heads, cos: torch.Tensor, sin: torch.Tensor) -> Heads:
 class StackedLinear(nn.Linear):
     """Linears that read one tensor, as one: the float form of a `QuantizedLinear`, with its arguments."""
 
-    def forward(
+    def forward(  # type: ignore[override]  # a linear with more arguments, and parts where they are asked for
         self,
         x: torch.Tensor,
         weights: torch.Tensor | None = None,

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import coremltools as ct
 import numpy as np
@@ -20,7 +21,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters.coreml.conversion import GELU_MODES, on_island
 from edge_hadanorm.exporters.coreml.lowering import emulated
 from edge_hadanorm.method.grids import Grid
-from edge_hadanorm.method.linear import DEVICE_BITS
+from edge_hadanorm.method.linear import DEVICE_BITS, QuantizedLinear
 
 WEIGHTS = "Data/com.apple.CoreML/weights"
 # Operators that hold compressed constants, with the argument that has the codes.
@@ -36,7 +37,7 @@ class AuditError(UserError):
 
 @dataclass(frozen=True)
 class Weight:
-    """Asked of one linear: its codes int8 [m, d] and scales [m, groups], and the grid of its input.
+    """Requirements of one linear: its codes int8 [m, d] and scales [m, groups], and the grid of its input.
 
     bits, scale, zero_point: of a static grid; bits None: of none. emulated: quantized by float operators.
     """
@@ -55,8 +56,11 @@ class Weight:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """weights: of the coded linears. gelus: how many of each mode. half: whether floats are float16."""
+class Requirements:
+    """A program as it was to be.
+
+    weights: of the coded linears. gelus: how many of each mode. half: whether floats are float16.
+    """
 
     weights: list[Weight]
     gelus: Counter
@@ -70,15 +74,15 @@ def functions(package: Path) -> dict[str, Function]:
     return dict(program.functions)
 
 
-def asked(model: nn.Module, program: ExportedProgram, half: bool) -> Asked:
-    """What was asked of a program that was exported from a model, whose linears may be as they were before."""
-    buffers, weights, gelus = program.graph_signature.inputs_to_buffers, [], Counter()
+def requirements(model: nn.Module, program: ExportedProgram, half: bool) -> Requirements:
+    """Requirements of a program that was exported from a model, whose linears may be as they were before."""
+    buffers, weights, gelus = program.graph_signature.inputs_to_buffers, [], Counter[str]()
     for node in program.graph.nodes:
         if node.target is torch.ops.aten.gelu.default:
             gelus[GELU_MODES[node.kwargs.get("approximate", "none")] or "EXACT"] += 1
         if node.op == "placeholder" and node.users and buffers.get(node.name, "").endswith(".codes"):
             weights.append(_weight(model, buffers[node.name].removesuffix(".codes"), program))
-    return Asked(weights, gelus, half)
+    return Requirements(weights, gelus, half)
 
 
 def _weight(model: nn.Module, path: str, program: ExportedProgram) -> Weight:
@@ -88,18 +92,15 @@ def _weight(model: nn.Module, path: str, program: ExportedProgram) -> Weight:
     if not path.endswith(lowering):
         scale = tensors[f"{path}.scale"].numpy()
         return Weight(path.removesuffix(".stored"), tensors[f"{path}.codes"].numpy(), scale.reshape(len(scale), -1))
-    linear = model.get_submodule(name)
-    grid = {}
-    if linear.recipe.activations == "tensor" and linear.recipe.activation_bits <= DEVICE_BITS:
-        grid = dict(
-            bits=linear.recipe.activation_bits,
-            scale=linear.activation_scale.item(),
-            zero_point=int(linear.activation_zero_point),
-        )
-    return Weight(name, linear.codes.numpy(), linear.weight_scale.numpy(), emulated=emulated(linear.recipe), **grid)
+    linear = cast(QuantizedLinear, model.get_submodule(name))
+    codes, scale = cast(torch.Tensor, linear.codes).numpy(), cast(torch.Tensor, linear.weight_scale).numpy()
+    bits, step, zero_point = linear.recipe.activation_bits, linear.activation_scale, linear.activation_zero_point
+    if step is None or zero_point is None or bits > DEVICE_BITS:
+        return Weight(name, codes, scale, emulated=emulated(linear.recipe))
+    return Weight(name, codes, scale, bits, step.item(), int(zero_point))
 
 
-def audit(function: Function, wanted: Asked) -> None:
+def audit(function: Function, wanted: Requirements) -> None:
     """Raises AuditError with everything that is not as asked."""
     complaints = [complaint for check in CHECKS for complaint in check(function, wanted)]
     if complaints:
@@ -133,13 +134,13 @@ def _kind(op: Operation) -> str:
 # The checks: each yields what is not as asked.
 
 
-def check_gelus(function: Function, wanted: Asked) -> Iterator[str]:
+def check_gelus(function: Function, wanted: Requirements) -> Iterator[str]:
     found = Counter(op.mode.val if op.mode else "EXACT" for op in _of_type(function, "gelu"))
     if found != wanted.gelus:
         yield f"its gelus are {dict(found)}, not {dict(wanted.gelus)}"
 
 
-def check_codes(function: Function, wanted: Asked) -> Iterator[str]:
+def check_codes(function: Function, wanted: Requirements) -> Iterator[str]:
     """Every weight that was asked for is there as its codes."""
     found = {_key(op) for op in _of_type(function, *CODED)}
     for weight in wanted.weights:
@@ -147,7 +148,7 @@ def check_codes(function: Function, wanted: Asked) -> Iterator[str]:
             yield f"the weight of {weight.name} is not there as its codes"
 
 
-def check_nothing_else_is_compressed(function: Function, wanted: Asked) -> Iterator[str]:
+def check_nothing_else_is_compressed(function: Function, wanted: Requirements) -> Iterator[str]:
     """Rotations, embeddings, tables stay as they are."""
     keys = {weight.key for weight in wanted.weights}
     for op in function.operations:
@@ -155,7 +156,7 @@ def check_nothing_else_is_compressed(function: Function, wanted: Asked) -> Itera
             yield f"{op.name} {list(op.outputs[0].shape)} is compressed, which nobody asked for"
 
 
-def check_weight_scales(function: Function, wanted: Asked) -> Iterator[str]:
+def check_weight_scales(function: Function, wanted: Requirements) -> Iterator[str]:
     found = {_key(op): np.asarray(op.scale.val, np.float64) for op in _of_type(function, *CODED)}
     for weight in wanted.weights:
         scale = found.get(weight.key)
@@ -163,7 +164,7 @@ def check_weight_scales(function: Function, wanted: Asked) -> Iterator[str]:
             yield f"the weight scales of {weight.name} are not the checkpoint's"
 
 
-def check_operands(function: Function, wanted: Asked) -> Iterator[str]:
+def check_operands(function: Function, wanted: Requirements) -> Iterator[str]:
     """A coded weight is multiplied, and on a static grid with what is on its grid."""
     weights = {weight.key: weight for weight in wanted.weights}
     for op in _of_type(function, *CODED):
@@ -189,7 +190,7 @@ def _off_grid(x: Var, weight: Weight) -> str | None:
         zero_point = 0 if op.zero_point is None else int(op.zero_point.val)
         if not _close(op.scale.val, weight.scale) or zero_point != weight.zero_point:
             return "is quantized on another grid"
-    if weight.bits == DEVICE_BITS:
+    if weight.bits is None or weight.bits == DEVICE_BITS:
         return None
     grid, clip = Grid(weight.bits, symmetric=False), back.input.op.input.op
     if not _is_a(clip, "clip"):
@@ -209,14 +210,14 @@ def _rounded(x: Var) -> bool:
     return _is_a(op, "round")
 
 
-def check_islands(function: Function, wanted: Asked) -> Iterator[str]:
+def check_islands(function: Function, wanted: Requirements) -> Iterator[str]:
     """What float16 would spoil is computed in float32."""
     for op in function.operations:
         if on_island(op) and op.outputs[0].dtype is ct.converters.mil.mil.types.fp16:
             yield f"{op.name} ({op.op_type}) is computed in float16"
 
 
-def check_precision(function: Function, wanted: Asked) -> Iterator[str]:
+def check_precision(function: Function, wanted: Requirements) -> Iterator[str]:
     """Products are of the precision that was asked for, outside islands."""
     types = ct.converters.mil.mil.types
     expected = types.fp16 if wanted.half else types.fp32
@@ -225,7 +226,7 @@ def check_precision(function: Function, wanted: Asked) -> Iterator[str]:
             yield f"{op.name} ({op.op_type}) is not computed in {types.builtin_to_string(expected)}"
 
 
-Check = Callable[[Function, Asked], Iterator[str]]
+Check = Callable[[Function, Requirements], Iterator[str]]
 CHECKS: tuple[Check, ...] = (
     check_gelus,
     check_codes,
@@ -250,5 +251,5 @@ def _key(op: Operation) -> tuple:
     return codes.shape, codes.astype(np.int8).tobytes()
 
 
-def _close(found: object, expected: object) -> bool:
+def _close(found: Any, expected: Any) -> bool:
     return bool(np.allclose(found, expected, rtol=SCALE_ERROR, atol=0))

@@ -3,6 +3,9 @@
 As operators coremltools would lose arguments of some (the dtype of a `new_ones`), and a device compute them each time.
 """
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
@@ -47,10 +50,10 @@ def _value(node: Node, known: dict[Node, torch.Tensor]) -> object:
     if node.target in FILLED:
         return torch.full(shape, FILLED[node.target], dtype=dtype)
     if node.target in FILLED_AS_ASKED:
-        return torch.full(shape, node.args[-1], dtype=dtype)
+        return torch.full(shape, cast(float, node.args[-1]), dtype=dtype)
     if not all(given in known for given in node.all_input_nodes):
         return None
     if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
         return None
     args, kwargs = map_arg((node.args, dict(node.kwargs)), known.__getitem__)
-    return node.target(*args, **kwargs)
+    return cast(Callable, node.target)(*args, **kwargs)

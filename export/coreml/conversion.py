@@ -49,7 +49,7 @@ def convert(
 
     precision: a key of SELECTORS. target: the least system that it is for, see `needed_target`.
     """
-    model = converted(decomposed(program), outputs, precision, target)
+    model = convert_program(decompose(program), outputs, precision, target)
     spec = model.get_spec()
     for feature, name in zip([feature.name for feature in spec.description.input], inputs, strict=True):
         if feature != name:
@@ -57,7 +57,7 @@ def convert(
     return MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True)
 
 
-def decomposed(program: ExportedProgram) -> ExportedProgram:
+def decompose(program: ExportedProgram) -> ExportedProgram:
     """The program with the operators that no converter knows taken apart, and those alone."""
     program, rules = program.run_decompositions({}), torch.export.default_decompositions()
     with converters():
@@ -67,7 +67,7 @@ def decomposed(program: ExportedProgram) -> ExportedProgram:
     return program.run_decompositions(table) if table else program
 
 
-def converted(program: ExportedProgram, outputs: list[str], precision: str, target: ct.target) -> MLModel:
+def convert_program(program: ExportedProgram, outputs: list[str], precision: str, target: ct.target) -> MLModel:
     """A program, as its operators are, as a model with outputs of these names."""
     with converters():
         check_keywords(program)

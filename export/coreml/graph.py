@@ -44,10 +44,12 @@ def eight_bit(model: nn.Module) -> Iterator[None]:
                 if type(child) is nn.Linear:
                     swap(parent._modules, name, CodedLinear(child))
         for parent in list(model.modules()):
-            for own, make in ((parent._parameters, _constant), (parent._buffers, torch.Tensor.float)):
-                for name, tensor in own.items():
-                    if tensor is not None and tensor.dtype in HALVES:
-                        swap(own, name, make(tensor))
+            for name, parameter in parent._parameters.items():
+                if parameter is not None and parameter.dtype in HALVES:
+                    swap(parent._parameters, name, _constant(parameter))
+            for name, buffer in parent._buffers.items():
+                if buffer is not None and buffer.dtype in HALVES:
+                    swap(parent._buffers, name, buffer.float())
         yield
     finally:
         for owned, name, thing in before:

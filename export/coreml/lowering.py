@@ -12,6 +12,8 @@ The operators are in the graph as they are meant, so that no PT2E quantizer has 
 CoreMLQuantizer would bring scales of its own for them, and fails on graphs with integer tensors, such as token ids.
 """
 
+from typing import cast
+
 import torch
 import torch.ao.quantization.fx._decomposed
 import torchao  # noqa: F401 (registers torch.ops.torchao)
@@ -30,6 +32,10 @@ NIBBLE_BITS = 4
 
 class Codes(nn.Module):
     """A weight [m, d] as codes int8 [m, d] and scales [m, groups]."""
+
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zeros: torch.Tensor
 
     def __init__(self, codes: torch.Tensor, scale: torch.Tensor, bits: int):
         super().__init__()
@@ -60,10 +66,11 @@ class CoreMLLowering(nn.Module):
     def __init__(self, linear: QuantizedLinear):
         super().__init__()
         self.recipe = linear.recipe
-        self.stored = Codes(linear.codes, linear.weight_scale, linear.recipe.weight_bits)
-        self.static = None
-        if linear.recipe.activations == "tensor" and linear.recipe.activation_bits < FLOAT_BITS:
-            self.static = float(linear.activation_scale), int(linear.activation_zero_point)
+        codes, scale = cast(torch.Tensor, linear.codes), cast(torch.Tensor, linear.weight_scale)
+        self.stored = Codes(codes, scale, linear.recipe.weight_bits)
+        self.static: tuple[float, int] | None = None
+        if linear.recipe.activation_bits < FLOAT_BITS and linear.activation_scale is not None:
+            self.static = float(linear.activation_scale), int(cast(torch.Tensor, linear.activation_zero_point))
 
     def rows(self, rows: torch.Tensor) -> torch.Tensor:
         if self.recipe.activation_bits == FLOAT_BITS:
@@ -94,6 +101,7 @@ class CodedLinear(nn.Module):
     """A float linear with its weight in 8 bits, a scale per channel: for what is outside the recipe."""
 
     weight = None  # T5 asks for its dtype where there is one
+    bias: torch.Tensor | None
 
     def __init__(self, linear: nn.Linear):
         super().__init__()

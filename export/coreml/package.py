@@ -16,7 +16,7 @@ from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.bundle.runner import BundleRunner
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters.component import Component, Method
-from edge_hadanorm.exporters.coreml.audit import account, asked, audit, functions
+from edge_hadanorm.exporters.coreml.audit import account, audit, functions, requirements
 from edge_hadanorm.exporters.coreml.conversion import PRECISIONS, convert, needed_target
 from edge_hadanorm.exporters.coreml.graph import eight_bit, export
 from edge_hadanorm.exporters.coreml.lowering import emulated
@@ -49,14 +49,14 @@ def notes(recipe: Recipe) -> list[str]:
 
 def write(folder: Path, component: Component, precision: str | None) -> dict:
     """Write the packages of a component, audited; returns its entry in the manifest."""
-    programs = exported(component)
-    precision, target = settled(component, precision), target_of(programs)
+    programs = export_methods(component)
+    precision, target = precision_of(component, precision), target_of(programs)
     with tempfile.TemporaryDirectory(dir=folder) as work:
         packages = {}
         for name, method in component.methods.items():
             packages[name] = Path(work) / f"{name}.mlpackage"
             convert(programs[name], *features(method), precision, target).save(str(packages[name]))
-        places = placed(folder, component.role, packages, target)
+        places = place_packages(folder, component.role, packages, target)
     for place, _ in places.values():
         for file in (folder / place).rglob("*.mlmodel"):
             file.chmod(0o644)  # coremltools makes it the user's alone
@@ -64,21 +64,21 @@ def write(folder: Path, component: Component, precision: str | None) -> dict:
     for name, (package, function) in places.items():
         written = functions(folder / package)[function]
         method = component.methods[name]
-        audit(written, asked(method.module, programs[name], precision == "fp16"))
-        methods[name] = described(method, *features(method)) | {
+        audit(written, requirements(method.module, programs[name], precision == "fp16"))
+        methods[name] = manifest_signature(method, *features(method)) | {
             "package": package,
             "function": function,
             "delegation": account(written),
         }
-    file = f"{component.role}.mlpackage"
+    joined = f"{component.role}.mlpackage"
     return {
-        "file": file if (folder / file).exists() else component.role,
+        "file": joined if (folder / joined).exists() else component.role,
         "methods": methods,
-        **form(precision, target),
+        **program_form(precision, target),
     }
 
 
-def form(precision: str, target: ct.target) -> dict:
+def program_form(precision: str, target: ct.target) -> dict:
     """What the manifest says of a program as a whole."""
     return {
         "minimum_deployment_target": target.name,
@@ -86,7 +86,7 @@ def form(precision: str, target: ct.target) -> dict:
     }
 
 
-def exported(component: Component) -> dict[str, ExportedProgram]:
+def export_methods(component: Component) -> dict[str, ExportedProgram]:
     """The programs of a component's methods, its own linears lowered and, where it asks for that, others in 8 bits."""
     made = {}
     for name, method in component.methods.items():
@@ -95,7 +95,7 @@ def exported(component: Component) -> dict[str, ExportedProgram]:
     return made
 
 
-def settled(component: Component, precision: str | None) -> str:
+def precision_of(component: Component, precision: str | None) -> str:
     """What a component is computed in, of SELECTORS, where this is asked for."""
     return "tables" if component.wide and precision != "fp32" else precision or "fp16"
 
@@ -105,7 +105,7 @@ def target_of(programs: dict[str, ExportedProgram]) -> ct.target:
     return max(map(needed_target, programs.values()), key=lambda target: target.value)
 
 
-def placed(folder: Path, role: str, packages: dict[str, Path], target: ct.target) -> dict[str, tuple[str, str]]:
+def place_packages(folder: Path, role: str, packages: dict[str, Path], target: ct.target) -> dict[str, tuple[str, str]]:
     """Move packages of one function each to where they belong; returns package and function of each method."""
     one = f"{role}.mlpackage"
     if len(packages) == 1:
@@ -131,7 +131,7 @@ def features(method: Method) -> tuple[list[str], list[str]]:
     return inputs, [f"{name}_out" if name in inputs else name for name in outputs]
 
 
-def described(method: Method, *names: list[str]) -> dict:
+def manifest_signature(method: Method, *names: list[str]) -> dict:
     """Its signature with the names of its inputs and outputs in the program; integers are int32 there."""
     signature = method.signature()
     return {

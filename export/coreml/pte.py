@@ -26,20 +26,20 @@ from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.bundle.runner import BundleRunner
 from edge_hadanorm.exporters.component import Component
 from edge_hadanorm.exporters.coreml import package
-from edge_hadanorm.exporters.coreml.audit import AuditError, account, asked, audit, functions
-from edge_hadanorm.exporters.coreml.conversion import converted, converters
+from edge_hadanorm.exporters.coreml.audit import AuditError, account, audit, functions, requirements
+from edge_hadanorm.exporters.coreml.conversion import convert_program, converters
 from edge_hadanorm.exporters.coreml.simulation.interpreter import Function
 from edge_hadanorm.exporters.coreml.simulation.pte import PACKAGE, Delegate, delegate_data, folder_files, load_delegates
 from edge_hadanorm.exporters.coreml.simulation.runner import runner as simulated
-from edge_hadanorm.exporters.executorch import delegation
+from edge_hadanorm.exporters.delegation import delegation
 
 check, notes = package.check, package.notes
 
 
 def write(folder: Path, component: Component, precision: str | None) -> dict:
     """Write ROLE.pte, audited; returns its entry in the manifest. Raises AuditError where parts are not delegated."""
-    programs = package.exported(component)
-    precision, target = package.settled(component, precision), package.target_of(programs)
+    programs = package.export_methods(component)
+    precision, target = package.precision_of(component, precision), package.target_of(programs)
     with converting(precision, target):
         edge = to_edge_transform_and_lower(programs, partitioner={name: [partitioner(target)] for name in programs})
     for name in programs:
@@ -51,10 +51,10 @@ def write(folder: Path, component: Component, precision: str | None) -> dict:
     delegates, written = {delegate.method: delegate for delegate in load_delegates(file)}, written_functions(file)
     methods = {}
     for name, method in component.methods.items():
-        audit(written[name], asked(method.module, programs[name], precision == "fp16"))
+        audit(written[name], requirements(method.module, programs[name], precision == "fp16"))
         names = features(edge, name, delegates[name])
-        methods[name] = package.described(method, *names) | {"delegation": account(written[name])}
-    return {"file": file.name, "methods": methods, **package.form(precision, target)}
+        methods[name] = package.manifest_signature(method, *names) | {"delegation": account(written[name])}
+    return {"file": file.name, "methods": methods, **package.program_form(precision, target)}
 
 
 def partitioner(target: ct.target) -> CoreMLPartitioner:
@@ -73,7 +73,7 @@ def converting(precision: str, target: ct.target) -> Iterator[None]:
     own = CoreMLBackend.__dict__["_convert_to_mlmodel"]
 
     def convert(program: ExportedProgram, specs: list, skip_model_load: bool = True) -> MLModel:
-        return converted(program, list(program.graph_signature.user_outputs), precision, target)
+        return convert_program(program, list(program.graph_signature.user_outputs), precision, target)
 
     CoreMLBackend._convert_to_mlmodel = staticmethod(convert)
     try:
@@ -108,7 +108,8 @@ def features(edge: EdgeProgramManager, method: str, delegate: Delegate) -> tuple
             names[node.name] = delegate.outputs[node.args[1]]
     outputs = [node.name for node in program.graph.output_node().args[0]]
     own = program.graph_signature.user_inputs, outputs
-    return tuple([names.get(name, name) for name in part] for part in own)
+    inputs, results = ([names.get(name, name) for name in part] for part in own)
+    return inputs, results
 
 
 def runner(bundle: Bundle) -> BundleRunner:

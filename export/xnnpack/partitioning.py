@@ -6,6 +6,7 @@ and the other way round: gigabytes for a denoiser of 28 blocks. What they ask of
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from executorch.exir.backend.canonical_partitioners import group_partitioner
 from torch.fx import GraphModule, Node
@@ -32,7 +33,7 @@ class Dependencies:
 @contextlib.contextmanager
 def searched_dependencies() -> Iterator[None]:
     """Let partitioners search for dependencies, while inside."""
-    modules = (group_partitioner, partitioner)
+    modules: tuple[Any, ...] = (group_partitioner, partitioner)
     kept = [module._DependencyViewer for module in modules]
     try:
         for module in modules:

@@ -3,6 +3,8 @@
 `prepare(...) -> conditioning` runs once a prompt, `denoise(latents, timestep, conditioning) -> prediction` every step.
 """
 
+from typing import cast
+
 import torch
 from torch import nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -19,14 +21,18 @@ BYTE, SYMMETRIC_BYTE, NIBBLE = (-128, 127), (-127, 127), (-8, 7)
 class XnnpackLowering(nn.Module):
     """The codes and scales of the checkpoint, and inputs that the runtime quantizes, each token on its own."""
 
+    codes: torch.Tensor
+    scale: torch.Tensor
+    zeros: torch.Tensor
+
     def __init__(self, linear: QuantizedLinear):
         super().__init__()
         self.group, bits = linear.recipe.group_size, linear.recipe.weight_bits
         # XNNPACK knows 4-bit and 8-bit weights; the codes of a narrower grid fit the next wider one.
         self.ends = NIBBLE if bits <= 4 else SYMMETRIC_BYTE
-        scale = linear.weight_scale if self.group else linear.weight_scale[:, 0]
+        scale = cast(torch.Tensor, linear.weight_scale)
         self.register_buffer("codes", linear.codes)
-        self.register_buffer("scale", scale.contiguous())
+        self.register_buffer("scale", (scale if self.group else scale[:, 0]).contiguous())
         self.register_buffer("zeros", torch.zeros_like(self.scale, dtype=torch.int8 if self.group else torch.int64))
 
     def rows(self, rows: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.bundle.runner import ExecuTorchRunner
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters.component import Component
-from edge_hadanorm.exporters.executorch import delegation
+from edge_hadanorm.exporters.delegation import delegation
 from edge_hadanorm.exporters.xnnpack.annotation import EightBitQuantizer
 from edge_hadanorm.exporters.xnnpack.partitioning import searched_dependencies
 from edge_hadanorm.exporters.xnnpack.program import export

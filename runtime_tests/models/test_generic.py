@@ -126,7 +126,7 @@ def exact(other: Other, denoiser: generic.GenericDenoiser, call: Inputs) -> torc
     """What diffusers' own module predicts."""
     arguments = {ARGUMENTS[name]: tensor for name, tensor in call.prompt.items()}
     batch = len(call.latents)
-    if "original_size" in generic.arguments(denoiser.module_class):
+    if "original_size" in generic.arguments(denoiser.module_class.forward):
         pixels = torch.full((batch, 2), 8.0 * SIZE, dtype=torch.float64)
         arguments |= {"original_size": pixels, "target_size": pixels, "crop_coords": 0 * pixels}
     arguments |= {"timestep": call.timestep.expand(batch), "return_dict": False}

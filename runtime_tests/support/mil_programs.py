@@ -107,13 +107,13 @@ def inferred(kind: str, arguments: dict[str, object], target: ct.target) -> list
 
 def traced(module: nn.Module, inputs: tuple) -> torch.export.ExportedProgram:
     """A module's forward in the operators that are converted."""
-    return conversion.decomposed(graph.export(module, inputs))
+    return conversion.decompose(graph.export(module, inputs))
 
 
 def converted(program: torch.export.ExportedProgram, path: Path, target: str, precision: str) -> Path:
     """The package of a traced program; its inputs keep their names, and its outputs are y_0, y_1, ..."""
     outputs = [f"y_{i}" for i in range(len(program.graph_signature.user_outputs))]
-    conversion.converted(program, outputs, precision, getattr(ct.target, target)).save(str(path))
+    conversion.convert_program(program, outputs, precision, getattr(ct.target, target)).save(str(path))
     return path
 
 

@@ -81,7 +81,9 @@ class Builder:
     def _step(self, where: str, operation: MIL_pb2.Operation) -> Step:
         function = OPERATORS[operation.type]
         parameters = signature(function).parameters
-        tensors, settings, late = {}, {}, {}
+        tensors: dict[str, str | list[str]] = {}
+        settings: dict[str, object] = {}
+        late: dict[str, str] = {}
         for name, sources in self._arguments(operation).items():
             if name not in parameters:
                 raise ValueError(f"an argument {name!r} is not known")

@@ -9,7 +9,11 @@ from edge_hadanorm.exporters.coreml.simulation.elementwise import HELD, Operator
 
 def along(values: torch.Tensor, x: torch.Tensor, axis: int | None) -> torch.Tensor:
     """A scalar, or values [n] that go along an axis of x."""
-    return values if values.ndim == 0 else values.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
+    if values.ndim == 0:
+        return values
+    if axis is None:
+        raise ValueError("it has many scales and no axis")
+    return values.reshape([-1 if i == axis % x.ndim else 1 for i in range(x.ndim)])
 
 
 def quantize(
@@ -84,6 +88,8 @@ def lut_to_dense(
     dense = tables[which, in_blocks(indices, lut.shape[:rank]).long()].reshape(*indices.shape, length)
     if length == 1:
         return dense.squeeze(-1)
+    if vector_axis is None:
+        raise ValueError("its palette has vectors, and it has no vector_axis")
     axis = vector_axis % rank
     return dense.movedim(-1, axis + 1).flatten(axis, axis + 1)
 

@@ -113,7 +113,7 @@ def mean(x: torch.Tensor, axes: list[int], keep_dims: bool) -> torch.Tensor:
     return y if keep_dims else y.squeeze(axis)
 
 
-def argument(function: Operator) -> Operator:
+def argument(function: Callable[..., torch.Tensor]) -> Operator:
     """Of one that finds an index along an axis."""
 
     def find(x: torch.Tensor, *, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> torch.Tensor:

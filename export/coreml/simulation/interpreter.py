@@ -10,6 +10,7 @@ may accumulate in less, and in another order. In float64 a program shows what fu
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +18,8 @@ from coremltools.proto import MIL_pb2
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters.coreml.simulation.builder import Builder
-from edge_hadanorm.exporters.coreml.simulation.reader import Package, Type
-from edge_hadanorm.exporters.coreml.simulation.steps import PRECISIONS, Precision, Step, settled, with_last_reads
+from edge_hadanorm.exporters.coreml.simulation.reader import Constant, Package, Type
+from edge_hadanorm.exporters.coreml.simulation.steps import PRECISIONS, Precision, Step, as_declared, with_last_reads
 
 ROUNDED = {"fp16": torch.float16, "fp32": torch.float32}
 
@@ -35,7 +36,7 @@ class Function:
     inputs: dict[str, Type]
     outputs: dict[str, Type]
     steps: list[Step]
-    constants: dict[str, torch.Tensor]
+    constants: Mapping[str, Constant]
 
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, torch.Tensor | np.ndarray]) -> dict[str, torch.Tensor]:
@@ -45,7 +46,7 @@ class Function:
         """
         if unknown := sorted(set(inputs) - set(self.inputs)):
             raise UserError(f"{self.where} has no input {unknown[0]!r}; its inputs: {', '.join(self.inputs)}")
-        values = dict(self.constants)
+        values: dict[str, Any] = dict(self.constants)
         for name, declared in self.inputs.items():
             if name not in inputs:
                 raise UserError(f"{self.where}: input {name!r} ({declared}) is missing")
@@ -64,7 +65,7 @@ class Function:
             raise UserError(f"{self.where}: input {name!r} is {found}, the program takes {declared}")
         if not declared.floating and not torch.equal(taken.to(given.dtype), given):
             raise UserError(f"{self.where}: input {name!r} has numbers beyond {declared.dtype}")
-        return settled(taken, declared, self.precision, f"{self.where}: input {name!r}")
+        return as_declared(taken, declared, self.precision, f"{self.where}: input {name!r}")
 
     def _given(self, value: torch.Tensor, declared: Type) -> torch.Tensor:
         rounded = declared.floating and self.precision.rounded

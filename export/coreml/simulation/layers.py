@@ -33,10 +33,10 @@ def einsum(values: Tensors, *, equation: str) -> torch.Tensor:
 def padding(sizes: Sizes, windows: Sizes, strides: Sizes, pad_type: str, pad: Sizes | None) -> Padding:
     """For windows over spatial dimensions of these sizes; "same": as many windows as strides, zeros evenly around,
     an odd one after, for "same_lower" before. Raises ValueError for another type."""
-    if pad_type == "valid" or (pad_type == "custom" and pad is None):
-        return [(0, 0)] * len(sizes)
-    if pad_type == "custom":
+    if pad_type == "custom" and pad is not None:
         return list(zip(pad[::2], pad[1::2], strict=True))
+    if pad_type in ("valid", "custom"):
+        return [(0, 0)] * len(sizes)
     if pad_type not in ("same", "same_lower"):
         raise ValueError(f"pad_type {pad_type!r}")
     pairs = []
@@ -108,10 +108,10 @@ def max_pool(
     ceil_mode: bool = False,
 ) -> torch.Tensor:
     """Of windows in x [N, C, *D]."""
-    strides = strides or [1] * len(kernel_sizes)
-    pairs = padding(x.shape[2:], kernel_sizes, strides, pad_type, pad)
+    windows, steps = list(kernel_sizes), list(strides or [1] * len(kernel_sizes))
+    pairs = padding(x.shape[2:], windows, steps, pad_type, pad)
     x = padded(x, pairs, -math.inf)
-    return MAX_POOLS[len(kernel_sizes)](x, kernel_sizes, strides, ceil_mode=ceil_mode)
+    return MAX_POOLS[len(windows)](x, windows, steps, ceil_mode=ceil_mode)
 
 
 def avg_pool(
@@ -125,12 +125,12 @@ def avg_pool(
     ceil_mode: bool = False,
 ) -> torch.Tensor:
     """Of windows in x [N, C, *D], with their zeros or without."""
-    strides, pool = strides or [1] * len(kernel_sizes), AVERAGE_POOLS[len(kernel_sizes)]
-    pairs = padding(x.shape[2:], kernel_sizes, strides, pad_type, pad)
-    y = pool(padded(x, pairs), kernel_sizes, strides, ceil_mode=ceil_mode)
+    windows, steps = list(kernel_sizes), list(strides or [1] * len(kernel_sizes))
+    pairs, pool = padding(x.shape[2:], windows, steps, pad_type, pad), AVERAGE_POOLS[len(windows)]
+    y = pool(padded(x, pairs), windows, steps, ceil_mode=ceil_mode)
     if not exclude_padding_from_average:
         return y
-    return y / pool(padded(torch.ones_like(x), pairs), kernel_sizes, strides, ceil_mode=ceil_mode)
+    return y / pool(padded(torch.ones_like(x), pairs), windows, steps, ceil_mode=ceil_mode)
 
 
 def layer_norm(

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from executorch.exir._serialize._program import PTEFile, deserialize_pte_binary
 
@@ -94,7 +95,8 @@ def _unpacked(path: Path, data: bytes, precision: str) -> tuple[dict[str, Functi
             (folder / file).write_bytes(content)
         if not (folder / PACKAGE).is_dir():
             raise UserError(f"program {path} holds a compiled Core ML model, which a Mac alone runs; export MODEL")
-        return load(folder / PACKAGE, precision), read_json(folder / METADATA, "metadata of Core ML delegate")
+        metadata: Any = read_json(folder / METADATA, "metadata of Core ML delegate")
+        return load(folder / PACKAGE, precision), metadata
 
 
 def folder_files(data: bytes) -> dict[str, memoryview]:

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,6 +63,14 @@ class Type:
         """The dtype of torch that a value of it has in a simulation."""
         return HELD.get(self.dtype, torch.int8 if self.dtype.startswith("int") else torch.uint8)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape of a constant. Raises ValueError where a part of it is not known."""
+        known = tuple(size for size in self.shape if size is not None)
+        if len(known) < len(self.shape):
+            raise ValueError(f"a constant is {self}")
+        return known
+
     def fits(self, shape: Sequence[int]) -> bool:
         return len(shape) == len(self.shape) and all(
             own in (None, size) for own, size in zip(self.shape, shape, strict=True)
@@ -109,7 +118,7 @@ class Package:
         self._read: dict[tuple, torch.Tensor] = {}
 
     def _model_file(self) -> Path:
-        manifest = read_json(self.folder / "Manifest.json", "manifest of Core ML package")
+        manifest: Any = read_json(self.folder / "Manifest.json", "manifest of Core ML package")
         try:
             path = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
             return self._inside(self.folder / "Data" / path)
@@ -150,7 +159,7 @@ class Package:
 
 
 def stored_bytes(kind: Type) -> int:
-    return -(-int(np.prod(kind.shape, dtype=np.int64)) * NUMBERS[kind.dtype][0] // 8)
+    return -(-int(np.prod(kind.sizes, dtype=np.int64)) * NUMBERS[kind.dtype][0] // 8)
 
 
 def immediate(proto: MIL_pb2.Value.ImmediateValue, kind: Type) -> Constant:
@@ -162,15 +171,15 @@ def immediate(proto: MIL_pb2.Value.ImmediateValue, kind: Type) -> Constant:
         return list(values) if kind.shape else values[0]
     if isinstance(values, bytes):
         return held(np.frombuffer(bytearray(values), np.uint8), kind)
-    return torch.from_numpy(np.array(values, NUMBERS[kind.dtype][1])).to(kind.held).reshape(kind.shape)
+    return torch.from_numpy(np.array(values, NUMBERS[kind.dtype][1])).to(kind.held).reshape(kind.sizes)
 
 
 def held(data: np.ndarray, kind: Type) -> torch.Tensor:
     """Stored bytes as the tensor that a simulation holds of them: float32 for fp16, a byte for less than a byte."""
     bits, stored = NUMBERS[kind.dtype]
     small = bits < 8
-    array = unpacked(data, bits, int(np.prod(kind.shape)), stored is np.int8) if small else data.view(stored)
-    return torch.from_numpy(array).to(kind.held).reshape(kind.shape)
+    array = unpacked(data, bits, int(np.prod(kind.sizes)), stored is np.int8) if small else data.view(stored)
+    return torch.from_numpy(array).to(kind.held).reshape(kind.sizes)
 
 
 def unpacked(data: np.ndarray, bits: int, count: int, signed: bool) -> np.ndarray:

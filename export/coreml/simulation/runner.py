@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from edge_hadanorm.bundle import Bundle
-from edge_hadanorm.bundle.runner import BundleRunner
+from edge_hadanorm.bundle.runner import BundleRunner, Method
 from edge_hadanorm.exporters.coreml.simulation.interpreter import Function
 
 
@@ -30,9 +30,9 @@ class Simulated:
 
 def runner(loaded: Bundle, function: Callable[[str, str], Function]) -> BundleRunner:
     """The programs of a bundle by function(role, method), whose tensors have the manifest's `feature` names."""
-    methods = {}
+    methods: dict[tuple[str, str], Method] = {}
     for role, program in loaded.programs.items():
         for name, method in program["methods"].items():
-            names = (tuple(tensor["feature"] for tensor in method[way]) for way in ("inputs", "outputs"))
-            methods[role, name] = Simulated(function(role, name), *names)
+            inputs, outputs = (tuple(tensor["feature"] for tensor in method[way]) for way in ("inputs", "outputs"))
+            methods[role, name] = Simulated(function(role, name), inputs, outputs)
     return BundleRunner(loaded, methods)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -52,8 +53,11 @@ class Step:
             names.extend([given] if isinstance(given, str) else given)
         return names
 
-    def run(self, values: Mapping[str, torch.Tensor], precision: Precision) -> dict[str, torch.Tensor]:
-        """Its outputs by name. Raises UserError where they cannot be computed or are not as declared."""
+    def run(self, values: Mapping[str, Any], precision: Precision) -> dict[str, torch.Tensor]:
+        """Outputs by name, of values by name: tensors, and text among the constants.
+
+        Raises UserError where outputs cannot be computed or are not as declared.
+        """
         given = {
             name: values[source] if isinstance(source, str) else [values[one] for one in source]
             for name, source in self.tensors.items()
@@ -68,12 +72,12 @@ class Step:
         if len(results) != len(self.outputs):
             raise UserError(f"{self.where} computes {len(results)} values, the program declares {len(self.outputs)}")
         return {
-            name: settled(result, declared, precision, self.where)
+            name: as_declared(result, declared, precision, self.where)
             for result, (name, declared) in zip(results, self.outputs, strict=True)
         }
 
 
-def settled(result: torch.Tensor, declared: Type, precision: Precision, where: str) -> torch.Tensor:
+def as_declared(result: torch.Tensor, declared: Type, precision: Precision, where: str) -> torch.Tensor:
     """A result as its type asks for. Raises UserError where it has another shape, or is of another kind of number."""
     result = precision.held(result)
     if not declared.fits(result.shape) or result.dtype != (precision.floats if declared.floating else declared.held):

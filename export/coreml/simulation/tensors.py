@@ -48,7 +48,11 @@ def stack(values: Tensors, *, axis: int) -> torch.Tensor:
 def split(
     x: torch.Tensor, *, axis: int, num_splits: int | None = None, split_sizes: Sizes | None = None
 ) -> Sequence[torch.Tensor]:
-    return x.split(x.shape[axis] // num_splits if split_sizes is None else list(split_sizes), axis)
+    if split_sizes is not None:
+        return x.split(list(split_sizes), axis)
+    if num_splits is None:
+        raise ValueError("it has neither num_splits nor split_sizes")
+    return x.split(x.shape[axis] // num_splits, axis)
 
 
 def slice_by_index(

@@ -26,7 +26,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters import targets, writer
 from edge_hadanorm.exporters.component import Component, Method
 from edge_hadanorm.exporters.coreml import constants, conversion, graph, lowering, package, pte
-from edge_hadanorm.exporters.coreml.audit import CHECKS, AuditError, asked, audit, functions
+from edge_hadanorm.exporters.coreml.audit import CHECKS, AuditError, audit, functions, requirements
 from edge_hadanorm.exporters.coreml.simulation.interpreter import load
 from edge_hadanorm.exporters.targets import TARGETS, check_target, simulation
 from edge_hadanorm.measure.inspection import describe
@@ -105,7 +105,7 @@ class Floating(lowering.CoreMLLowering):
 def converted(part: nn.Module, precision: str = "fp16", how=conversion.compute_precision, mended: bool = True):
     """The package's function of a part, converted as asked or otherwise, with what was asked."""
     program = graph.export(part, INPUTS)
-    wanted = asked(part, program, precision == "fp16")
+    wanted = requirements(part, program, precision == "fp16")
     settings = dict(
         minimum_deployment_target=conversion.needed_target(program),
         compute_precision=how(precision),

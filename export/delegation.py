@@ -33,7 +33,7 @@ def delegation(program: ExportedProgram) -> dict:
 def _origin(node: Node) -> Node:
     """The node behind views of a weight."""
     while node.op == "call_function" and any(view in _name(node) for view in VIEWS):
-        node = node.args[0]
+        node = node.all_input_nodes[0]
     return node
 
 
