@@ -36,7 +36,7 @@ APART_BYTES = 1 << 30
 # What a device may lose against the golden picture by its own rounding: a value that falls to the other side moves by a
 # step of its grid. The first row whose weight and activation bits the recipe has at least.
 GOLDEN_PSNR_DB = ((8, 8, 40.0), (2, 8, 30.0), (2, 2, 24.0))
-Report = Callable[[str], None]
+Report = Callable[[str], object]
 
 
 def write_bundle(

@@ -72,7 +72,7 @@ def describe(model: FloatModel, recipe: Recipe, given: str, text: Text | None) -
     return "\n\n".join(["\n".join(lines), *tables, tensor_table(programs)])
 
 
-def sizes(quantized: nn.Module, recipe: Recipe) -> dict:
+def sizes(quantized: Denoiser, recipe: Recipe) -> dict:
     """The `bits_summary`, with what a budget of bits adds to the least that each linear gets."""
     bits = bits_summary(quantized)
     if recipe.average_bits is not None:
@@ -81,7 +81,7 @@ def sizes(quantized: nn.Module, recipe: Recipe) -> dict:
     return bits
 
 
-def by_kind(quantized: nn.Module) -> list[Row]:
+def by_kind(quantized: Denoiser) -> list[Row]:
     """Linears of one kind and shape, treated alike: how many, as `linear_rows` says, and bytes."""
     counts: Counter[Row] = Counter()
     bytes_of: Counter[Row] = Counter()

@@ -1,7 +1,6 @@
 """A quantized denoiser against the float one: SQNR of predictions and layers, PSNR and SSIM of pictures."""
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 
@@ -70,7 +69,7 @@ class Layers:
     def compare(self, stage: int, exact: Denoiser, quantized: Denoiser) -> None:
         """Compare the linears of the next stage, and run that stage of the float denoiser."""
         names = exact.stages()[stage]
-        folded = cast(Denoiser, refold(exact, quantized, names))
+        folded = refold(exact, quantized, names)
         self.sqnr |= {name: Sqnr() for name in names}
 
         def compare(name: str, x: torch.Tensor, *weights: torch.Tensor | None) -> None:

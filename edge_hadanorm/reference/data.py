@@ -74,7 +74,7 @@ def words(caption: str) -> list[str]:
 def load() -> tuple[torch.Tensor, list[str]]:
     """Pictures [N, 3, 32, 32] uint8 and their N captions."""
     with Image.open(SHEET) as sheet:
-        captions = json.loads(sheet.text["captions"])
+        captions = json.loads(sheet.info["captions"])
         pixels = np.asarray(sheet.convert("RGB"))
     rows = pixels.shape[0] // SIDE
     tiles = pixels.reshape(rows, SIDE, COLUMNS, SIDE, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, SIDE, SIDE)
@@ -93,8 +93,8 @@ def retrieval(drawn: torch.Tensor, captions: list[str]) -> float:
 
 def _picture(path: Path) -> Image.Image:
     """One emoji on white, 32x32 RGB."""
-    with Image.open(path) as image:
-        image = image.convert("RGBA")
+    with Image.open(path) as file:
+        image = file.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB").resize((SIDE, SIDE), Image.Resampling.LANCZOS)
 

@@ -1,5 +1,7 @@
 """The parts of the reference pipeline, untrained: stock diffusers and transformers classes, small."""
 
+from typing import Any
+
 import torch
 from diffusers import DPMSolverMultistepScheduler, PixArtTransformer2DModel
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
@@ -48,7 +50,7 @@ def make_text_encoder(vocabulary_size: int, width: int) -> T5EncoderModel:
 
 def make_transformer(config: dict) -> PixArtTransformer2DModel:
     """Xavier-initialised; what each branch and the model write last starts at zero (DiT, arXiv 2212.09748)."""
-    model = PixArtTransformer2DModel(**config)
+    model: Any = PixArtTransformer2DModel(**config)
     for module in model.modules():
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.xavier_uniform_(module.weight)

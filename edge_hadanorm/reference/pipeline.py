@@ -1,11 +1,20 @@
 """The reference text-to-image pipeline in pixel space, in float: what the quantized programs are compared with."""
 
+from typing import Any
+
 import torch
 from diffusers import DiffusionPipeline
 
 
 class ReferencePipeline(DiffusionPipeline):
     """Tokenizer, T5 encoder, PixArt transformer, scheduler; no VAE: the transformer's latents are the pixels."""
+
+    # Set by `register_modules`.
+    tokenizer: Any
+    text_encoder: Any
+    transformer: Any
+    scheduler: Any
+    device: torch.device
 
     def __init__(self, tokenizer, text_encoder, transformer, scheduler):
         super().__init__()

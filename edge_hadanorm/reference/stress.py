@@ -28,7 +28,7 @@ import torch
 
 from edge_hadanorm import console
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.files import new_folder, read_json
+from edge_hadanorm.files import new_folder, read_object
 from edge_hadanorm.models.pixart import PixArtDenoiser
 from edge_hadanorm.pipelines.loading import REFERENCE
 from edge_hadanorm.quantization.calibration import calibrate
@@ -220,9 +220,9 @@ def write(out: Path, seed: int = 0) -> None:
     Raises UserError where `out` exists or cannot be written.
     """
     if os.path.lexists(out):
-        raise UserError(f"{out} exists; remove it or give another --out")
+        raise UserError(f"{out} exists; remove it or give another `out`")
     with new_folder(out) as folder:
-        config = read_json(REFERENCE / TRANSFORMER / "config.json", "transformer config")
+        config = read_object(REFERENCE / TRANSFORMER / "config.json", "transformer config")
         state = stressed(config, read_weights(REFERENCE / TRANSFORMER), seed)
         for file in (file.relative_to(REFERENCE) for file in REFERENCE.rglob("*") if file.is_file()):
             if file not in (CARD, WEIGHTS):

@@ -12,6 +12,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -123,7 +124,7 @@ def train(out: Path, samples: int, seed: int, device: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     pictures, captions = data.load()
     torch.manual_seed(seed)
-    pipeline = make_pipeline(captions)
+    pipeline: Any = make_pipeline(captions)
     ids = pipeline.tokenizer(captions, padding="max_length", return_tensors="pt").input_ids
     trainer = Trainer(pipeline, pictures / 127.5 - 1, ids, device, seed)
     checkpoint = out / "checkpoint.safetensors"
