@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.method.hardware import APPLE, PHONE_CPU, Hardware
 
 if TYPE_CHECKING:  # `--help` lists the targets, without waiting for torch
     from edge_hadanorm.bundle import Bundle
@@ -56,13 +57,14 @@ class TargetRow:
     """A target, as far as it is known without its tools.
 
     module: path of the implementation of `Target`. summary: of its programs, for `--help`. hardware: where they run, in
-    words. runs_here: whether the ExecuTorch runtime of this machine runs them, too. packages: of pip, named as they
-    are imported, that its tools are in.
+    words. kernels: what checkpoints are rounded for there. runs_here: whether the ExecuTorch runtime of this machine
+    runs them, too. packages: of pip, named as they are imported, that its tools are in.
     """
 
     module: str
     summary: str
     hardware: str
+    kernels: Hardware
     runs_here: bool
     packages: tuple[str, ...]
 
@@ -72,6 +74,7 @@ TARGETS = {
         "edge_hadanorm.exporters.xnnpack.target",
         "ExecuTorch programs for CPUs",
         hardware="CPUs of phones and computers",
+        kernels=PHONE_CPU,
         runs_here=True,
         packages=("executorch",),
     ),
@@ -79,6 +82,7 @@ TARGETS = {
         "edge_hadanorm.exporters.coreml.package",
         "Core ML packages",
         hardware="Apple's systems",
+        kernels=APPLE,
         runs_here=False,
         packages=("coremltools",),
     ),
@@ -86,6 +90,7 @@ TARGETS = {
         "edge_hadanorm.exporters.coreml.pte",
         "Core ML programs in ExecuTorch ones",
         hardware="Apple's systems",
+        kernels=APPLE,
         runs_here=False,
         packages=("executorch", "coremltools"),
     ),

@@ -14,13 +14,14 @@ from edge_hadanorm.method.grids import (
     fake_quantize_per_token,
     grouped,
 )
+from edge_hadanorm.method.hardware import PHONE_CPU
 from edge_hadanorm.method.low_rank import LowRank
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.method.transform import FeatureTransform
 
 # The device's linears quantize activations to 8 bits. Narrower grids are emulated: laid on first, which the 8-bit grid
 # of the same token then keeps exactly at 2 and 4 bits, whose steps divide its 255, and rounds once more at others.
-DEVICE_BITS = 8
+DEVICE_BITS = PHONE_CPU.activation_bits
 FLOAT_BITS = 16
 
 

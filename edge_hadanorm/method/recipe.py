@@ -12,10 +12,11 @@ from typing import Any
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json
+from edge_hadanorm.method.hardware import PHONE_CPU
 
 BITS = (2, 3, 4, 5, 6, 7, 8, 16)
-# What a linear may get of a budget: the widths that phones have kernels for.
-BUDGET_BITS = (4, 8)
+# What a linear may get of a budget: the widths that there are kernels for.
+BUDGET_BITS = PHONE_CPU.weight_bits
 REST_BITS = (8, 16)
 CHOICES = {
     "centre": ("none", "static", "dynamic"),

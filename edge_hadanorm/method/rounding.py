@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 
 from edge_hadanorm.method.grids import Grid, choose_parameters, dequantize, grouped, quantize
+from edge_hadanorm.method.hardware import PHONE_CPU, Hardware
 
 # Wide rows want a clip of 0.6 at 4 bits and of 0.2 at 2 bits: a range of few steps is worth more than its tails.
 CLIP_RATIOS = torch.linspace(1.0, 0.2, 41).tolist()
@@ -162,9 +163,9 @@ def _by_column(scale: torch.Tensor, columns: int) -> torch.Tensor:
     return scale.repeat_interleave(columns // scale.shape[1], dim=1)
 
 
-def _stored(scale: torch.Tensor, group_size: int | None) -> torch.Tensor:
-    """A scale as the device keeps it: XNNPACK stores those of groups in bfloat16."""
-    return scale if group_size is None else scale.bfloat16().to(scale.dtype)
+def _stored(scale: torch.Tensor, group_size: int | None, hardware: Hardware = PHONE_CPU) -> torch.Tensor:
+    """Round a scale as the device does that keeps it, where it is a group's."""
+    return scale if group_size is None else scale.to(getattr(torch, hardware.group_scale)).to(scale.dtype)
 
 
 def _codes(groups: torch.Tensor, scale: torch.Tensor, grid: Grid) -> torch.Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from edge_hadanorm.method.fold import submodule
+from edge_hadanorm.method.hardware import PHONE_CPU
 from edge_hadanorm.method.linear import QuantizedLinear, equal_parts
 from edge_hadanorm.method.recipe import BUDGET_BITS, Recipe
 from edge_hadanorm.models.calls import Inputs
@@ -22,8 +23,6 @@ from edge_hadanorm.models.denoiser import Denoiser, State
 
 CALLS = 8
 PROBES = 4
-# Wider weights need no groups, and phones have kernels for groups of 4-bit weights only.
-GROUPED_BITS = 4
 
 # (name, own recipe) -> the linear quantized by it, for the input before any transform
 Quantize = Callable[[str, Recipe], QuantizedLinear]
@@ -42,8 +41,8 @@ def allocate(denoiser: Denoiser, recipe: Recipe, quantize_one: Quantize, calls: 
 
 
 def own_bits(recipe: Recipe, bits: int) -> Recipe:
-    """A linear's recipe with weights of so many bits."""
-    group_size = recipe.group_size if bits <= max(GROUPED_BITS, recipe.weight_bits) else None
+    """Give a linear's recipe weights of so many bits; wide ones need no groups, for which there may be no kernels."""
+    group_size = recipe.group_size if bits <= max(PHONE_CPU.grouped_bits, recipe.weight_bits) else None
     return replace(recipe, weight_bits=bits, group_size=group_size, average_bits=None)
 
 

@@ -15,7 +15,7 @@ from edge_hadanorm.exporters.delegation import delegation
 from edge_hadanorm.exporters.xnnpack.annotation import EightBitQuantizer
 from edge_hadanorm.exporters.xnnpack.partitioning import searched_dependencies
 from edge_hadanorm.exporters.xnnpack.program import export
-from edge_hadanorm.method.linear import DEVICE_BITS
+from edge_hadanorm.method.hardware import PHONE_CPU
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.pipelines.drawing import Runner
 
@@ -28,11 +28,13 @@ def check(recipe: Recipe, precision: str | None) -> None:
     """Raises UserError for a recipe that XNNPACK has no integer kernels for, and for floats of another precision."""
     if recipe.activations == "tensor":
         raise UserError(f"recipe {recipe.name}: xnnpack quantizes activations per token; quantize without -static")
-    if max(recipe.activation_bits, recipe.weight_bits) > DEVICE_BITS:
+    if recipe.activation_bits > PHONE_CPU.activation_bits or recipe.weight_bits > max(PHONE_CPU.weight_bits):
         raise UserError(f"recipe {recipe.name}: xnnpack needs weights and activations of at most 8 bits")
-    if recipe.group_size and (recipe.weight_bits > 4 or recipe.group_size % 32):
+    multiple, grouped = PHONE_CPU.group_multiple, PHONE_CPU.grouped_bits
+    if recipe.group_size and (recipe.weight_bits > grouped or recipe.group_size % multiple):
         raise UserError(
-            f"recipe {recipe.name}: xnnpack takes groups of multiples of 32, with weights of at most 4 bits"
+            f"recipe {recipe.name}: xnnpack takes groups of multiples of {multiple}, with weights of at most {grouped} "
+            "bits"
         )
     if precision not in (None, "fp32"):
         raise UserError(f"xnnpack computes floats in fp32; leave out `precision` {precision}")
