@@ -130,7 +130,7 @@ def check_target(target: str, saved: Checkpoint, precision: str | None = None) -
 
 
 def runs_here(target: str) -> bool:
-    """Whether the ExecuTorch runtime of this machine runs a target's programs.
+    """Tell whether the ExecuTorch runtime of this machine runs a target's programs.
 
     Those of a target that is not in the table it may try: their bundle is another program's.
     """

@@ -1,4 +1,4 @@
-"""What quantizing a model would make, from shapes alone: its linears, what folds, sizes, memory and programs."""
+"""Dry run: a model quantized in shapes alone, with its linears, what folds, sizes, memory and programs."""
 
 import math
 import os
@@ -93,7 +93,7 @@ def by_kind(quantized: Denoiser) -> list[Row]:
 
 
 def float_table(quantized: nn.Module) -> str:
-    """What stays in float, the largest first."""
+    """The table of tensors that stay in float, the largest first."""
     linears = {name for name, module in quantized.named_modules() if isinstance(module, QuantizedLinear)}
     counts: Counter[str] = Counter()
     bytes_of: Counter[str] = Counter()

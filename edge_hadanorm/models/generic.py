@@ -82,7 +82,7 @@ class GenericDenoiser(Denoiser):
         return self.channels, self.height, self.width
 
     def prompt_shapes(self, tokens: int, masked: bool = False) -> Shapes:
-        """Of text [L, C], mask [L], pooled text [P] and guidance [] those that the module asks for."""
+        """Shapes of what the module asks for, of text [L, C], mask [L], pooled text [P] and guidance []."""
         return with_tokens(self.shapes if masked else without_mask(self.shapes), tokens)
 
     def stages(self) -> list[list[str]]:
@@ -113,7 +113,7 @@ class GenericDenoiser(Denoiser):
         return head + made if kept else head
 
     def finish(self, state: State) -> torch.Tensor:
-        """Of a state without what the last block made, all of it is run."""
+        """The prediction; all blocks are run where the state has not what the last one made."""
         return self._call(state[:HEAD], len(self.blocks), state[HEAD:])
 
     def release(self, stage: int) -> None:
@@ -139,13 +139,13 @@ class GenericDenoiser(Denoiser):
             return self._predict(latents, timestep, prompt)
 
     def _run(self, head: State, start: int, stop: int, before: State) -> list[State]:
-        """What blocks start to stop make in such a call, which ends there."""
+        """Results of the blocks from start to stop in such a call, which ends there."""
         with made_by(self._blocks()[start:stop]) as made:
             self._call(head, start, before)
         return made
 
     def _next(self, head: State, start: int, before: State) -> State:
-        """What block `start` makes of what the one before it made; past the last one the prediction."""
+        """The result of block `start` from what the one before it made; past the last one the prediction."""
         if start < len(self.blocks):
             return self._run(head, start, start + 1, before)[0]
         return (self._call(head, start, before),)
@@ -163,7 +163,7 @@ class GenericDenoiser(Denoiser):
         self.resumable, self.finishable = found - {last}, last in found
 
     def _names(self, count: int) -> list[str]:
-        """Of so many tensors of a prompt, with the mask or without."""
+        """Names of so many tensors of a prompt, with the mask or without."""
         return list(self.shapes if len(self.shapes) == count else without_mask(self.shapes))
 
 
@@ -235,7 +235,7 @@ def replayed(blocks: list[nn.Module], result: State) -> Iterator[None]:
 
 @contextlib.contextmanager
 def made_by(blocks: list[nn.Module]) -> Iterator[list[State]]:
-    """What these blocks make while inside, in the order in which they run; the last one ends what runs."""
+    """Keep what these blocks make while inside, in the order in which they run; the last one ends what runs."""
     made: list[State] = []
 
     def keep(_: nn.Module, __: tuple, result: torch.Tensor | tuple) -> None:

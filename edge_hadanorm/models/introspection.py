@@ -1,4 +1,4 @@
-"""What a transformer of diffusers without a form here is and asks for, as far as its class, config and shapes tell.
+"""Introspection of a transformer of diffusers without a form here: what its class, config and shapes tell of it.
 
 What its forward takes, and which of its linears are given tokens, a call on fake tensors tells, which have shapes and
 no values: a module that this cannot call could not be exported either.
@@ -73,7 +73,7 @@ class EmptyOnMeta(TorchFunctionMode):
 def call_arguments(
     module_class: type[nn.Module], latents: torch.Tensor, timestep: torch.Tensor, prompt: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor | bool]:
-    """Those of a forward on latents [B, C, H, W] at a timestep [1] or [B].
+    """Arguments of a forward on latents [B, C, H, W] at a timestep [1] or [B].
 
     A mask that it insists on keeps all tokens.
     """
@@ -152,7 +152,7 @@ def candidates(known: dict, accepted: dict[str, bool]) -> Iterator[Shapes]:
 
 
 def with_tokens(shapes: Shapes, tokens: int) -> Shapes:
-    """Those of one prompt of so many text tokens."""
+    """Shapes of one prompt of so many text tokens."""
     return {name: (tokens, *shape) if name in ("text", "mask") else shape for name, shape in shapes.items()}
 
 

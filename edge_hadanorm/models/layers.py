@@ -97,7 +97,7 @@ class CrossAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Of tokens, to which a shift is still to be added."""
+    """Feed-forward of tokens, to which a shift is still to be added."""
 
     def __init__(self, width: int, inner: int):
         super().__init__()
@@ -121,5 +121,5 @@ def time_frequencies(channels: int = TIME_CHANNELS, shift: int = 0) -> torch.Ten
 
 
 def mask_bias(mask: torch.Tensor) -> torch.Tensor:
-    """What a mask [B, L] (1: keep) adds to attention's scores [B, S, L]: [B, 1, L]."""
+    """The bias [B, 1, L] that a mask [B, L] (1: keep) adds to attention's scores [B, S, L]."""
     return ((1 - mask) * -10000.0).unsqueeze(1)

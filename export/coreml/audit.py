@@ -1,4 +1,4 @@
-"""Whether a converted program is what was asked for: the package as it was written is read again and compared.
+"""Audit of a converted program: the package as it was written is read again and compared with what was asked for.
 
 What is asked of a program is in the exported graph that it was converted from, and in the modules that graph is of.
 """
@@ -86,7 +86,7 @@ def requirements(model: nn.Module, program: ExportedProgram, half: bool) -> Requ
 
 
 def _weight(model: nn.Module, path: str, program: ExportedProgram) -> Weight:
-    """Of the codes at a path, whose owner is a linear of the checkpoint or one in 8 bits."""
+    """The weight with the codes at a path, whose owner is a linear of the checkpoint or one in 8 bits."""
     tensors, lowering = program.state_dict, ".lowering.stored"
     name = path.removesuffix(lowering)
     if not path.endswith(lowering):
@@ -112,7 +112,7 @@ def audit(function: Function, wanted: Requirements) -> None:
 
 
 def account(function: Function) -> dict:
-    """What runs how: see `inspection.py`. coded_linears: with integer weights alone; operators: by type."""
+    """Count what runs how; see `inspection.py`. coded_linears: with integer weights alone; operators: by type."""
     operators = Counter(op.op_type for op in function.operations if op.op_type != "const")
     linears = Counter(_kind(op) for op in function.operations if op.op_type == "linear")
     return {
@@ -201,7 +201,7 @@ def _off_grid(x: Var, weight: Weight) -> str | None:
 
 
 def _rounded(x: Var) -> bool:
-    """Whether it is (clamp(round(..) + zero point) - zero point) scale."""
+    """Tell whether a value is (clamp(round(..) + zero point) - zero point) scale."""
     op = x.op
     for operator in ("mul", "sub", "clip", "add"):
         if not _is_a(op, operator):
@@ -211,7 +211,7 @@ def _rounded(x: Var) -> bool:
 
 
 def check_islands(function: Function, wanted: Requirements) -> Iterator[str]:
-    """What float16 would spoil is computed in float32."""
+    """Operators that float16 would spoil are computed in float32."""
     for op in function.operations:
         if on_island(op) and op.outputs[0].dtype is ct.converters.mil.mil.types.fp16:
             yield f"{op.name} ({op.op_type}) is computed in float16"

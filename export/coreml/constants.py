@@ -1,4 +1,4 @@
-"""What of a graph depends on no input and no weight, computed once: masks of ones, positions and their buckets.
+"""Constant folding: parts of a graph that depend on no input and no weight, such as masks of ones and positions.
 
 As operators coremltools would lose arguments of some (the dtype of a `new_ones`), and a device compute them each time.
 """
@@ -43,7 +43,7 @@ def fold(module: GraphModule) -> None:
 
 
 def _value(node: Node, known: dict[Node, torch.Tensor]) -> object:
-    """What a node gives whatever the inputs are; None where that depends on them."""
+    """The value of a node, if it is the same whatever the inputs are; else None."""
     if node.op != "call_function" or not isinstance(node.meta.get("val"), torch.Tensor):
         return None
     shape, dtype = node.meta["val"].shape, node.meta["val"].dtype

@@ -88,7 +88,7 @@ def pipeline() -> ct.PassPipeline:
 
 
 def compute_precision(precision: str) -> object:
-    """What coremltools is told of a precision."""
+    """The setting of coremltools for a precision."""
     selector = SELECTORS[precision]
     return ct.transform.FP16ComputePrecision(selector) if selector else ct.precision.FLOAT32
 
@@ -150,7 +150,7 @@ def check_keywords(program: ExportedProgram) -> None:
 
 
 def _converter(target: torch._ops.OpOverload) -> Callable | None:
-    """By which an operator is converted."""
+    """The converter of an operator, None where there is none."""
     return _TORCH_OPS_REGISTRY.get_func(target.name() if hasattr(target, "name") else target.__name__)
 
 
@@ -162,7 +162,7 @@ SUMS = frozenset({"matmul", "add", "reshape"})
 
 
 def on_island(op: Operation) -> bool:
-    """Whether an operator is computed in float32 also in a program of float16.
+    """Tell whether an operator is computed in float32 also in a program of float16.
 
     A timestep of 999.5 and its angles have no float16 nearby; an RMS norm's squares overflow from 256 on; the sums of
     linear attention, which it divides at last, grow with the tokens.
@@ -171,7 +171,7 @@ def on_island(op: Operation) -> bool:
 
 
 def _leads_to(op: Operation, is_end: Callable[[Operation], bool], between: frozenset[str]) -> bool:
-    """Whether it is an end, or feeds one through operators of these types alone."""
+    """Tell whether an operator is an end, or feeds one through operators of the types between alone."""
     if is_end(op):
         return True
     return op.op_type in between and any(

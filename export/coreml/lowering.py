@@ -1,4 +1,4 @@
-"""How a Core ML program computes a quantized linear: the checkpoint's codes, and explicit quantization of the input.
+"""Quantized linears, norms and means as a Core ML program computes them.
 
 Weights are constexpr operators of the program, which Core ML keeps in integers: constexpr_affine_dequantize with a
 scale per channel, from iOS 17 on, and constexpr_blockwise_shift_scale with 4 bits or groups, from iOS 18 on.
@@ -84,7 +84,7 @@ class CoreMLLowering(nn.Module):
 
 
 def emulated(recipe: Recipe) -> bool:
-    """Whether activations are quantized by float operators, for want of a dynamic form."""
+    """Tell whether activations are quantized by float operators, for want of a dynamic form."""
     return recipe.activations == "token" and recipe.activation_bits < FLOAT_BITS
 
 

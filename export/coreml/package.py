@@ -43,7 +43,7 @@ def check(recipe: Recipe, precision: str | None) -> None:
 
 
 def notes(recipe: Recipe) -> list[str]:
-    """What a user of the programs should know."""
+    """Lines that a user of the programs should read."""
     return [EMULATED] if emulated(recipe) else []
 
 
@@ -79,7 +79,7 @@ def write(folder: Path, component: Component, precision: str | None) -> dict:
 
 
 def program_form(precision: str, target: ct.target) -> dict:
-    """What the manifest says of a program as a whole."""
+    """Entries of the manifest for a program as a whole: the least system, and the precision of floats."""
     return {
         "minimum_deployment_target": target.name,
         "precision": {"tables": "fp32, tables fp16"}.get(precision, precision),
@@ -96,7 +96,7 @@ def export_methods(component: Component) -> dict[str, ExportedProgram]:
 
 
 def precision_of(component: Component, precision: str | None) -> str:
-    """What a component is computed in, of SELECTORS, where this is asked for."""
+    """The key of SELECTORS for a component, where this precision is asked for, or None."""
     return "tables" if component.wide and precision != "fp32" else precision or "fp16"
 
 

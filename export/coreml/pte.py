@@ -58,7 +58,7 @@ def write(folder: Path, component: Component, precision: str | None) -> dict:
 
 
 def partitioner(target: ct.target) -> CoreMLPartitioner:
-    """Of whole programs into packages, which devices compile; each method has weights of its own."""
+    """A partitioner that makes a package, which devices compile, of a whole method; each has weights of its own."""
     specs = CoreMLBackend.generate_compile_specs(
         minimum_deployment_target=target, model_type=CoreMLBackend.MODEL_TYPE.MODEL
     )
@@ -84,7 +84,7 @@ def converting(precision: str, target: ct.target) -> Iterator[None]:
 
 
 def written_functions(file: Path) -> dict[str, mil.Function]:
-    """By method, what is in the package of its delegate."""
+    """The function in the package of each method's delegate, by method."""
     made = {}
     for method, data in delegate_data(deserialize_pte_binary(file.read_bytes())):
         with tempfile.TemporaryDirectory() as name:

@@ -14,7 +14,7 @@ from torch.fx.passes.infra import partitioner
 
 
 class Dependencies:
-    """What depends on a node of a graph."""
+    """Dependents of a graph's nodes, in place of torch.fx's class of this interface."""
 
     def __init__(self, _: GraphModule):
         pass

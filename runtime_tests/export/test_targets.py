@@ -41,19 +41,31 @@ def imports(file: Path) -> set[str]:
     return found
 
 
-def test_no_target_imports_another():
-    folders = [folder for folder in FOLDER.iterdir() if folder.is_dir() and any(folder.glob("*.py"))]
-    assert {folder.name for folder in folders} >= {"xnnpack", "coreml"}
-    for folder in folders:
-        others = tuple(f"edge_hadanorm.exporters.{other.name}" for other in folders if other != folder)
-        for file in folder.rglob("*.py"):
-            assert not [name for name in imports(file) if name.startswith(others)], file
+# By the file or folder of an implementation, the files that are its own.
+OWN = {
+    name: [*FOLDER.glob(f"{name}.py"), *(FOLDER / name).rglob("*.py")]
+    for name in {row.module.removeprefix(f"{exporters.__name__}.").partition(".")[0] for row in TARGETS.values()}
+}
+
+
+def of_target(module: str, target: str) -> bool:
+    root = f"{exporters.__name__}.{target}"
+    return module == root or module.startswith(f"{root}.")
+
+
+@pytest.mark.parametrize("name", sorted(OWN))
+def test_no_target_imports_another(name):
+    assert OWN[name]
+    for file in OWN[name]:
+        found = imports(file)
+        assert not [module for module in found for other in OWN if other != name and of_target(module, other)], file
 
 
 def test_what_targets_share_imports_none_of_them():
-    modules = tuple(row.module.rpartition(".")[0] for row in TARGETS.values())
-    for file in FOLDER.glob("*.py"):
-        assert not [name for name in imports(file) if name.startswith(modules)], file
+    shared = set(FOLDER.glob("*.py")) - {file for files in OWN.values() for file in files}
+    assert {file.name for file in shared} >= {"component.py", "targets.py", "writer.py"}
+    for file in shared:
+        assert not [module for module in imports(file) for name in OWN if of_target(module, name)], file
 
 
 def test_help_lists_the_table():

@@ -244,13 +244,13 @@ def test_attention_and_layer_norm_are_those_of_torch():
     keep[1, ..., 3:] = False
     for mask in (None, keep, randn(2, 3, 7, 5, seed=3), randn(2, 1, 7, 5, seed=4)):
         expected = F.scaled_dot_product_attention(q, k, v, mask, scale=0.3)
-        with generic.InProducts():
+        with generic.OwnOperators():
             actual = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.0, is_causal=False, scale=0.3)
         assert relative_error(actual, expected) < 1e-12
     x, weight, bias = randn(2, 5, 8), randn(8, seed=1), randn(8, seed=2)
     for arguments in ((), (weight, bias, 1e-3), (weight, None, 1e-6)):
         expected = F.layer_norm(x, (8,), *arguments)
-        with generic.InProducts():
+        with generic.OwnOperators():
             assert relative_error(F.layer_norm(x, (8,), *arguments), expected) < 1e-12
 
 

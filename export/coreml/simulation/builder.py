@@ -1,4 +1,4 @@
-"""From the operators that a package holds to steps: arguments found, constants read, types checked."""
+"""Builder of steps from the operators in a package: finds arguments, reads constants, checks types."""
 
 import inspect
 from collections.abc import Sequence

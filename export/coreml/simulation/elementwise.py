@@ -83,7 +83,7 @@ def softmax(x: torch.Tensor, *, axis: int = -1) -> torch.Tensor:
 
 
 def reduction(function: Callable[[torch.Tensor, list[int], bool], torch.Tensor]) -> Operator:
-    """Of one that reduces axes of x; none given are all. Integers stay of their dtype."""
+    """Operator of a function that reduces axes of x; none given are all. Integers keep their dtype."""
 
     def reduce(x: torch.Tensor, *, axes: Sequence[int] | None = None, keep_dims: bool = False) -> torch.Tensor:
         return function(x, list(range(x.ndim) if axes is None else axes), keep_dims).to(x.dtype)
@@ -98,7 +98,7 @@ def product(x: torch.Tensor, axes: list[int], keep_dims: bool) -> torch.Tensor:
 
 
 def mean(x: torch.Tensor, axes: list[int], keep_dims: bool) -> torch.Tensor:
-    """Of integers rounded down, as their quotient is.
+    """The mean; of integers rounded down, as their quotient is.
 
     Over one of the last two axes of floats a product with a row of 1 / n, as the denoisers compute theirs: its rounding
     is as good as that of another order, and a simulation in PyTorch has the same bits.
@@ -114,7 +114,7 @@ def mean(x: torch.Tensor, axes: list[int], keep_dims: bool) -> torch.Tensor:
 
 
 def argument(function: Callable[..., torch.Tensor]) -> Operator:
-    """Of one that finds an index along an axis."""
+    """Operator of a function that finds an index along an axis."""
 
     def find(x: torch.Tensor, *, axis: int = -1, keep_dims: bool = False, output_dtype: str = "int32") -> torch.Tensor:
         return function(x, axis, keep_dims).to(HELD[output_dtype])

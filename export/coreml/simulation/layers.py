@@ -31,7 +31,7 @@ def einsum(values: Tensors, *, equation: str) -> torch.Tensor:
 
 
 def padding(sizes: Sizes, windows: Sizes, strides: Sizes, pad_type: str, pad: Sizes | None) -> Padding:
-    """For windows over spatial dimensions of these sizes; "same": as many windows as strides, zeros evenly around,
+    """Zeros before and after spatial dimensions of these sizes; "same": as many windows as strides, zeros around,
     an odd one after, for "same_lower" before. Raises ValueError for another type."""
     if pad_type == "custom" and pad is not None:
         return list(zip(pad[::2], pad[1::2], strict=True))
@@ -107,7 +107,7 @@ def max_pool(
     pad: Sizes | None = None,
     ceil_mode: bool = False,
 ) -> torch.Tensor:
-    """Of windows in x [N, C, *D]."""
+    """The largest of each window in x [N, C, *D]."""
     windows, steps = list(kernel_sizes), list(strides or [1] * len(kernel_sizes))
     pairs = padding(x.shape[2:], windows, steps, pad_type, pad)
     x = padded(x, pairs, -math.inf)
@@ -124,7 +124,7 @@ def avg_pool(
     exclude_padding_from_average: bool = False,
     ceil_mode: bool = False,
 ) -> torch.Tensor:
-    """Of windows in x [N, C, *D], with their zeros or without."""
+    """The average of each window in x [N, C, *D], with its zeros or without."""
     windows, steps = list(kernel_sizes), list(strides or [1] * len(kernel_sizes))
     pairs, pool = padding(x.shape[2:], windows, steps, pad_type, pad), AVERAGE_POOLS[len(windows)]
     y = pool(padded(x, pairs), windows, steps, ceil_mode=ceil_mode)
@@ -153,7 +153,7 @@ def layer_norm(
 def instance_norm(
     x: torch.Tensor, gamma: torch.Tensor | None = None, beta: torch.Tensor | None = None, *, epsilon: float = 1e-5
 ) -> torch.Tensor:
-    """Of every channel of x [N, C, *D]."""
+    """Normalize every channel of x [N, C, *D]."""
     return F.instance_norm(x, weight=gamma, bias=beta, eps=epsilon)
 
 

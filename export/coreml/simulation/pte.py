@@ -28,7 +28,7 @@ FILE = 0
 
 @dataclass(frozen=True)
 class Delegate:
-    """Of a method of an ExecuTorch program.
+    """A Core ML delegate of a method of an ExecuTorch program.
 
     function: what it computes, by names. inputs, outputs: those names in the order in which the method calls it.
     """

@@ -1,4 +1,4 @@
-"""What an .mlpackage holds: its MIL program as protobuf, and the constants that the program names.
+"""Reader of an .mlpackage: its MIL program as protobuf, and the constants that the program names.
 
 Constants are read without Apple's native library. The weight file's format is that of MILBlob in coremltools: at the
 offset that a program names, 64 bytes of header (sentinel, dtype, size in bytes, offset of the data), little endian.
@@ -49,7 +49,7 @@ Constant = torch.Tensor | str | list[str]
 
 @dataclass(frozen=True)
 class Type:
-    """Of a value in a program: its dtype's MIL name and its sizes, None where any will do."""
+    """Type of a value in a program: its dtype's MIL name and its sizes, None where any will do."""
 
     dtype: str
     shape: tuple[int | None, ...]

@@ -22,7 +22,7 @@ class Simulated:
     outputs: tuple[str, ...]
 
     def __call__(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """In float32, as the signatures of methods are."""
+        """Call the function; results are in float32, as the signatures of methods are."""
         given = dict(zip(self.inputs, tensors, strict=True))
         values = given | self.function({name: given[name] for name in self.function.inputs})
         return [values[name].float() for name in self.outputs]

@@ -112,7 +112,7 @@ def gather(
 def gather_along_axis(
     x: torch.Tensor, indices: torch.Tensor, *, axis: int = 0, validate_indices: bool = False
 ) -> torch.Tensor:
-    """As NumPy's take_along_axis, indices of x's size in the other dimensions."""
+    """Take along an axis, as NumPy does; indices have x's size in the other dimensions."""
     return x.gather(axis, positions(indices, x.shape[axis]))
 
 
