@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
@@ -23,12 +22,13 @@ pytestmark = pytest.mark.slow
 def test_demo_leaves_pictures_numbers_and_a_bundle(tmp_path):
     out = tmp_path / "demo"
     command = [sys.executable, "-c", "from edge_hadanorm.cli import main; main()", "demo", "--out", str(out)]
-    started = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     results = {result["recipe"]: result for result in json.loads((out / "results.json").read_text())}
     assert list(results) == list(demo.RECIPES)
-    for name in results:
-        assert name in done.stdout
+    shown = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.startswith(demo.METHODS)}
+    for name, result in results.items():
+        assert shown[name][0] == f"{result['denoiser_sqnr_db']:.2f}"
+        assert shown[name][-1] == ("-" if result["executorch_ms"] is None else f"{result['executorch_ms']:.1f}")
     assert done.stderr == ""
     for form, gain in (("w4a4", 1.5), ("w4a8", 3)):
         sqnr = {method: results[f"{method}-{form}"]["denoiser_sqnr_db"] for method in demo.METHODS}
@@ -36,12 +36,13 @@ def test_demo_leaves_pictures_numbers_and_a_bundle(tmp_path):
         assert ours > max(sqnr.values()) + gain
     exported = results[demo.EXPORTED]
     assert exported["executorch_to_simulation_psnr_db"] >= 35
-    assert exported["executorch_ms"] > 0
-    assert len(list((out / "pictures").glob("*.png"))) == EVALUATION_PROMPTS
+    assert [name for name, result in results.items() if result["executorch_ms"] is not None] == [demo.EXPORTED]
+    pictures = [Image.open(file).convert("RGB") for file in (out / "pictures").glob("*.png")]
+    assert len({picture.tobytes() for picture in pictures}) == EVALUATION_PROMPTS
+    assert {picture.size for picture in pictures} == {(32, 32)}
     assert bundle.load(out / "bundle").recipe == demo.EXPORTED
     with Image.open(out / "comparison.png") as comparison:
-        assert min(comparison.size) > 300
-    print(f"demo: {time.monotonic() - started:.0f} s")
+        assert len(comparison.getcolors(1 << 20)) > 1000  # pictures, not an empty page
 
 
 def test_reference_at_eight_bits_draws_the_same_on_the_runtime(tmp_path):

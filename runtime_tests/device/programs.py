@@ -66,6 +66,11 @@ class Subject:
     expected: np.ndarray
 
 
+# The packages that programs are made by, and files beside them that only show something.
+MAKING = ("method", "models", "quantization", "pipelines", "bundle", "workflow", "reference", "bench")
+SHOWING = ("cli.py", "console.py", "demo.py", "progress.py", "tables.py", "__init__.py")
+
+
 @cache
 def workshop(folder: Path = CACHE) -> Path:
     """Where programs are kept, until the code that they are made by changes. Those of a week ago are forgotten."""
@@ -73,11 +78,10 @@ def workshop(folder: Path = CACHE) -> Path:
         if time.time() - old.stat().st_mtime > WEEK:
             shutil.rmtree(old, ignore_errors=True)
     here = Path(__file__).resolve()
-    packages = [Path(edge_hadanorm.__file__).parent, Path(exporters.__file__).parent]
-    sources = {path for package in packages for path in package.rglob("*.py")} | {
-        here,
-        here.parents[1] / "support/families.py",
-    }
+    root, export = Path(edge_hadanorm.__file__).parent, Path(exporters.__file__).parent
+    folders = [*(root / name for name in MAKING), export]
+    sources = {path for folder in folders for path in folder.rglob("*.py")}
+    sources |= {here, here.parents[1] / "support/families.py", *root.glob("*.py")} - {root / name for name in SHOWING}
     digest = hashlib.blake2b("".join(map(version, ("executorch", "torch"))).encode(), digest_size=8)
     for file in sorted(sources):
         digest.update(file.read_bytes())
