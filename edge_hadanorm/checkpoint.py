@@ -41,14 +41,14 @@ STAGES = ("absorbed", "transform")
 
 @dataclass(frozen=True)
 class Text:
-    """What a denoiser is given of a prompt: so many tokens, and a mask of them where the model pads."""
+    """Size of a prompt as a denoiser is given it: so many tokens, and a mask of them where the model pads."""
 
     tokens: int
     masked: bool = False
 
     @classmethod
     def of(cls, prompt: dict[str, torch.Tensor]) -> "Text":
-        """Of what `prepare` is given; a model of classes is given no tokens."""
+        """Take the size of what `prepare` is given; a model of classes is given no tokens."""
         return cls(prompt["text"].shape[1] if "text" in prompt else 0, "mask" in prompt)
 
 
@@ -140,7 +140,7 @@ def _metrics(folder: Path) -> dict:
 
 
 def _strays(folder: str, names: list[str]) -> list[str]:
-    """What a component's folder has besides safetensors and JSON, pickles among it."""
+    """List what a component's folder has besides safetensors and JSON, pickles among it."""
     return [name for name in names if not name.endswith((".json", ".safetensors"))]
 
 

@@ -193,7 +193,7 @@ def inspect(path: Path) -> None:
 
 
 def summary(metrics: dict) -> str:
-    """What was measured, in a line."""
+    """Sum up what was measured in a line."""
     from edge_hadanorm.measure.sizes import megabytes
 
     bits, psnr = metrics["bits"], metrics["image_psnr_db"]

@@ -1,4 +1,4 @@
-"""What a user sees: our own lines, progress on a terminal, one line for a mistake, and not what libraries say."""
+"""Screen of a user: our own lines, progress on a terminal, one line for a mistake, and not what libraries say."""
 
 import logging
 import os
@@ -73,7 +73,7 @@ def say(line: str) -> None:
 
 
 def status(line: str) -> None:
-    """What a long command is at, on a terminal; nothing in a pipe."""
+    """Show what a long command is at, on a terminal; nothing in a pipe."""
     if screen.isatty():
         say(line)
 

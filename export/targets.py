@@ -138,7 +138,7 @@ def runs_here(target: str) -> bool:
 
 
 def simulation(bundle: Bundle) -> Runner:
-    """Who simulates a bundle: its checkpoint in PyTorch, or the target's `runner`, if that is no runtime."""
+    """Make the simulation of a bundle: its checkpoint in PyTorch, or the target's `runner`, if that is no runtime."""
     if not runs_here(bundle.target) and all(find_spec(package) for package in row(bundle.target).packages):
         return backend(bundle.target).runner(bundle)
     return checkpoint_runner(bundle)

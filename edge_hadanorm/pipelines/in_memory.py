@@ -93,5 +93,5 @@ def _write_labels(index: Path, labels: dict[str, int]) -> None:
 
 
 def _name(model) -> str:
-    """Where the object was loaded from, if it says so; else its class."""
+    """Name the place that the object was loaded from, if it says so; else its class."""
     return str(getattr(model, "name_or_path", None) or model.config.get("_name_or_path") or type(model).__name__)

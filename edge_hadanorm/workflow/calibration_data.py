@@ -1,4 +1,4 @@
-"""What a float model is calibrated on: its own sampling trajectories on some prompts, or captured inputs."""
+"""Calibration data of a float model: its own sampling trajectories on some prompts, or captured inputs."""
 
 import hashlib
 import json
@@ -113,5 +113,5 @@ def prompt_list(prompts: Prompts) -> list[str]:
 
 
 def missing(model: FloatModel) -> str:
-    """What a model without calibration data has to be given, in words."""
+    """Say what a model without calibration data has to be given."""
     return "`prompts` or `inputs`" if model.pipeline else "`inputs`"

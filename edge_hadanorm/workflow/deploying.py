@@ -1,4 +1,4 @@
-"""From a quantized model to a bundle, and from a bundle to a picture: export, generate."""
+"""Steps from a quantized model to a bundle, and from a bundle to a picture: export, generate."""
 
 import tempfile
 from collections.abc import Iterator

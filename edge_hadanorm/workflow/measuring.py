@@ -1,4 +1,4 @@
-"""What is known of a model and what is measured of it: evaluate, report, inspect."""
+"""Measurements and descriptions of a model: evaluate, report, inspect."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""From a float model to a quantized one: load, calibrate, quantize, dry run, save."""
+"""Steps from a float model to a quantized one: load, calibrate, quantize, dry run, save."""
 
 import os
 from collections.abc import Iterator
@@ -234,7 +234,7 @@ def _recipe(recipe: str | Path | Recipe, average_bits: float | None) -> Recipe:
 
 
 def _text(model: FloatModel, inputs: list[Inputs] | None) -> Text:
-    """What the exported programs will be given of a prompt."""
+    """Size of a prompt as the exported programs will be given it."""
     if model.pipeline is not None:
         return Text.of(model.pipeline.prompt(""))
     if inputs is not None:
@@ -245,7 +245,7 @@ def _text(model: FloatModel, inputs: list[Inputs] | None) -> Text:
 def _held_out(
     model: FloatModel, inputs: list[Inputs] | None, measure: bool, progress: Progress
 ) -> tuple[list[Inputs], Trajectories | None]:
-    """What is measured on: held-out trajectories, else the captured inputs, else nothing but sizes."""
+    """Choose what is measured on: held-out trajectories, else the captured inputs, else nothing but sizes."""
     if not measure:
         return [], None
     return evaluation_data(model, None, progress("evaluating")) if has_prompts(model) else (inputs or [], None)
