@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class OnlineCost:
-    """What the online part of a transform takes, in int8 multiply-adds a feature and token.
+    """Cost of the online part of a transform, in int8 multiply-adds a feature and token.
 
     elementwise: a pass over the tokens, for a mean or a scale that no layer before takes. rotation, rotation_order: a
     block Hadamard, and what comes on top for every feature of a block. token_mean: the mean, its subtraction, one more
