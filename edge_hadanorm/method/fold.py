@@ -33,7 +33,7 @@ class Foldable(Protocol):
         """Names of the linears whose inputs are transformed."""
 
     def producers(self) -> "dict[str, Producer]":
-        """What makes the inputs of those linears, as far as a transform folds into it."""
+        """Makers of the inputs of those linears, as far as a transform folds into them."""
 
 
 F = TypeVar("F", bound=Foldable)
@@ -80,7 +80,7 @@ class Values:
 
 @dataclass(frozen=True)
 class LinearValues(Values):
-    """The same of a linear attention, the module `attention`, whose one more value is its parameter `rest` [d]."""
+    """Values of a linear attention, the module `attention`, whose one more value is its parameter `rest` [d]."""
 
     attention: str
 
@@ -116,7 +116,10 @@ class Modulation:
 
 @dataclass(frozen=True)
 class LinearModulation:
-    """The same with numbered parts of the output of `linear`, as wide as its input; a scale's 1 is in the bias."""
+    """An adaptive layer norm from numbered parts of the output of `linear`, as wide as its input.
+
+    A scale's 1 is in the bias.
+    """
 
     linear: str
     shift: int
@@ -169,7 +172,7 @@ class Folding:
 
 
 def split(transform: FeatureTransform, head: int | None, mean: bool = True) -> Folding:
-    """What a producer with this `head` and `mean` absorbs, and the rest, in float64."""
+    """Split a transform into what a producer with this `head` and `mean` absorbs, and the rest, in float64."""
     within = 0
     for order, stride in transform.rotation:
         if head is None or head % (order * stride):

@@ -29,7 +29,7 @@ class Lowering(Protocol):
     """How a program computes one linear's product on a device, where the simulation does it in float."""
 
     def rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """What is multiplied, of the rows [..., d] that the linear makes of its input."""
+        """Rows to multiply, of the rows [..., d] that the linear makes of its input."""
 
     def weight(self) -> torch.Tensor:
         """The weight [m, d], as an expression of its codes that the runtime keeps in integers."""
@@ -133,7 +133,7 @@ class QuantizedLinear(nn.Module):
     def rows(
         self, x: torch.Tensor, weights: torch.Tensor | None = None, shift: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What the runtime is given to quantize: z [B, S, d], with a dynamic centre and the mean's row [B, S + 1, d].
+        """Rows that the runtime quantizes: z [B, S, d], with a dynamic centre and the mean's row [B, S + 1, d].
 
         The mean's share is one more row of the same product: it costs 1 / S and the weight is stored once. That row,
         one in S, keeps the device's bits where the tokens have fewer.
@@ -153,7 +153,7 @@ class QuantizedLinear(nn.Module):
     def quantized_input(
         self, x: torch.Tensor, weights: torch.Tensor | None = None, shift: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What W' multiplies [B, S, d], as the device sees it: z and, with a dynamic centre, the mean's row added."""
+        """Input [B, S, d] of W', as the device sees it: z and, with a dynamic centre, the mean's row added."""
         rows = self._as_device(self.rows(x, weights, shift))
         return rows[:, :-1] + rows[:, -1:] if self.transform.dynamic else rows
 
@@ -163,7 +163,7 @@ class QuantizedLinear(nn.Module):
         self.activation_scale, self.activation_zero_point = choose_parameters(low * clip, high * clip, grid)
 
     def _as_device(self, rows: torch.Tensor) -> torch.Tensor:
-        """What the runtime's own quantization makes of its rows."""
+        """Rows as the runtime's own quantization makes them."""
         if self.lowering is not None:
             return self.lowering.rows(rows)
         if self.recipe.activation_bits == FLOAT_BITS:

@@ -31,7 +31,7 @@ def nearest(weight: torch.Tensor, bits: int, group_size: int | None) -> tuple[to
 def clip_search(
     weight: torch.Tensor, bits: int, group_size: int | None, importance: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `nearest`, with the scale of each group shrunk to the one of least squared error.
+    """Codes and scales as `nearest` gives them, each group's scale shrunk to the one of least squared error.
 
     importance [d]: weights of the columns in that error.
     """

@@ -70,7 +70,7 @@ class FeatureTransform(nn.Module):
         return made.float()
 
     def layout(self) -> dict:
-        """What it consists of, as JSON."""
+        """Parts that it consists of, as JSON."""
         return {
             "centre": self.centre is not None,
             "dynamic": self.dynamic,
@@ -79,16 +79,16 @@ class FeatureTransform(nn.Module):
         }
 
     def extra_repr(self) -> str:
-        """What it does, in a printed model."""
+        """Describe the steps in a printed model."""
         return ", ".join(self.steps()) or "nothing"
 
     @property
     def is_identity(self) -> bool:
-        """Whether it leaves every input as it is."""
+        """Tell whether it leaves every input as it is."""
         return not self.steps()
 
     def steps(self) -> list[str]:
-        """What it does, in order, in words."""
+        """Steps in order, in words."""
         centre = "token mean" if self.dynamic else None if self.centre is None else "mean"
         scale = None if self.inverse_scale is None else "scale"
         return [step for step in (centre, scale) if step] + [f"H{order}" for order, _ in self.rotation]

@@ -132,11 +132,11 @@ class AuraFlowDenoiser(PatchDenoiser):
         ]
 
     def steady(self) -> list[str]:
-        """As PixArt's: a mean moves behind an adaptive layer norm and, of text on its own, with the prompt."""
+        """Linears as PixArt's: a mean moves behind an adaptive layer norm and, of text on its own, with the prompt."""
         return [name for name in self.quantizable() if name.endswith((".out", ".down")) and ".text." not in name]
 
     def producers(self) -> dict[str, Producer]:
-        """Of a joint block's values two linears make a part each, and two read them: there nothing folds."""
+        """Producers outside joint blocks, whose values two linears make and two read, so that nothing folds there."""
         made: dict[str, Producer] = {}
         for branches in self._branches():
             for own in branches:
@@ -157,7 +157,7 @@ class AuraFlowDenoiser(PatchDenoiser):
         return self._tokens(latents), *self.prepare(text), self._time(timestep).expand(len(latents), -1, -1)
 
     def advance(self, stage: int, state: State) -> State:
-        """Of tokens, those of the text, and time; past the joint blocks the first are of both, image first."""
+        """Run one block on tokens, those of the text, and time; past the joint blocks the first hold both, image first."""
         x, text, time = state
         if stage < self.joint:
             return *self.blocks[stage](x, text, time), time
@@ -182,7 +182,7 @@ class AuraFlowDenoiser(PatchDenoiser):
         return [[f"blocks.{i}.{kind}" for kind in own] or [f"blocks.{i}"] for i, own in enumerate(kinds)]
 
     def _time(self, timestep: torch.Tensor) -> torch.Tensor:
-        """What every modulation reads: [1] -> [1, 1, d]."""
+        """Input of every modulation: [1] -> [1, 1, d]."""
         return F.silu(self.time_down(F.silu(self.time_up(sinusoid(timestep, self.frequencies)))))
 
     @staticmethod

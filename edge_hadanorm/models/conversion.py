@@ -71,7 +71,7 @@ class Conversion(Weights):
         self.put(f"{prefix}down", self.linear(f"{source}.linear_2", width, width))
 
     def put_feed_forward(self, target: str, source: str, width: int) -> None:
-        """Of `width` features, four times as many within."""
+        """Put a feed-forward of `width` features, with four times as many within."""
         self.put(f"{target}.up", self.linear(f"{source}.net.0.proj", 4 * width, width))
         self.put(f"{target}.down", self.linear(f"{source}.net.2", width, 4 * width))
 

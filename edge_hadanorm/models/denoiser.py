@@ -1,4 +1,4 @@
-"""What every family's denoiser is: the one form that is calibrated, quantized, simulated and exported."""
+"""The denoiser of every family: the one form that is calibrated, quantized, simulated and exported."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -35,7 +35,7 @@ class Denoiser(nn.Module):
 
     @classmethod
     def from_diffusers(cls, config: dict, weights: Mapping[str, torch.Tensor]) -> Self:
-        """From a transformer's config and its state dict, in the state dict's dtype.
+        """Make a denoiser of a transformer's config and its state dict, in the state dict's dtype.
 
         Raises UserError for a missing or mis-shaped tensor.
         """
@@ -66,7 +66,7 @@ class Denoiser(nn.Module):
         raise NotImplementedError
 
     def prompt_shapes(self, tokens: int, masked: bool = False) -> dict[str, tuple[int, ...]]:
-        """What `prepare` takes of one prompt of so many text tokens, in its order; masked: with a `mask` of them."""
+        """Shapes of a prompt of so many text tokens, in the order of `prepare`; masked: with a `mask` of them."""
         raise NotImplementedError
 
     def unpacked(self, arguments: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -92,11 +92,11 @@ class Denoiser(nn.Module):
         raise NotImplementedError
 
     def begin(self, latents: torch.Tensor, timestep: torch.Tensor, *args: Any, **prompt: Any) -> State:
-        """A call of the denoiser, up to its first block, for `advance`."""
+        """Run a call of the denoiser up to its first block, for `advance`."""
         raise NotImplementedError
 
     def advance(self, stage: int, state: State) -> State:
-        """Such calls, one block on: prepare and denoise of that block."""
+        """Take such calls one block on: prepare and denoise of that block."""
         raise NotImplementedError
 
     def finish(self, state: State) -> torch.Tensor:
@@ -117,12 +117,12 @@ class Denoiser(nn.Module):
         return []
 
     def producers(self) -> dict[str, Producer]:
-        """What makes the input of a quantizable linear, where a transform can fold into it."""
+        """Makers of the inputs of quantizable linears, where a transform can fold into it."""
         return {}
 
 
 def kind(name: str) -> tuple[str, int]:
-    """What a linear is in its block, and the block's number: blocks.3.ff.up -> ("ff.up", 3)."""
+    """Role of a linear in its block, and the block's number: blocks.3.ff.up -> ("ff.up", 3)."""
     parts = name.split(".")
     numbers = [int(part) for part in parts if part.isdigit()]
     words = ".".join(part for part in parts if not part.isdigit())
@@ -130,5 +130,5 @@ def kind(name: str) -> tuple[str, int]:
 
 
 def device_of(denoiser: nn.Module) -> torch.device:
-    """Where a denoiser's parameters are."""
+    """Device of a denoiser's parameters."""
     return next(denoiser.parameters()).device

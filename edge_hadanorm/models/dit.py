@@ -45,7 +45,7 @@ class Block(nn.Module):
         return self.labels(label.long()).unsqueeze(1)
 
     def condition(self, time: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """What modulations are made of, [B, 1, d]: sinusoids [1 or B, 1, c] of the timestep, rows [B, 1, d]."""
+        """Condition of the modulations, [B, 1, d]: sinusoids [1 or B, 1, c] of the timestep, rows [B, 1, d]."""
         return F.silu(self.time_down(F.silu(self.time_up(time))) + label)
 
     def forward(self, x: torch.Tensor, time: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
@@ -118,7 +118,7 @@ class DiTDenoiser(PatchDenoiser):
         return self._prediction(x, time, conditioning[0])
 
     def _prediction(self, x: torch.Tensor, time: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Of the last block's tokens: their norm is modulated by what the first block makes of timestep and class."""
+        """Prediction from the last block's tokens, their norm modulated by the first block's timestep and class."""
         shift, scale = equal_parts(self.final_modulation(self.blocks[0].condition(time, label)), 2)
         return self._latents(layer_norm(x) * scale + shift)
 

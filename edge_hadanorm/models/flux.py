@@ -69,7 +69,7 @@ class QKNorm(nn.Module):
 
 
 class Modality(nn.Module):
-    """What a double-stream block has for the tokens of the image, and once more for those of the text."""
+    """Layers of a double-stream block for the tokens of the image, and once more for those of the text."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -231,7 +231,7 @@ class FluxDenoiser(Denoiser):
         return self._tokens(latents), text, self._time(timestep, share)
 
     def advance(self, stage: int, state: State) -> State:
-        """Behind the double-stream blocks the text is among the tokens."""
+        """Run one block; behind the double-stream blocks the text is among the tokens."""
         x, text, time = state
         if stage < len(self.double_blocks):
             return *self.double_blocks[stage](x, text, time, self._tables(x.shape[1] + text.shape[1])), time
@@ -264,7 +264,7 @@ class FluxDenoiser(Denoiser):
         return x.reshape(-1, self.channels, self.side, self.side)
 
     def _time(self, timestep: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-        """What modulations read, of a timestep [1] and the prompt's share: [B, 1, d]."""
+        """Input of the modulations, of a timestep [1] and the prompt's share: [B, 1, d]."""
         return F.silu(self.time(sinusoid(timestep, self.frequencies)) + share)
 
     def _tables(self, tokens: int) -> list[torch.Tensor]:

@@ -46,7 +46,7 @@ HEAD = 2 + len(ARGUMENTS)
 
 
 class GenericDenoiser(Denoiser):
-    """Its subclasses, by `form`, are each of one `module_class`; H and W are config["sample_size"]."""
+    """A denoiser whose subclasses, by `form`, are each of one `module_class`; H and W are config["sample_size"]."""
 
     foreign = True
     module_class: ClassVar[type[nn.Module]]
@@ -223,7 +223,7 @@ def weighted_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5) -> torc
 
 @contextlib.contextmanager
 def replayed(blocks: list[nn.Module], result: State) -> Iterator[None]:
-    """These blocks give a result that is known, and compute nothing, while inside."""
+    """Let these blocks give a known result, and compute nothing, while inside."""
     for block in blocks:
         block.forward = lambda *_, **__: result if len(result) > 1 else result[0]
     try:

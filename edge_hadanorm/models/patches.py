@@ -10,7 +10,7 @@ from edge_hadanorm.models.layers import TIME_CHANNELS
 
 
 class PatchDenoiser(Denoiser):
-    """What such forms begin and end with: tokens of latents, and latents of tokens; H = W = config["sample_size"].
+    """Beginning and end of such forms: tokens of latents, and latents of tokens; H = W = config["sample_size"].
 
     `frequencies` are those of the timestep's embedding, which a subclass makes, as it does all between the two ends.
     """
@@ -39,7 +39,7 @@ class PatchDenoiser(Denoiser):
         return x if self.positions is None else x + self.positions
 
     def _latents(self, x: torch.Tensor) -> torch.Tensor:
-        """What the last linear makes of tokens [B, S, d], at their places: [B, C, H, W]."""
+        """Latents that the last linear makes of tokens [B, S, d], at their places: [B, C, H, W]."""
         grid, patch = self.grid, self.patch
         x = self.final(x).reshape(-1, grid, grid, patch, patch, self.channels).permute(0, 5, 1, 3, 2, 4)
         return x.reshape(-1, self.channels, self.side, self.side)
@@ -62,7 +62,7 @@ def sincos_positions(config: dict, scale: float = 1.0) -> torch.Tensor:
 
 
 def cropped(positions: torch.Tensor, side: int, first: int, grid: int) -> torch.Tensor:
-    """Of positions [1, n, d] that fill a square of `side`, those of a smaller one: [1, grid * grid, d].
+    """Crop positions [1, n, d] that fill a square of `side` to a smaller one: [1, grid * grid, d].
 
     Its rows and columns are `grid` from the `first` on.
     """

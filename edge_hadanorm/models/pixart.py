@@ -108,7 +108,7 @@ class PixArtDenoiser(PatchDenoiser):
         return made
 
     def _values(self, attention: str) -> Values:
-        """What the attention on the tokens themselves mixes."""
+        """Values that the attention on the tokens themselves mixes."""
         return Values(f"{attention}.qkv", 2 * self.width, self.width // self.heads)
 
     def prepare(self, text: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
@@ -162,7 +162,7 @@ class PixArtDenoiser(PatchDenoiser):
         return self.time_down(F.silu(self.time_up(sinusoid(timestep, self.frequencies))))
 
     def _modulation(self, time: torch.Tensor) -> torch.Tensor:
-        """What every block's modulation is made of: [1 or B, 1, d] -> [1 or B, 1, 6 d]."""
+        """Modulation that every block's own is made of: [1 or B, 1, d] -> [1 or B, 1, 6 d]."""
         return self.time_modulation(F.silu(time))
 
     @staticmethod

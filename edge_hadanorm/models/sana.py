@@ -89,7 +89,7 @@ class Attention(nn.Module):
 
 
 class NormedCrossAttention(CrossAttention):
-    """The same of normed queries and keys."""
+    """Multi-head attention on the text, of normed queries and keys."""
 
     def __init__(self, width: int, heads: int):
         super().__init__(width, heads)
@@ -196,7 +196,7 @@ class SanaDenoiser(PixArtDenoiser):
         return self.text_norm(super()._text(text))
 
     def _guidance(self, guidance: torch.Tensor | None) -> torch.Tensor:
-        """What a guidance adds to the embedding of time: [B] -> [B, 1, d]."""
+        """Share of a guidance in the embedding of time: [B] -> [B, 1, d]."""
         return self.guidance_down(F.silu(self.guidance_up(sinusoid(cast(torch.Tensor, guidance), self.frequencies))))
 
     @staticmethod

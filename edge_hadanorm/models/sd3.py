@@ -65,7 +65,7 @@ class Attention(nn.Module):
         return q, normed_heads(k, self.norm_k), equal_parts(v, heads)
 
     def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-        """Of the stream's tokens on themselves."""
+        """Attention of the stream's tokens on themselves."""
         return self.out(attention(*self.project(x, shift)))
 
 
@@ -194,7 +194,7 @@ class SD3Denoiser(PatchDenoiser):
         return self._tokens(latents), text, self._condition(timestep, pooled)
 
     def _condition(self, timestep: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:
-        """What every adaptive layer norm reads, of a timestep [1] and the pooled text's share: [B, 1, d]."""
+        """Input of every adaptive layer norm, of a timestep [1] and the pooled text's share: [B, 1, d]."""
         time = self.time_down(F.silu(self.time_up(sinusoid(timestep, self.frequencies))))
         return F.silu(time + pooled)
 

@@ -99,7 +99,7 @@ def sensitivities(
 
 
 def _runs(denoiser: Denoiser, call: Inputs, generator: torch.Generator) -> Iterator[Run]:
-    """What every linear does in a call, the last one's first."""
+    """Runs of every linear in a call, the last one's first."""
     states = _states(denoiser, call)
     steps: list[Callable[[State], State]] = [partial(denoiser.advance, i) for i in range(len(denoiser.stages()))]
     steps.append(lambda state: (denoiser.finish(state),))

@@ -21,7 +21,7 @@ CHUNK = 4096
 
 
 class Stream:
-    """Calls at one stage of a denoiser, see `PixArtDenoiser.stages`. `advance` takes them to the next."""
+    """Calls at one stage of a denoiser, see `Denoiser.stages`. `advance` takes them to the next."""
 
     def __init__(self, denoiser: Denoiser, calls: Sequence[Inputs]):
         batch, tokens, _ = denoiser.begin(calls[0].latents, calls[0].timestep, **calls[0].prompt)[0].shape
@@ -32,12 +32,12 @@ class Stream:
         self.states = [_joined(states[first : first + size]) for first in range(0, len(states), size)]
 
     def inputs(self, denoiser: Denoiser, name: str) -> Iterator[Seen]:
-        """What the linear `name` of this stage is given, chunk by chunk."""
+        """Inputs of the linear `name` of this stage, chunk by chunk."""
         for state in self.states:
             yield from self._seen(denoiser, [name], state).values()
 
     def sample(self, denoiser: Denoiser, names: list[str]) -> dict[str, tuple[Seen, Seen]]:
-        """What each linear of this stage is given by some calls, and by some others."""
+        """Inputs of each linear of this stage in some calls, and in some others."""
         states = self.states if len(self.states) > 1 else _halved(self.states[0])
         some, others = (self._seen(denoiser, names, state) for state in states[:2])
         return {name: (some[name], others[name]) for name in names}

@@ -76,7 +76,7 @@ def _spans(width: int, span: int) -> int:
 
 
 class Statistics:
-    """Of a linear's inputs with `width` features, float64: what GPTQ and the bias need of them.
+    """Sums over a linear's inputs of `width` features, float64, that GPTQ and the bias need.
 
     exact, mean [d]: of the inputs before and after quantization. moment [k, d / k, d / k]: sum of products of
     deviations of the quantized from their mean, within k spans of features. distinct: a value for each different token.
@@ -104,7 +104,7 @@ class Statistics:
 
 
 def _real_rows(linear: QuantizedLinear, x: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """What a linear has to quantize [n, d], without padding."""
+    """Rows [n, d] that a linear has to quantize, without padding."""
     rows = linear.rows(x, weights)
     return torch.cat([tokens(rows[:, : x.shape[1]], weights), rows[:, x.shape[1] :].flatten(0, 1)])
 

@@ -167,7 +167,7 @@ def quantize(
 
 @torch.no_grad()
 def outline(denoiser: Denoiser, recipe: Recipe) -> Denoiser:
-    """What `quantize` makes of a denoiser of fake tensors, which have shapes and no values.
+    """Quantize a denoiser of fake tensors, which have shapes and no values.
 
     What is chosen by values is where the choice starts: a search's transforms, the bits of a budget.
     """

@@ -142,7 +142,7 @@ def modulation(state: State, usual: Deviations, draw: Draw) -> None:
 
 
 def text(state: State, usual: Deviations, draw: Draw) -> None:
-    """What all blocks read of the prompt, times s and plus c."""
+    """Scale and offset what all blocks read of the prompt: times s and plus c."""
     deviation = next(iter(usual.values()))["attn2.kv"]
     scale = draw.scale(len(deviation))
     offset = draw.offset(deviation * scale)
@@ -167,7 +167,7 @@ SYMMETRIES: dict[str, Callable[[State, Deviations, Draw], None]] = {
 
 
 def input_deviations(denoiser: PixArtDenoiser) -> Deviations:
-    """Of a float64 denoiser, over a few calls on noise."""
+    """Measure the inputs of a float64 denoiser over a few calls on noise."""
     generator = torch.Generator().manual_seed(0)
 
     def call(timestep: float) -> torch.Tensor:
