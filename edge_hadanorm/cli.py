@@ -32,7 +32,10 @@ reference = click.option(
 @force
 def demo(out: Path, force: bool) -> None:
     """Quantize the reference model by every method, export it, and draw the pictures side by side."""
-    from edge_hadanorm.demo import demo
+    from edge_hadanorm.extras import needed
+
+    with needed("dev", "the demo"):
+        from edge_hadanorm.demo import demo
 
     click.echo(demo(out, force=force, progress=console.progress, status=console.status))
 
@@ -161,7 +164,11 @@ def report(paths, out, **settings) -> None:
 @click.option("--cache", type=FOLDER, help="Folder of exported programs.  [default: ~/.cache/edge-hadanorm/bench]")
 def bench(names, **settings) -> None:
     """Time one PixArt-sized model on every runtime that is installed."""
-    from edge_hadanorm import bench, workflow
+    from edge_hadanorm import workflow
+    from edge_hadanorm.extras import needed
+
+    with needed("bench", "the benchmark"):
+        from edge_hadanorm import bench
 
     chosen = names.split(",") if names else ()
     for results in workflow.bench(names=chosen, progress=console.progress, status=console.say, **settings):

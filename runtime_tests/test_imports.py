@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # What general code may read: files, errors, tables, progress.
-EDGES = {"errors", "files", "progress", "tables", "tensor_files"}
+EDGES = {"errors", "extras", "files", "progress", "tables", "tensor_files"}
 METHOD = {"method", *EDGES}
 MODELS = {"models", *METHOD}
 QUANTIZATION = {"quantization", *MODELS}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from edge_hadanorm import files
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.extras import needed
 from edge_hadanorm.progress import Progress, Status, quiet, silent
 
 # What a quick run times: the smallest case, on one thread, programs of ExecuTorch alone.
@@ -30,7 +31,8 @@ def bench(
     by default. json_file: has the results, as far as they are. chart_file: a .png with the medians as bars. cache:
     folder of exported programs. status: is told what is left out. Raises UserError for an unknown name.
     """
-    from edge_hadanorm import bench as benchmark  # with it come the runtimes
+    with needed("bench", "the benchmark"):
+        from edge_hadanorm import bench as benchmark  # with it come the runtimes
 
     chosen = list(names or benchmark.BUILDERS)
     if unknown := [name for name in chosen if name not in benchmark.BUILDERS]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from edge_hadanorm import checkpoint
 from edge_hadanorm.checkpoint import Checkpoint
+from edge_hadanorm.extras import needed
 from edge_hadanorm.measure import evaluation
 from edge_hadanorm.pipelines.trajectories import evaluation_data
 from edge_hadanorm.progress import Progress, Status, quiet, silent
@@ -53,7 +54,8 @@ def report(
     force: replace an earlier page. Returns a line that says what is on it. See `evaluate` for the other arguments.
     Raises UserError as it does.
     """
-    from edge_hadanorm.measure import report as reports  # matplotlib and jinja2, which little else needs
+    with needed("report", "a report"):
+        from edge_hadanorm.measure import report as reports  # matplotlib and jinja2, which little else needs
 
     return reports.run([Path(path) for path in paths], Path(out), inputs, reference, force, progress)
 
