@@ -1,4 +1,4 @@
-"""What to say where a package of an extra is missing: extras are what pip installs besides, see pyproject.toml."""
+"""Messages where a package of an extra is missing: extras are what pip installs besides, see pyproject.toml."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

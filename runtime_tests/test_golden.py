@@ -1,4 +1,4 @@
-"""A bundle that an earlier version wrote, with its checkpoint: read, evaluated and drawn with as on the day it was made.
+"""A bundle that an earlier version wrote, with its checkpoint: read, saved and drawn with as on the day it was made.
 
 golden/bundle is of a tiny random PixArt, `hadanorm-auto-w4a8`, in manifest schema 2 and checkpoint format 4; the
 pictures are of "a red cat", seed 3, 4 steps, by either backend.
