@@ -157,7 +157,7 @@ class AuraFlowDenoiser(PatchDenoiser):
         return self._tokens(latents), *self.prepare(text), self._time(timestep).expand(len(latents), -1, -1)
 
     def advance(self, stage: int, state: State) -> State:
-        """Run a block on tokens, those of the text, and time; past the joint blocks the first hold both, image first."""
+        """Run a block on tokens, those of the text, and time; past the joint blocks tokens are both, image first."""
         x, text, time = state
         if stage < self.joint:
             return *self.blocks[stage](x, text, time), time
