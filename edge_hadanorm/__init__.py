@@ -14,6 +14,8 @@ A name is imported when it is first used; the package alone imports nothing.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from edge_hadanorm.version import VERSION as __version__
+
 if TYPE_CHECKING:
     from edge_hadanorm.bundle import Bundle
     from edge_hadanorm.checkpoint import Checkpoint
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from edge_hadanorm.workflow.deploying import Generated, export, generate
     from edge_hadanorm.workflow.measuring import evaluate, inspect, report
     from edge_hadanorm.workflow.quantizing import calibrate, dry_run, load, load_checkpoint, quantize, save
-
-__version__ = "0.1.0"
 
 # The module of each name.
 _WHERE = {

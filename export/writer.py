@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-import edge_hadanorm
 from edge_hadanorm import bundle
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.errors import UserError
@@ -27,6 +26,7 @@ from edge_hadanorm.pipelines.kinds import tokenizer_of
 from edge_hadanorm.pipelines.pictures import save_png
 from edge_hadanorm.pipelines.text_to_image import TextToImage
 from edge_hadanorm.tensor_files import write_tensors
+from edge_hadanorm.version import VERSION
 
 STEP_COUNTS = (*range(1, 21), 25, 28, 30, 40, 50)
 GOLDEN_SEED = 0
@@ -56,7 +56,7 @@ def write_bundle(
     shutil.copytree(source, folder / "simulation", copy_function=link_or_copy)
     manifest = {
         "schema": bundle.SCHEMA,
-        "generator": f"edge-hadanorm {edge_hadanorm.__version__}",
+        "generator": f"edge-hadanorm {VERSION}",
         "target": target,
         "family": saved.denoiser.source_class,
         "recipe": saved.recipe.name,

@@ -4,13 +4,20 @@ from pathlib import Path
 
 import pytest
 
+import edge_hadanorm
+
 tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
 
 ROOT = Path(__file__).parents[1]
-TABLE = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+TABLE = PYPROJECT["tool"]["setuptools"]
 EXPORTERS = "edge_hadanorm.exporters"
 # Read by those who develop, not by the package.
 DEVELOPMENT = {"README.md", "chart.png", "comparison.png", "generate.swift"}
+
+
+def test_the_package_knows_its_version():
+    assert edge_hadanorm.__version__ == PYPROJECT["project"]["version"]
 
 
 def packages() -> dict[str, Path]:

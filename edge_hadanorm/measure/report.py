@@ -16,7 +16,7 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from edge_hadanorm import __version__, files
+from edge_hadanorm import files
 from edge_hadanorm.checkpoint import Checkpoint, check_config, float_model, quantized_model
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.measure import activations, evaluation, inspection, plots
@@ -30,6 +30,7 @@ from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.trajectories import Captured, evaluation_data
 from edge_hadanorm.progress import Progress, silent
 from edge_hadanorm.tables import is_number
+from edge_hadanorm.version import VERSION
 
 # Number of inputs whose distributions are shown.
 SHOWN_INPUTS = 4
@@ -117,7 +118,7 @@ def _page(model: FloatModel, entries: list[Entry], original: Original) -> str:
     loader = PackageLoader("edge_hadanorm.measure", "")
     template = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return template.get_template("report.html.j2").render(
-        version=__version__,
+        version=VERSION,
         model=model,
         entries=entries,
         calls=len(inputs),

@@ -185,7 +185,7 @@ def budgeted(recipe: Recipe, average_bits: float) -> Recipe:
 def from_json(fields: object) -> Recipe:
     """A recipe from its JSON object. Raises UserError for missing or unknown fields and impossible values."""
     if not isinstance(fields, dict):
-        raise UserError("a recipe is a JSON object of fields, see `edge-hadanorm recipes --json NAME`")
+        raise UserError("a recipe is a JSON object of fields, such as `Recipe.to_json` gives")
     known = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(Recipe)}
     if unknown := sorted(set(fields) - set(known)):
         raise UserError(f"recipe: unknown field {unknown[0]!r}; the fields are {_list(known)}")
