@@ -108,7 +108,7 @@ def _read_shards(index: Path, read: Read[T]) -> dict[str, T]:
     return {name: shards[file][name] for name, file in where.items()}
 
 
-class Weights(Mapping[str, torch.Tensor]):
+class LazyWeights(Mapping[str, torch.Tensor]):
     """Weights of a model folder in float32, each read when it is needed, with one shard open at a time.
 
     Raises UserError as `read_weights` does, and for a tensor that is not finite when that is read.

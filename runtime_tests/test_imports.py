@@ -41,16 +41,28 @@ MAY = {
     # The example model, its training and the stress test: scripts at the edge, which nothing general imports.
     "reference": {"reference", "console", *QUANTIZATION, *PIPELINES, *MEASURE},
 }
+# By room, the libraries that its files may import besides Python's own; rooms above use what they need.
+LIBRARIES = {
+    "errors": set(),
+    "files": set(),
+    "method": {"numpy", "torch"},
+    "models": {"diffusers", "torch", "typing_extensions"},
+    "quantization": {"safetensors", "torch"},
+}
 TARGETS = ("xnnpack", "coreml")
 # Light: what they may not load. Seconds are those after torch, many times what it takes on a quiet machine.
 HEAVY = ("diffusers", "transformers", "executorch", "torchao", "coremltools", "matplotlib")
 SECONDS = 3.0
 
 
+def sources() -> dict[str, Path]:
+    return {module(path): path for top in ("edge_hadanorm", "export") for path in (ROOT / top).rglob("*.py")}
+
+
 @cache
 def imports() -> dict[str, set[str]]:
     """What every module imports of the package, by their dotted names."""
-    files = {module(path): path for top in ("edge_hadanorm", "export") for path in (ROOT / top).rglob("*.py")}
+    files = sources()
     found = {}
     for name, path in files.items():
         wanted = set()
@@ -83,6 +95,17 @@ def test_every_room_imports_what_it_may():
         for wanted in all_wanted
         if room(wanted) not in MAY[room(name)]
     ]
+    assert broken == []
+
+
+def test_the_core_imports_few_libraries():
+    broken = []
+    for name, path in sources().items():
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        used = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        used |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+        libraries = {whole.split(".")[0] for whole in used} - {*sys.stdlib_module_names, "edge_hadanorm"}
+        broken += [f"{name} imports {library}" for library in libraries - LIBRARIES.get(room(name), libraries)]
     assert broken == []
 
 

@@ -11,7 +11,7 @@ from edge_hadanorm.measure.sizes import quantized_linear
 from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.models.denoiser import Denoiser, kind
-from edge_hadanorm.quantization.calibration import Moments, calibrate, observed
+from edge_hadanorm.quantization.calibration import Moments, calibrate, observe_inputs
 
 # Values of one input that are kept: enough for percentiles by channel, whatever the number of calls.
 VALUES = 4_000_000
@@ -104,7 +104,7 @@ def _collect(
         for part, tensor in zip(kept[name], (x, z), strict=True):
             part.append(tensor[seen].reshape(-1, tensor.shape[-1])[::stride].clone())
 
-    with observed(denoiser, linears, observe):
+    with observe_inputs(denoiser, linears, observe):
         for call in inputs:
             call.run(denoiser)
     return {name: (torch.cat(raw), torch.cat(transformed)) for name, (raw, transformed) in kept.items()}

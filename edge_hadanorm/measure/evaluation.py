@@ -13,7 +13,7 @@ from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines.drawing import TorchRunner
 from edge_hadanorm.pipelines.pictures import to_pixels
 from edge_hadanorm.pipelines.trajectories import Trajectories
-from edge_hadanorm.quantization.calibration import observed
+from edge_hadanorm.quantization.calibration import observe_inputs
 
 # Layers are compared on so many tokens at most, of calls evenly spaced, whose states between blocks lie in memory.
 LAYER_TOKENS = 1 << 17
@@ -77,7 +77,7 @@ class Layers:
             y = folded.get_submodule(name).forward(x)  # not a call, which would be observed again
             self.sqnr[name].update(y[kept], quantized.get_submodule(name)(x, *weights)[kept])
 
-        with observed(folded, names, compare):
+        with observe_inputs(folded, names, compare):
             self.states = [folded.advance(stage, state) for state in self.states]
 
     def db(self) -> dict[str, float]:

@@ -7,6 +7,7 @@ A method is a row of METHODS; bits, groups and static activations come from the 
 import dataclasses
 import math
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,41 @@ CHOICES = {
     "rounding": ("nearest", "clip", "gptq"),
     "activations": ("token", "tensor"),
 }
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _list(values: Iterable) -> str:
+    return ", ".join(map(str, values))
+
+
+# Fields, what their values have to satisfy, and the words for it in messages.
+Rule = tuple[tuple[str, ...], Callable[[Any], bool], str]
+RULES: tuple[Rule, ...] = (
+    (("weight_bits", "activation_bits"), lambda value: _is_int(value) and value in BITS, f"one of {_list(BITS)}"),
+    (("rest_bits",), lambda value: _is_int(value) and value in REST_BITS, f"one of {_list(REST_BITS)}"),
+    *(((field,), choices.__contains__, f"one of {_list(choices)}") for field, choices in CHOICES.items()),
+    (
+        ("group_size",),
+        lambda value: value is None or (_is_int(value) and value > 0),
+        "a positive whole number or null",
+    ),
+    (("block",), lambda value: _is_int(value) and value > 0 and value & (value - 1) == 0, "a power of two"),
+    (
+        ("alpha", "exponent", "activation_clip"),
+        lambda value: _is_number(value) and 0 <= value <= 1,
+        "a number from 0 to 1",
+    ),
+    (("damping",), lambda value: _is_number(value) and 0 < value < math.inf, "a positive number"),
+    (("rank",), lambda value: _is_int(value) and value >= 0, "a whole number from 0"),
+    (("search", "act_order"), lambda value: isinstance(value, bool), "true or false"),
+)
 
 
 @dataclass(frozen=True)
@@ -68,33 +104,13 @@ class Recipe:
     average_bits: float | None = None
     rest_bits: int = 8
 
-    def __post_init__(self):
-        for field in ("weight_bits", "activation_bits"):
-            if not _is_int(getattr(self, field)) or getattr(self, field) not in BITS:
-                raise UserError(f"recipe {self.name}: {field} is {getattr(self, field)!r}, not one of {_list(BITS)}")
-        if not _is_int(self.rest_bits) or self.rest_bits not in REST_BITS:
-            raise UserError(f"recipe {self.name}: rest_bits is {self.rest_bits!r}, not one of {_list(REST_BITS)}")
-        for field, choices in CHOICES.items():
-            if getattr(self, field) not in choices:
-                raise UserError(f"recipe {self.name}: {field} is {getattr(self, field)!r}, not one of {_list(choices)}")
-        if self.group_size is not None and not (_is_int(self.group_size) and self.group_size > 0):
-            raise UserError(
-                f"recipe {self.name}: group_size is {self.group_size!r}, not a positive whole number or null"
-            )
-        if not (_is_int(self.block) and self.block > 0 and self.block & (self.block - 1) == 0):
-            raise UserError(f"recipe {self.name}: block is {self.block!r}, not a power of two")
-        for field in ("alpha", "exponent", "activation_clip"):
-            if not _is_number(getattr(self, field)) or not 0 <= getattr(self, field) <= 1:
-                raise UserError(f"recipe {self.name}: {field} is {getattr(self, field)!r}, not a number from 0 to 1")
-        if not (_is_number(self.damping) and 0 < self.damping < math.inf):
-            raise UserError(f"recipe {self.name}: damping is {self.damping!r}, not a positive number")
+    def __post_init__(self) -> None:
+        for fields, is_valid, expected in RULES:
+            for field in fields:
+                if not is_valid(value := getattr(self, field)):
+                    raise UserError(f"recipe {self.name}: {field} is {value!r}, not {expected}")
         if not self.activation_clip:
             raise UserError(f"recipe {self.name}: activation_clip is 0, which leaves no range")
-        if not (_is_int(self.rank) and self.rank >= 0):
-            raise UserError(f"recipe {self.name}: rank is {self.rank!r}, not a whole number from 0")
-        for field in ("search", "act_order"):
-            if not isinstance(getattr(self, field), bool):
-                raise UserError(f"recipe {self.name}: {field} is {getattr(self, field)!r}, not true or false")
         if self.average_bits is not None and not (
             _is_number(self.average_bits) and self.weight_bits <= self.average_bits <= max(BUDGET_BITS)
         ):
@@ -172,12 +188,12 @@ def named(name: str) -> Recipe:
     )
 
 
-def steadied(recipe: Recipe, steady: bool) -> Recipe:
+def settle_centre(recipe: Recipe, steady: bool) -> Recipe:
     """A recipe for an input whose mean is steady, if it is: with a static centre for a dynamic one."""
     return dataclasses.replace(recipe, centre="static") if steady and recipe.centre == "dynamic" else recipe
 
 
-def budgeted(recipe: Recipe, average_bits: float) -> Recipe:
+def set_budget(recipe: Recipe, average_bits: float) -> Recipe:
     """A recipe whose linears share a budget of bits. Raises UserError for one that it cannot be spent on."""
     return dataclasses.replace(recipe, name=f"{recipe.name}-avg{average_bits:g}", average_bits=average_bits)
 
@@ -205,15 +221,3 @@ def load(name_or_file: str) -> Recipe:
         return from_json(fields)
     except UserError as error:
         raise UserError(f"{name_or_file}: {error}") from None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _list(values) -> str:
-    return ", ".join(map(str, values))

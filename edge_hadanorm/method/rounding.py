@@ -67,7 +67,7 @@ def gptq(
     the same damped moment: a row that is, takes its codes.
     """
     weight = weight.float()
-    moment = damped(second_moment, damping)
+    moment = damp(second_moment, damping)
     order = _descending(moment) if act_order else None
     factor = _factor(moment if order is None else _reordered(moment, order)).float()
     moment = moment.float()
@@ -85,7 +85,7 @@ def gptq(
     return codes[best], scale[best]
 
 
-def damped(second_moment: torch.Tensor, damping: float) -> torch.Tensor:
+def damp(second_moment: torch.Tensor, damping: float) -> torch.Tensor:
     """A second moment [k, s, s], or [s, s] for k = 1, with `damping` times its mean diagonal added; float64."""
     moment = second_moment.double().reshape(-1, *second_moment.shape[-2:])
     mean = moment.diagonal(dim1=-2, dim2=-1).mean().item() or 1.0

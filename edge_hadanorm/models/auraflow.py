@@ -18,7 +18,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.fold import Gate, LinearModulation, Producer, Values
 from edge_hadanorm.method.linear import equal_parts
 from edge_hadanorm.method.operators import layer_norm, rms_norm
-from edge_hadanorm.models.conversion import Conversion, Pair, check_fixed, with_ones
+from edge_hadanorm.models.conversion import Conversion, Pair, add_ones, check_fixed
 from edge_hadanorm.models.denoiser import State
 from edge_hadanorm.models.layers import (
     TIME_CHANNELS,
@@ -28,7 +28,7 @@ from edge_hadanorm.models.layers import (
     sinusoid,
     time_frequencies,
 )
-from edge_hadanorm.models.patches import PatchDenoiser, check_patches, cropped
+from edge_hadanorm.models.patches import PatchDenoiser, check_patches, crop_positions
 
 EPS = 1e-5
 TIMES = 1000  # timesteps from 0 to 1 are embedded as from 0 to 1000
@@ -157,7 +157,7 @@ class AuraFlowDenoiser(PatchDenoiser):
         return self._tokens(latents), *self.prepare(text), self._time(timestep).expand(len(latents), -1, -1)
 
     def advance(self, stage: int, state: State) -> State:
-        """Run a block on tokens, those of the text, and time; past the joint blocks tokens are both, image first."""
+        """Run one block on tokens, those of the text, and time; past joint blocks the first hold both, image first."""
         x, text, time = state
         if stage < self.joint:
             return *self.blocks[stage](x, text, time), time
@@ -208,7 +208,7 @@ class AuraFlowDenoiser(PatchDenoiser):
             return into.linear(name, rows, columns, bias=False)
 
         def put_branch(target: str, source: str, names: tuple[str, ...] = IMAGE, context: str = "") -> None:
-            put(f"{target}.modulation", with_ones(bare(f"{source}.norm1{context}.linear", 6 * width, width), 1, 4))
+            put(f"{target}.modulation", add_ones(bare(f"{source}.norm1{context}.linear", 6 * width, width), 1, 4))
             (q, _), (k, _), v, out = (bare(f"{source}.attn.{name}", width, width) for name in names)
             put(f"{target}.qkv", (centred(q, head), None), (centred(k, head), None), v)
             put(f"{target}.out", out)
@@ -220,7 +220,7 @@ class AuraFlowDenoiser(PatchDenoiser):
         put("patch_embed", (weight.unflatten(1, (channels, patch, patch)), bias))
         most, grid = config["pos_embed_max_size"], config["sample_size"] // patch
         side, positions = math.isqrt(most), take("pos_embed.pos_embed", 1, most, width)
-        into.state["positions"] = cropped(positions, side, side // 2 - grid // 2, grid)
+        into.state["positions"] = crop_positions(positions, side, side // 2 - grid // 2, grid)
         into.put_embedding("time_", "time_step_proj", width, TIME_CHANNELS)
         put("text", bare("context_embedder", width, config["joint_attention_dim"]))
         into.state["registers"] = take("register_tokens", 1, REGISTERS, width)
@@ -229,7 +229,7 @@ class AuraFlowDenoiser(PatchDenoiser):
             put_branch(f"blocks.{i}.text", f"joint_transformer_blocks.{i}", TEXT, "_context")
         for i in range(config["num_single_dit_layers"]):
             put_branch(f"blocks.{joint + i}", f"single_transformer_blocks.{i}")
-        put("final_modulation", with_ones(bare("norm_out.linear", 2 * width, width), 0))
+        put("final_modulation", add_ones(bare("norm_out.linear", 2 * width, width), 0))
         put("final", bare("proj_out", patch * patch * channels, width))
         into.put_constants(frequencies=TIMES * time_frequencies())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.models.denoiser import Denoiser, device_of
+from edge_hadanorm.models.denoiser import ARGUMENTS, Denoiser, device_of
 from edge_hadanorm.tensor_files import read_tensors, require_finite
 
 
@@ -27,18 +27,10 @@ class Inputs:
         return denoiser.denoise(self.latents.to(device), self.timestep.to(device), conditioning).cpu()
 
 
-# The transformer's forward argument for each input of `prepare`.
-ARGUMENTS = {
-    "text": "encoder_hidden_states",
-    "mask": "encoder_attention_mask",
-    "pooled": "pooled_projections",
-    "label": "class_labels",
-    "guidance": "guidance",
-}
 TEXT, MASK, LABEL = ARGUMENTS["text"], ARGUMENTS["mask"], ARGUMENTS["label"]
 
 
-def captured(source: str | Path | Mapping[str, torch.Tensor], denoiser: Denoiser) -> list[Inputs]:
+def read_captured(source: str | Path | Mapping[str, torch.Tensor], denoiser: Denoiser) -> list[Inputs]:
     """Captured inputs, one call a sample, named as the transformer's forward arguments; first dimension: samples.
 
     source: a .safetensors file, or its tensors. Raises UserError for missing or unknown names, wrong shapes, NaN, Inf.

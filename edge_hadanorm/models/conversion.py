@@ -10,7 +10,7 @@ from edge_hadanorm.errors import UserError
 Pair = tuple[torch.Tensor, torch.Tensor | None]
 
 
-class Weights:
+class StateDictReader:
     """A transformer's state dict on its way into a denoiser's; every tensor of it has to be taken, with its shape."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]):
@@ -51,7 +51,7 @@ def check_fixed(config: dict, fixed: dict) -> None:
             raise UserError(f"transformer config: {key} is {config[key]!r}; only {value!r} is supported")
 
 
-class Conversion(Weights):
+class Conversion(StateDictReader):
     """Tensors that are taken from a transformer, and the `state` of a denoiser that they are put into."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]):
@@ -92,7 +92,7 @@ def scaled(pair: Pair, factor: torch.Tensor | float) -> Pair:
     return (weight.T * factor).T, None if bias is None else bias * factor
 
 
-def with_ones(pair: Pair, *scales: int) -> Pair:
+def add_ones(pair: Pair, *scales: int) -> Pair:
     """A linear of parts as wide as its input, with 1 added to those that are scales."""
     weight, bias = pair
     bias = weight.new_zeros(len(weight)) if bias is None else bias.clone()
@@ -100,7 +100,7 @@ def with_ones(pair: Pair, *scales: int) -> Pair:
     return weight, bias
 
 
-def without_variance(pair: Pair, channels: int, out: int) -> Pair:
+def cut_variance(pair: Pair, channels: int, out: int) -> Pair:
     """A last linear of `out` channels, in rows of (patch row, patch column, channel), without those past the latents'.
 
     They are a learned variance.

@@ -14,6 +14,15 @@ from edge_hadanorm.models.conversion import Conversion
 # is the family's affair, so that types say no more.
 State = tuple[Any, ...]
 
+# The transformer's forward argument for each tensor of a prompt.
+ARGUMENTS = {
+    "text": "encoder_hidden_states",
+    "mask": "encoder_attention_mask",
+    "pooled": "pooled_projections",
+    "label": "class_labels",
+    "guidance": "guidance",
+}
+
 
 class Denoiser(nn.Module):
     """A diffusion transformer as `prepare`, once a prompt, and `denoise`, every step.

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from edge_hadanorm.method.fold import LinearModulation, Producer, Values
 from edge_hadanorm.method.linear import equal_parts
 from edge_hadanorm.method.operators import layer_norm
-from edge_hadanorm.models.conversion import Conversion, check_fixed, scaled, with_ones, without_variance
+from edge_hadanorm.models.conversion import Conversion, add_ones, check_fixed, cut_variance, scaled
 from edge_hadanorm.models.denoiser import State
 from edge_hadanorm.models.layers import TIME_CHANNELS, Attention, FeedForward, sinusoid, time_frequencies
 from edge_hadanorm.models.patches import PatchDenoiser, check_patches, check_variance, sincos_positions
@@ -148,12 +148,12 @@ class DiTDenoiser(PatchDenoiser):
             into.put_embedding(f"{target}.time_", f"{embedder}.timestep_embedder", width, TIME_CHANNELS)
             labels = into.take(f"{embedder}.class_embedder.embedding_table.weight", rows, width)
             into.state[f"{target}.labels.weight"] = labels
-            put(f"{target}.modulation", with_ones(linear(f"{source}.norm1.linear", 6 * width, width), 1, 4))
+            put(f"{target}.modulation", add_ones(linear(f"{source}.norm1.linear", 6 * width, width), 1, 4))
             q, k, v = (linear(f"{source}.attn1.to_{name}", width, width) for name in "qkv")
             put(f"{target}.attn.qkv", scaled(q, head**-0.5), k, v)
             put(f"{target}.attn.out", linear(f"{source}.attn1.to_out.0", width, width))
             into.put_feed_forward(f"{target}.ff", f"{source}.ff", width)
-        put("final_modulation", with_ones(linear("proj_out_1", 2 * width, width), 1))
+        put("final_modulation", add_ones(linear("proj_out_1", 2 * width, width), 1))
         out = config.get("out_channels") or channels
-        put("final", without_variance(linear("proj_out_2", patch * patch * out, width), channels, out))
+        put("final", cut_variance(linear("proj_out_2", patch * patch * out, width), channels, out))
         into.put_constants(frequencies=time_frequencies(shift=1), positions=sincos_positions(config))

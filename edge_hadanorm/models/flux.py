@@ -21,7 +21,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.fold import LinearModulation, Producer
 from edge_hadanorm.method.linear import equal_parts
 from edge_hadanorm.method.operators import layer_norm, rms_norm
-from edge_hadanorm.models.conversion import Conversion, Pair, check_fixed, check_sizes, with_ones
+from edge_hadanorm.models.conversion import Conversion, Pair, add_ones, check_fixed, check_sizes
 from edge_hadanorm.models.denoiser import Denoiser, State
 from edge_hadanorm.models.layers import (
     TIME_CHANNELS,
@@ -306,7 +306,7 @@ class FluxDenoiser(Denoiser):
         take, linear, put = into.take, into.linear, into.put
 
         def modulation(source: str, parts: int, *scales: int) -> Pair:
-            return with_ones(linear(source, parts * width, width), *scales)
+            return add_ones(linear(source, parts * width, width), *scales)
 
         def qkv(source: str, names: tuple[str, ...], norms: tuple[str, str], target: str) -> list[Pair]:
             norm_q, norm_k = (take(f"{source}.{name}.weight", head)[order] for name in norms)

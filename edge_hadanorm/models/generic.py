@@ -19,18 +19,18 @@ from typing_extensions import Self
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.operators import layer_norm
-from edge_hadanorm.models.conversion import Weights, check_sizes
+from edge_hadanorm.models.conversion import StateDictReader, check_sizes
 from edge_hadanorm.models.denoiser import Denoiser, State
 from edge_hadanorm.models.introspection import (
-    ARGUMENTS,
     PACKED,
     SIZES,
+    TEXT_ARGUMENTS,
     Shapes,
     arguments,
-    asked_for,
     build,
     by_block,
     call_arguments,
+    find_prompt,
     first,
     patch,
     sides,
@@ -42,7 +42,7 @@ from edge_hadanorm.models.layers import attention
 # What a masked token's scores get less.
 MASKED = -10000.0
 # Tensors of a state without what a block made: patches, timestep, prompt.
-HEAD = 2 + len(ARGUMENTS)
+HEAD = 2 + len(TEXT_ARGUMENTS)
 
 
 class GenericDenoiser(Denoiser):
@@ -59,7 +59,7 @@ class GenericDenoiser(Denoiser):
             check_sizes(known, "in_channels")
             self.channels, (self.height, self.width) = known["in_channels"], sides(known)
             self.patch = patch(known, self.height, self.width)
-            self.shapes, linears = asked_for(self.transformer, known, self.latent_shape())
+            self.shapes, linears = find_prompt(self.transformer, known, self.latent_shape())
         self.blocks = by_block(linears, self.transformer)
         if not self.blocks:
             raise UserError(f"{self.source_class} has no blocks with linears on tokens, which could be quantized")
@@ -69,7 +69,7 @@ class GenericDenoiser(Denoiser):
 
     @classmethod
     def from_diffusers(cls, config: dict, weights: Mapping[str, torch.Tensor]) -> Self:
-        denoiser, given, state = cls(config), Weights(weights), {}
+        denoiser, given, state = cls(config), StateDictReader(weights), {}
         for name, tensor in denoiser.transformer.state_dict().items():
             found = given.take(name, *tensor.shape)
             state[f"transformer.{name}"] = found if tensor.is_floating_point() else found.to(tensor.dtype)
@@ -101,7 +101,7 @@ class GenericDenoiser(Denoiser):
         It adds nothing where the next block needs more than that; then that stage runs the blocks before it as well.
         """
         patches = F.pixel_unshuffle(latents, self.patch).flatten(2).transpose(1, 2)
-        state = (patches, timestep.expand(len(latents)), *(prompt.get(name) for name in ARGUMENTS))
+        state = (patches, timestep.expand(len(latents)), *(prompt.get(name) for name in TEXT_ARGUMENTS))
         if self.resumable is None:
             self._find_resumable(state)
         return state
@@ -134,13 +134,13 @@ class GenericDenoiser(Denoiser):
         patches, timestep, *tensors = head
         grid = self.height // self.patch, self.width // self.patch
         latents = F.pixel_shuffle(patches.transpose(1, 2).unflatten(2, grid), self.patch)
-        prompt = {name: tensor for name, tensor in zip(ARGUMENTS, tensors, strict=True) if tensor is not None}
-        with replayed(self._blocks()[:start] if before else [], before):
+        prompt = {name: tensor for name, tensor in zip(TEXT_ARGUMENTS, tensors, strict=True) if tensor is not None}
+        with replay(self._blocks()[:start] if before else [], before):
             return self._predict(latents, timestep, prompt)
 
     def _run(self, head: State, start: int, stop: int, before: State) -> list[State]:
         """Results of the blocks from start to stop in such a call, which ends there."""
-        with made_by(self._blocks()[start:stop]) as made:
+        with collect_results(self._blocks()[start:stop]) as made:
             self._call(head, start, before)
         return made
 
@@ -179,9 +179,9 @@ def form(class_name: str) -> type[GenericDenoiser] | None:
     if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):
         return None
     accepted = arguments(found.forward)
-    if not {"hidden_states", "timestep", ARGUMENTS["text"]} <= accepted.keys():
+    if not {"hidden_states", "timestep", TEXT_ARGUMENTS["text"]} <= accepted.keys():
         return None
-    given = {"hidden_states", "timestep", *ARGUMENTS.values(), *SIZES}
+    given = {"hidden_states", "timestep", *TEXT_ARGUMENTS.values(), *SIZES}
     if missing := [name for name, needed in accepted.items() if (needed and name not in given) or name in PACKED]:
         raise UserError(f"transformer class {class_name!r} is not supported: its forward needs {', '.join(missing)}")
     return type(f"Generic{class_name}", (GenericDenoiser,), {"source_class": class_name, "module_class": found})
@@ -222,7 +222,7 @@ def weighted_norm(x, normalized_shape, weight=None, bias=None, eps=1e-5) -> torc
 
 
 @contextlib.contextmanager
-def replayed(blocks: list[nn.Module], result: State) -> Iterator[None]:
+def replay(blocks: list[nn.Module], result: State) -> Iterator[None]:
     """Let these blocks give a known result, and compute nothing, while inside."""
     for block in blocks:
         block.forward = lambda *_, **__: result if len(result) > 1 else result[0]
@@ -234,7 +234,7 @@ def replayed(blocks: list[nn.Module], result: State) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def made_by(blocks: list[nn.Module]) -> Iterator[list[State]]:
+def collect_results(blocks: list[nn.Module]) -> Iterator[list[State]]:
     """Keep what these blocks make while inside, in the order in which they run; the last one ends what runs."""
     made: list[State] = []
 

@@ -23,14 +23,10 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from edge_hadanorm.errors import UserError
+from edge_hadanorm.models.denoiser import ARGUMENTS
 
-# The module's forward argument for each tensor of a prompt, in the order of the conditioning.
-ARGUMENTS = {
-    "text": "encoder_hidden_states",
-    "mask": "encoder_attention_mask",
-    "pooled": "pooled_projections",
-    "guidance": "guidance",
-}
+# Forward arguments of a prompt that has a text, in the order of the conditioning.
+TEXT_ARGUMENTS = {name: ARGUMENTS[name] for name in ("text", "mask", "pooled", "guidance")}
 # What some modules are told of the picture besides, in pixels, of which a latent has so many a side.
 SIZES = ("original_size", "target_size", "crop_coords")
 PIXELS = 8
@@ -79,16 +75,16 @@ def call_arguments(
     """
     batch, text, accepted = len(latents), prompt["text"], arguments(module_class.forward)
     given = {"hidden_states": latents, "timestep": timestep.expand(batch)}
-    if accepted.get(ARGUMENTS["mask"]):
-        given[ARGUMENTS["mask"]] = text.new_ones(text.shape[:2])
-    given |= {ARGUMENTS[name]: tensor for name, tensor in prompt.items()}
+    if accepted.get(TEXT_ARGUMENTS["mask"]):
+        given[TEXT_ARGUMENTS["mask"]] = text.new_ones(text.shape[:2])
+    given |= {TEXT_ARGUMENTS[name]: tensor for name, tensor in prompt.items()}
     for name in accepted.keys() & SIZES:
         sides = (0, 0) if name == "crop_coords" else (PIXELS * side for side in latents.shape[2:])
         given[name] = torch.cat([text.new_full((batch, 1), side) for side in sides], dim=1)
     return given | ({"return_dict": False} if "return_dict" in accepted else {})
 
 
-def asked_for(transformer: nn.Module, known: dict, latent_shape: tuple[int, int, int]) -> tuple[Shapes, list[str]]:
+def find_prompt(transformer: nn.Module, known: dict, latent_shape: tuple[int, int, int]) -> tuple[Shapes, list[str]]:
     """The first prompt of `candidates` that a module takes, and its linears on tokens in order of execution.
 
     known: its config. Raises UserError where it takes none, and where it does not make latents of latents.
@@ -106,7 +102,7 @@ def asked_for(transformer: nn.Module, known: dict, latent_shape: tuple[int, int,
         if made not in [(BATCH, count, *grid) for count in (channels, 2 * channels)]:
             expected = [BATCH, channels, *grid]
             raise UserError(f"{module_class.__name__} makes {list(made)} of latents {expected}, not their shape")
-        if ARGUMENTS["mask"] in accepted:
+        if TEXT_ARGUMENTS["mask"] in accepted:
             with contextlib.suppress(Exception):
                 masked = {"text": shapes["text"], "mask": ()} | shapes
                 fake_call(transformer, latent_shape, masked, {})
@@ -143,9 +139,9 @@ def candidates(known: dict, accepted: dict[str, bool]) -> Iterator[Shapes]:
     widths = dict.fromkeys(value for value in known.values() if type(value) is int and value > 1)
     pooled = [value for key, value in known.items() if "pooled" in key and type(value) is int]
     extras: list[Shapes] = [{}]
-    if ARGUMENTS["guidance"] in accepted:
+    if TEXT_ARGUMENTS["guidance"] in accepted:
         extras.append({"guidance": ()})
-    if ARGUMENTS["pooled"] in accepted:
+    if TEXT_ARGUMENTS["pooled"] in accepted:
         extras += [{"pooled": (width,)} | extra for width in pooled for extra in extras]
     for extra, width in itertools.product(extras, widths):
         yield {"text": (width,)} | extra

@@ -61,7 +61,7 @@ def sincos_positions(config: dict, scale: float = 1.0) -> torch.Tensor:
     return torch.cat([columns, rows], dim=1).unsqueeze(0)
 
 
-def cropped(positions: torch.Tensor, side: int, first: int, grid: int) -> torch.Tensor:
+def crop_positions(positions: torch.Tensor, side: int, first: int, grid: int) -> torch.Tensor:
     """Crop positions [1, n, d] that fill a square of `side` to a smaller one: [1, grid * grid, d].
 
     Its rows and columns are `grid` from the `first` on.

@@ -15,7 +15,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.fold import Modulation, Producer, Values
 from edge_hadanorm.method.linear import equal_parts
 from edge_hadanorm.method.operators import LAYER_NORM_EPS, layer_norm
-from edge_hadanorm.models.conversion import Conversion, check_fixed, scaled, without_variance
+from edge_hadanorm.models.conversion import Conversion, check_fixed, cut_variance, scaled
 from edge_hadanorm.models.denoiser import State
 from edge_hadanorm.models.layers import (
     TIME_CHANNELS,
@@ -206,7 +206,7 @@ class PixArtDenoiser(PatchDenoiser):
             into.put_feed_forward(f"{target}.ff", f"{source}.ff", width)
         put_modulations(config, into)
         out = config.get("out_channels") or channels
-        put("final", without_variance(linear("proj_out", patch * patch * out, width), channels, out))
+        put("final", cut_variance(linear("proj_out", patch * patch * out, width), channels, out))
         scale = config.get("interpolation_scale") or max(config["sample_size"] // 64, 1)
         into.put_constants(frequencies=time_frequencies(), positions=sincos_positions(config, scale))
 

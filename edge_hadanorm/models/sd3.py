@@ -17,7 +17,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.fold import LinearModulation, Producer, Values
 from edge_hadanorm.method.linear import equal_parts
 from edge_hadanorm.method.operators import layer_norm
-from edge_hadanorm.models.conversion import Conversion, check_fixed, scaled, with_ones
+from edge_hadanorm.models.conversion import Conversion, add_ones, check_fixed, scaled
 from edge_hadanorm.models.denoiser import State
 from edge_hadanorm.models.layers import (
     TIME_CHANNELS,
@@ -29,7 +29,7 @@ from edge_hadanorm.models.layers import (
     sinusoid,
     time_frequencies,
 )
-from edge_hadanorm.models.patches import PatchDenoiser, check_patches, cropped
+from edge_hadanorm.models.patches import PatchDenoiser, check_patches, crop_positions
 
 # Linears of a block, those that it has, in order of execution.
 LINEARS = (
@@ -225,7 +225,7 @@ class SD3Denoiser(PatchDenoiser):
             weight, bias = linear(source, parts * width, width)
             shift = width if parts == 2 else 0
             pair = weight.roll(shift, dims=0), cast(torch.Tensor, bias).roll(shift, dims=0)
-            put(target, with_ones(pair, *range(1, parts, 3)))
+            put(target, add_ones(pair, *range(1, parts, 3)))
 
         def put_attention(target: str, source: str, names: tuple[str, ...], last: bool = False) -> None:
             q, k, v = (linear(f"{source}.{name}", width, width) for name in names[:3])
@@ -258,7 +258,7 @@ class SD3Denoiser(PatchDenoiser):
         # Positions are those of a larger grid, of which pictures of this size take the middle.
         most, grid = config["pos_embed_max_size"], config["sample_size"] // patch
         positions = take("pos_embed.pos_embed", 1, most * most, width)
-        into.state["positions"] = cropped(positions, most, (most - grid) // 2, grid)
+        into.state["positions"] = crop_positions(positions, most, (most - grid) // 2, grid)
         into.put_constants(frequencies=time_frequencies())
 
 

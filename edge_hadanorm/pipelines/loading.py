@@ -14,7 +14,7 @@ from edge_hadanorm.models import FAMILIES, class_of, family
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines.kinds import KINDS
 from edge_hadanorm.pipelines.text_to_image import INDEX, TextToImage, encoded_shapes
-from edge_hadanorm.tensor_files import Weights, read_shapes, read_weights
+from edge_hadanorm.tensor_files import LazyWeights, read_shapes, read_weights
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "weights"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -35,7 +35,7 @@ class FloatModel:
 def load(name: str) -> FloatModel:
     """Load a model by name, in float32. Raises UserError for what is missing, broken, unsupported or not finite."""
     place = _find(name)
-    return _build(place, Weights(place.transformer))
+    return _build(place, LazyWeights(place.transformer))
 
 
 def outline(name: str) -> FloatModel:

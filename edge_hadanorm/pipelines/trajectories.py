@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.models.calls import Inputs, captured
+from edge_hadanorm.models.calls import Inputs, read_captured
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines.drawing import OnStep, Runner, TorchRunner, latents, picture
 from edge_hadanorm.pipelines.loading import FloatModel
@@ -132,7 +132,7 @@ def evaluation_data(
     Raises UserError where there are neither.
     """
     if inputs is not None:
-        return captured(inputs, model.denoiser), None
+        return read_captured(inputs, model.denoiser), None
     if not has_prompts(model):
         raise UserError(f"{model.name} has no prompts to evaluate on: give captured `inputs`")
     trajectories = evaluation_trajectories(model)

@@ -12,7 +12,7 @@ import torch
 
 from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.models.denoiser import Denoiser, State
-from edge_hadanorm.quantization.calibration import Seen, observed
+from edge_hadanorm.quantization.calibration import Seen, observe_inputs
 
 # What a second moment of a thousand features needs to be worth inverting.
 TOKENS = 16384
@@ -20,7 +20,7 @@ TOKENS = 16384
 CHUNK = 4096
 
 
-class Stream:
+class BlockwiseCalls:
     """Calls at one stage of a denoiser, see `Denoiser.stages`. `advance` takes them to the next."""
 
     def __init__(self, denoiser: Denoiser, calls: Sequence[Inputs]):
@@ -55,7 +55,7 @@ class Stream:
             if len(seen) == len(names):
                 raise _AllSeen
 
-        with observed(denoiser, names, observe), contextlib.suppress(_AllSeen):
+        with observe_inputs(denoiser, names, observe), contextlib.suppress(_AllSeen):
             denoiser.advance(self.stage, state)
         return seen
 

@@ -77,7 +77,7 @@ class Moments:
 
 
 @contextmanager
-def observed(denoiser: Foldable, names: Iterable[str], observe: Observe) -> Iterator[None]:
+def observe_inputs(denoiser: Foldable, names: Iterable[str], observe: Observe) -> Iterator[None]:
     """Call observe(name, x, ...) with the arguments of each named linear while inside: its input, and token weights."""
 
     def hook(name: str):
@@ -121,7 +121,7 @@ def calibrate(
             )
         moments[name].update(x, weights)
 
-    with torch.no_grad(), observed(denoiser, names, observe):
+    with torch.no_grad(), observe_inputs(denoiser, names, observe):
         for sample in progress(samples[done:]):
             if not sample().isfinite().all():
                 raise UserError(f"calibration: NaN or Inf in the output of sample {done}; check weights and inputs")
@@ -145,7 +145,7 @@ def activation_ranges(
             low, high = torch.minimum(low, ranges[name][0]), torch.maximum(high, ranges[name][1])
         ranges[name] = (low, high)
 
-    with torch.no_grad(), observed(denoiser, denoiser.quantizable(), observe):
+    with torch.no_grad(), observe_inputs(denoiser, denoiser.quantizable(), observe):
         for sample in samples:
             sample()
     return ranges

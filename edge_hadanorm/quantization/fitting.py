@@ -22,7 +22,7 @@ from edge_hadanorm.method.rounding import METHODS
 from edge_hadanorm.quantization.calibration import Seen, tokens
 
 
-def unrounded(recipe: Recipe, folding: Folding, weight: torch.Tensor, bias: torch.Tensor | None) -> QuantizedLinear:
+def fold_linear(recipe: Recipe, folding: Folding, weight: torch.Tensor, bias: torch.Tensor | None) -> QuantizedLinear:
     """A linear with its weight [m, d] still in float and the online transform folded in; in float64, kept in float32.
 
     weight and bias have the absorbed transform in them already. A weight that is not to be rounded needs no low-rank
@@ -109,8 +109,8 @@ def _real_rows(linear: QuantizedLinear, x: torch.Tensor, weights: torch.Tensor |
     return torch.cat([tokens(rows[:, : x.shape[1]], weights), rows[:, x.shape[1] :].flatten(0, 1)])
 
 
-def some_rows(linear: QuantizedLinear, rows: torch.Tensor) -> QuantizedLinear:
-    """The part of an unrounded linear that makes these outputs."""
+def select_rows(linear: QuantizedLinear, rows: torch.Tensor) -> QuantizedLinear:
+    """Part of a linear that is not rounded yet, which makes these outputs."""
     bias, branch = linear.bias, linear.low_rank
     if branch is not None:
         branch = LowRank(branch.down, branch.up[rows])

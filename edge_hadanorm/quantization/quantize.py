@@ -12,21 +12,27 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.fold import Folding, Producer, fold_into, shared_copy, submodule
 from edge_hadanorm.method.hadamard import is_hadamard_order
 from edge_hadanorm.method.linear import FLOAT_BITS, QuantizedLinear
-from edge_hadanorm.method.recipe import Recipe, steadied
+from edge_hadanorm.method.recipe import Recipe, settle_centre
 from edge_hadanorm.method.rounding import METHODS as ROUNDING
 from edge_hadanorm.method.transform import FeatureTransform, Rotation, rotation_factors
 from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.quantization.allocation import allocate
-from edge_hadanorm.quantization.blockwise import Stream
+from edge_hadanorm.quantization.blockwise import BlockwiseCalls
 from edge_hadanorm.quantization.calibration import Moments, activation_ranges
-from edge_hadanorm.quantization.fitting import fit, unrounded
+from edge_hadanorm.quantization.fitting import fit, fold_linear
 from edge_hadanorm.quantization.search import START, search
 
 # Beyond this spread between channels a scale says more about a dead channel than about its signal.
 SCALE_RANGE = 1e4
 # Linears outside the recipe with as many weights are worth 8 bits: an adaptive norm's can be a third of a transformer.
 LARGE = 1 << 20
+
+
+# The recipes of a stage's linears by name, stage by stage.
+Stages = list[dict[str, Recipe]]
+Progress = Callable[[Iterable], Iterable]
+Done = Callable[[int, Denoiser], None]
 
 
 def feature_scale(recipe: Recipe, moments: Moments | None, weight: torch.Tensor) -> torch.Tensor | None:
@@ -73,7 +79,7 @@ def _rotation(recipe: Recipe, width: int, producer: Producer | None) -> Rotation
 
 def quantize_linear(recipe: Recipe, folding: Folding, linear: nn.Linear) -> QuantizedLinear:
     """One linear of a folded float denoiser with its weight rounded, without regard to inputs."""
-    plain = unrounded(recipe, folding, linear.weight, linear.bias)
+    plain = fold_linear(recipe, folding, linear.weight, linear.bias)
     if recipe.weight_bits == FLOAT_BITS:
         return plain
     codes, scale = ROUNDING[recipe.rounding](plain.weight, recipe.weight_bits, recipe.group_size)
@@ -137,32 +143,57 @@ def quantize(
     if recipe.needs_calls and not calls:
         raise UserError(f"recipe {recipe.name} rounds on calls of the denoiser, and there are none")
     quantized = shared_copy(denoiser)
-    stream = Stream(quantized, calls) if recipe.search or recipe.rounding == "gptq" else None
-    budgeted = _allocate(denoiser, recipe, moments, calls) if recipe.average_bits is not None else {}
-    ranges_last = recipe.activations == "tensor" and stream is None
-    for stage, names in enumerate(progress(denoiser.stages())):
-        recipes = {name: budgeted.get(name, recipe) for name in names}
-        foldings = _choose_and_fold(quantized, recipes, moments, stream)
-        for name in names:
-            linear = submodule(quantized, name)
-            if stream is None:
-                made = quantize_linear(recipes[name], foldings[name], linear)
-            else:
-                plain = unrounded(recipes[name], foldings[name], linear.weight, linear.bias)
-                made = fit(plain, partial(stream.inputs, quantized, name))
-            quantized.set_submodule(name, made)
-        if stream is not None:
-            stream.advance(quantized)
-        if not ranges_last:
+    shares = _allocate(denoiser, recipe, moments, calls) if recipe.average_bits is not None else {}
+    stages = [{name: shares.get(name, recipe) for name in names} for names in denoiser.stages()]
+    if recipe.search or recipe.rounding == "gptq":
+        _fit_on_calls(quantized, stages, moments, calls, progress, done)
+    elif recipe.activations == "tensor":
+        _round_weights(quantized, stages, moments, progress, lambda *_: None)
+        _set_ranges(denoiser, quantized, samples)
+        for stage in range(len(stages)):
             done(stage, quantized)
-    if ranges_last:
-        ranges = activation_ranges(denoiser, quantized, samples)
-        for name in denoiser.quantizable():
-            cast(QuantizedLinear, quantized.get_submodule(name)).set_activation_range(*ranges[name])
-        for stage in range(len(denoiser.stages())):
-            done(stage, quantized)
+    else:
+        _round_weights(quantized, stages, moments, progress, done)
     quantize_rest(quantized, recipe)
     return quantized
+
+
+def _round_weights(
+    quantized: Denoiser, stages: Stages, moments: dict[str, Moments] | None, progress: Progress, done: Done
+) -> None:
+    """Round every linear without regard to its inputs; ranges of static activations are still to be set."""
+    for stage, recipes in enumerate(progress(stages)):
+        foldings = _choose_and_fold(quantized, recipes, moments, None)
+        for name, own in recipes.items():
+            quantized.set_submodule(name, quantize_linear(own, foldings[name], submodule(quantized, name)))
+        done(stage, quantized)
+
+
+def _fit_on_calls(
+    quantized: Denoiser,
+    stages: Stages,
+    moments: dict[str, Moments] | None,
+    calls: Sequence[Inputs],
+    progress: Progress,
+    done: Done,
+) -> None:
+    """Fit every linear to what the quantized layers before it make of the calls."""
+    blockwise = BlockwiseCalls(quantized, calls)
+    for stage, recipes in enumerate(progress(stages)):
+        foldings = _choose_and_fold(quantized, recipes, moments, blockwise)
+        for name in recipes:
+            linear = submodule(quantized, name)
+            plain = fold_linear(recipes[name], foldings[name], linear.weight, linear.bias)
+            quantized.set_submodule(name, fit(plain, partial(blockwise.inputs, quantized, name)))
+        blockwise.advance(quantized)
+        done(stage, quantized)
+
+
+def _set_ranges(denoiser: Denoiser, quantized: Denoiser, samples: Sequence[Callable[[], object]]) -> None:
+    """Set the ranges of static activations, as the float model's samples have them."""
+    ranges = activation_ranges(denoiser, quantized, samples)
+    for name in denoiser.quantizable():
+        cast(QuantizedLinear, quantized.get_submodule(name)).set_activation_range(*ranges[name])
 
 
 @torch.no_grad()
@@ -176,7 +207,7 @@ def outline(denoiser: Denoiser, recipe: Recipe) -> Denoiser:
     own = dataclasses.replace(recipe, search=False, **START) if recipe.search else recipe
 
     def choose(name: str, weight: torch.Tensor) -> FeatureTransform:
-        steadily, vector = steadied(own, name in steady), weight.new_empty(weight.shape[1])
+        steadily, vector = settle_centre(own, name in steady), weight.new_empty(weight.shape[1])
         return FeatureTransform(
             centre=None if steadily.centre == "none" else vector,
             dynamic=steadily.centre == "dynamic",
@@ -204,7 +235,7 @@ def _allocate(
     producers, steady = denoiser.producers(), denoiser.steady()
 
     def quantize_one(name: str, own: Recipe) -> QuantizedLinear:
-        linear, judged = submodule(denoiser, name), steadied(like, name in steady)
+        linear, judged = submodule(denoiser, name), settle_centre(like, name in steady)
         transform = build_transform(
             judged, moments[name] if moments else None, linear.weight.double(), producers.get(name)
         )
@@ -215,18 +246,18 @@ def _allocate(
 
 
 def _choose_and_fold(
-    denoiser: Denoiser, recipes: dict[str, Recipe], moments: dict[str, Moments] | None, stream: Stream | None
+    denoiser: Denoiser, recipes: dict[str, Recipe], moments: dict[str, Moments] | None, blockwise: BlockwiseCalls | None
 ) -> dict[str, Folding]:
     """Fold one stage's transforms in; recipes that search are replaced by what they find."""
     producers, steady = denoiser.producers(), denoiser.steady()
     searched = [name for name, recipe in recipes.items() if recipe.search]
-    sample = stream.sample(denoiser, searched) if stream is not None and searched else {}
+    sample = blockwise.sample(denoiser, searched) if blockwise is not None and searched else {}
 
     def choose(name: str, weight: torch.Tensor) -> FeatureTransform:
         producer = producers.get(name)
 
         def build(own: Recipe, moments: Moments | None) -> FeatureTransform:
-            return build_transform(steadied(own, name in steady), moments, weight, producer)
+            return build_transform(settle_centre(own, name in steady), moments, weight, producer)
 
         if name in sample:
             bias = submodule(denoiser, name).bias

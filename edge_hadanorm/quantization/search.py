@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from edge_hadanorm.method.cost import online_cost
 from edge_hadanorm.method.fold import Folding, Producer, split
 from edge_hadanorm.method.linear import DEVICE_BITS
-from edge_hadanorm.method.recipe import Recipe, steadied
+from edge_hadanorm.method.recipe import Recipe, settle_centre
 from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.quantization.calibration import Moments, Seen, tokens
-from edge_hadanorm.quantization.fitting import fit, output_noise, some_rows, unrounded
+from edge_hadanorm.quantization.fitting import fit, fold_linear, output_noise, select_rows
 
 # What an input's SQNR has to gain for a transform that takes as long as its linear, in dB.
 EXCHANGE_DB = 0.2
@@ -88,9 +88,9 @@ def search(
         some, others = fold
         folding = Folding(FeatureTransform(), transform)
         if own.rank:  # a branch is of the whole weight
-            candidate = some_rows(unrounded(own, folding, weight, bias), rows)
+            candidate = select_rows(fold_linear(own, folding, weight, bias), rows)
         else:
-            candidate = unrounded(own, folding, *exact)
+            candidate = fold_linear(own, folding, *exact)
         return output_noise(fit(candidate, lambda: [some], SPAN), *exact, others).sum().item()
 
     def score(own: Recipe) -> float:
@@ -105,7 +105,7 @@ def search(
         return scores[own]
 
     given = dataclasses.replace(recipe, search=False)
-    starts = (steadied(dataclasses.replace(given, **values), steady) for values in STARTS.values())
+    starts = (settle_centre(dataclasses.replace(given, **values), steady) for values in STARTS.values())
     best = max(starts, key=score)
     rotations: Sweep = HEAD_ROTATIONS if producer is not None and producer.head else ROTATIONS
     sweeps: tuple[Sweep, ...] = (SCALES, rotations, STEADY_CENTRES if steady else CENTRES)

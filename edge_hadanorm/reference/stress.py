@@ -188,7 +188,7 @@ def input_deviations(denoiser: PixArtDenoiser) -> Deviations:
     }
 
 
-def stressed(
+def plant_outliers(
     config: dict,
     weights: dict[str, torch.Tensor],
     seed: int = 0,
@@ -223,7 +223,7 @@ def write(out: Path, seed: int = 0) -> None:
         raise UserError(f"{out} exists; remove it or give another `out`")
     with new_folder(out) as folder:
         config = read_object(REFERENCE / TRANSFORMER / "config.json", "transformer config")
-        state = stressed(config, read_weights(REFERENCE / TRANSFORMER), seed)
+        state = plant_outliers(config, read_weights(REFERENCE / TRANSFORMER), seed)
         for file in (file.relative_to(REFERENCE) for file in REFERENCE.rglob("*") if file.is_file()):
             if file not in (CARD, WEIGHTS):
                 (folder / file).parent.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.models.calls import Inputs, captured
+from edge_hadanorm.models.calls import Inputs, read_captured
 from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.trajectories import Trajectories, calibration_prompts, read_prompts
 from edge_hadanorm.progress import Progress, silent
@@ -95,7 +95,7 @@ def collect(
     if prompts is not None:
         prompts = prompt_list(prompts)
     if inputs is not None:
-        calls = captured(inputs, model.denoiser)
+        calls = read_captured(inputs, model.denoiser)
         each = [partial(call.run, model.denoiser) for call in calls]
         return CalibrationData(model, each, calls, settings=[prompts, steps, seed])
     pipeline = model.pipeline

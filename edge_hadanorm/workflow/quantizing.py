@@ -230,7 +230,7 @@ def pick_device(name: str) -> str:
 
 def _recipe(recipe: str | Path | Recipe, average_bits: float | None) -> Recipe:
     own = recipe if isinstance(recipe, Recipe) else recipes.load(str(recipe))
-    return own if average_bits is None else recipes.budgeted(own, average_bits)
+    return own if average_bits is None else recipes.set_budget(own, average_bits)
 
 
 def _text(model: FloatModel, inputs: list[Inputs] | None) -> Text:

@@ -19,7 +19,7 @@ from edge_hadanorm.bundle.prompts import BundlePrompts
 from edge_hadanorm.bundle.schema import MANIFEST
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.method import recipe
-from edge_hadanorm.models.calls import captured
+from edge_hadanorm.models.calls import read_captured
 from edge_hadanorm.pipelines.sampling import SamplerTable, sample
 from edge_hadanorm.pipelines.text_encoders import PromptTokenizer
 from edge_hadanorm.tensor_files import read_shapes, read_tensors, write_tensors
@@ -215,7 +215,7 @@ def test_tensors(inputs, place, read, data):
 @given(data=st.data())
 def test_captured_inputs(model, inputs, place, data):
     (place / "x.safetensors").write_bytes(data.draw(safetensors(save(inputs))))
-    answered(captured, place / "x.safetensors", model.denoiser)
+    answered(read_captured, place / "x.safetensors", model.denoiser)
 
 
 @fuzz(60)

@@ -25,7 +25,7 @@ from edge_hadanorm.models.denoiser import kind
 from edge_hadanorm.pipelines import loading
 from edge_hadanorm.quantization import quantize
 from edge_hadanorm.quantization.calibration import calibrate
-from edge_hadanorm.tensor_files import Weights
+from edge_hadanorm.tensor_files import LazyWeights
 from runtime_tests.support import tiny_pipelines
 from runtime_tests.support.families import FAMILIES
 
@@ -53,7 +53,7 @@ def unread(monkeypatch):
         raise AssertionError("weights were read")
 
     monkeypatch.setattr(tensor_files, "load_file", refuse)
-    monkeypatch.setattr(Weights, "__getitem__", refuse)
+    monkeypatch.setattr(LazyWeights, "__getitem__", refuse)
 
 
 # What it says.

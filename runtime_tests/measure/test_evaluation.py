@@ -34,7 +34,7 @@ from edge_hadanorm.pipelines.trajectories import (
     evaluation_prompts,
     evaluation_trajectories,
 )
-from edge_hadanorm.quantization.calibration import calibrate, observed
+from edge_hadanorm.quantization.calibration import calibrate, observe_inputs
 from edge_hadanorm.quantization.quantize import quantize
 from runtime_tests.support.helpers import randn
 
@@ -291,7 +291,7 @@ def test_a_layers_sqnr_is_of_that_layer_alone(model, report, calls, method, line
     """Quantized alone, so that errors of the layers before it do not count."""
     measured, quantized = report(f"{method}-w4a8")
     name, inputs = f"blocks.1.{linear}", []
-    with observed(model.denoiser, [name], lambda _, x: inputs.append(x)):
+    with observe_inputs(model.denoiser, [name], lambda _, x: inputs.append(x)):
         for call in calls:
             call.run(model.denoiser)
     x, exact = torch.cat(inputs), model.denoiser.get_submodule(name)
@@ -304,7 +304,7 @@ def test_a_layers_sqnr_is_of_what_it_computes_of_its_absorbed_input(model, repor
     """The float linear's output for the original input; values come with the transform that they absorbed."""
     measured, quantized = report("hadanorm-folded-w4a8")
     name, inputs = f"blocks.1.{linear}", []
-    with observed(model.denoiser, [name], lambda _, x: inputs.append(x)):
+    with observe_inputs(model.denoiser, [name], lambda _, x: inputs.append(x)):
         for call in calls:
             call.run(model.denoiser)
     x, exact, ours = torch.cat(inputs), model.denoiser.get_submodule(name), quantized.get_submodule(name)

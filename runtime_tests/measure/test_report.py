@@ -28,7 +28,7 @@ from edge_hadanorm.method import recipe
 from edge_hadanorm.method.cost import denoiser_cost
 from edge_hadanorm.models.denoiser import kind
 from edge_hadanorm.pipelines.trajectories import evaluation_trajectories
-from edge_hadanorm.quantization.calibration import calibrate, observed
+from edge_hadanorm.quantization.calibration import calibrate, observe_inputs
 from runtime_tests.support.helpers import randn
 
 RECIPES = ("hadanorm-balanced-w4a8", "rtn-w4a4")
@@ -339,7 +339,7 @@ def test_what_is_quantized_is_shown(model, calls, tiny_checkpoint, name):
     assert len(shown) == 4
     for one in shown:
         linear, raw = quantized.get_submodule(one.name), []
-        with observed(model.denoiser, [one.name], lambda _, x, *rest, raw=raw: raw.append(x)):
+        with observe_inputs(model.denoiser, [one.name], lambda _, x, *rest, raw=raw: raw.append(x)):
             for call in calls:
                 call.run(model.denoiser)
         expected = torch.cat([linear.rows(linear.absorbed(x)[0])[:, : x.shape[1]].flatten(0, 1) for x in raw])

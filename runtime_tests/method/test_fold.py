@@ -19,7 +19,7 @@ from edge_hadanorm.method.transform import FeatureTransform, rotation_factors
 from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.models.pixart import PixArtDenoiser
 from edge_hadanorm.pipelines.trajectories import Trajectories
-from edge_hadanorm.quantization.calibration import calibrate, observed
+from edge_hadanorm.quantization.calibration import calibrate, observe_inputs
 from edge_hadanorm.quantization.quantize import build_transform, quantize
 from runtime_tests.support.helpers import prompt_of, randn, relative_error
 
@@ -55,7 +55,7 @@ def make_call(denoiser: PixArtDenoiser, mask: torch.Tensor | None = MASK, seed: 
 
 def linear_inputs(denoiser: PixArtDenoiser, call: Inputs) -> dict[str, torch.Tensor]:
     seen = {}
-    with observed(denoiser, denoiser.quantizable(), lambda name, x, *_: seen.update({name: x})):
+    with observe_inputs(denoiser, denoiser.quantizable(), lambda name, x, *_: seen.update({name: x})):
         call.run(denoiser)
     return seen
 

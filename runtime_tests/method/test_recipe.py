@@ -7,7 +7,7 @@ import json
 import pytest
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.method.recipe import FORMATS, METHODS, SUMMARIES, Recipe, budgeted, from_json, load, named
+from edge_hadanorm.method.recipe import FORMATS, METHODS, SUMMARIES, Recipe, from_json, load, named, set_budget
 
 NAMES = [f"{method}-{format}" for method, format in itertools.product(METHODS, FORMATS)]
 FIELDS = dict(name="mine", weight_bits=4, activation_bits=8)
@@ -118,16 +118,16 @@ def test_a_recipe_needs_moments_for_transforms_and_calls_for_weights(fields, mom
 
 def test_a_budget_is_a_field_and_a_part_of_the_name():
     recipe = named("quarot-w3a8-g32")
-    spent = budgeted(recipe, 4.25)
+    spent = set_budget(recipe, 4.25)
     assert spent == dataclasses.replace(recipe, name="quarot-w3a8-g32-avg4.25", average_bits=4.25)
     assert from_json(json.loads(json.dumps(spent.to_json()))) == spent
-    assert budgeted(recipe, 5.0).name == "quarot-w3a8-g32-avg5"
+    assert set_budget(recipe, 5.0).name == "quarot-w3a8-g32-avg5"
 
 
 @pytest.mark.parametrize(("name", "bits"), [("rtn-w4a8", 3.9), ("rtn-w4a8", 8.1), ("rtn-w16a8", 8), ("rtn-w5a8", 4)])
 def test_a_budget_below_the_weight_bits_or_above_8_is_refused(name, bits):
     least = named(name).weight_bits
-    assert_refused(lambda: budgeted(named(name), bits), f"{name}-avg{bits:g}", "average_bits", f"({least}) to 8")
+    assert_refused(lambda: set_budget(named(name), bits), f"{name}-avg{bits:g}", "average_bits", f"({least}) to 8")
 
 
 @pytest.mark.parametrize(

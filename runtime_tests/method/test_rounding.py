@@ -14,7 +14,7 @@ from edge_hadanorm.method.rounding import (
     GPTQ_BLOCK,
     METHODS,
     clip_search,
-    damped,
+    damp,
     gptq,
     nearest,
     output_error,
@@ -241,13 +241,13 @@ def hessian_error(weight: torch.Tensor, codes: torch.Tensor, scale: torch.Tensor
     """[m] in float64: e H e^T of the damped moment, which GPTQ minimises."""
     scale = scale.double().repeat_interleave(weight.shape[1] // scale.shape[1], dim=1)
     error = codes.double() * scale - weight.double()
-    return torch.einsum("mi,ij,mj->m", error, damped(moment, DAMPING)[0], error)
+    return torch.einsum("mi,ij,mj->m", error, damp(moment, DAMPING)[0], error)
 
 
 def textbook(weight: torch.Tensor, scale: torch.Tensor, moment: torch.Tensor, bits: int) -> torch.Tensor:
     """Codes [m, d] one column at a time, float64: equations 2 and 3 of the paper, with scales [m, d]."""
     grid, codes = Grid(bits, symmetric=True), torch.zeros_like(weight)
-    weight, inverse = weight.clone(), damped(moment, DAMPING)[0].inverse()
+    weight, inverse = weight.clone(), damp(moment, DAMPING)[0].inverse()
     for j in range(weight.shape[1]):
         codes[:, j] = (weight[:, j] / scale[:, j]).round().clamp(grid.qmin, grid.qmax)
         error = (weight[:, j] - codes[:, j] * scale[:, j]) / inverse[j, j]
@@ -259,10 +259,10 @@ def textbook(weight: torch.Tensor, scale: torch.Tensor, moment: torch.Tensor, bi
 def test_damping_adds_a_share_of_the_mean_diagonal():
     moment = correlated(12)
     expected = moment + 0.3 * moment.trace() / 12 * torch.eye(12)
-    torch.testing.assert_close(damped(moment, 0.3), expected[None])
+    torch.testing.assert_close(damp(moment, 0.3), expected[None])
     spans = torch.stack([moment, 3 * moment])
-    torch.testing.assert_close(damped(spans, 0.3), spans + 0.6 * moment.trace() / 12 * torch.eye(12))
-    assert torch.equal(damped(torch.zeros(4, 4), 0.3)[0], 0.3 * torch.eye(4, dtype=torch.float64))
+    torch.testing.assert_close(damp(spans, 0.3), spans + 0.6 * moment.trace() / 12 * torch.eye(12))
+    assert torch.equal(damp(torch.zeros(4, 4), 0.3)[0], 0.3 * torch.eye(4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("spans", [1, 4])
@@ -369,7 +369,7 @@ def test_each_row_has_the_best_of_its_clips(monkeypatch):
 def test_groups_take_the_clips_of_least_error_by_the_moments_diagonal():
     weight, moment = randn(6, 96, dtype=torch.float32) ** 3, correlated(96)
     _, scale = gptq(weight, 4, 32, moment, DAMPING)
-    _, expected = clip_search(weight, 4, 32, damped(moment, DAMPING)[0].diagonal())
+    _, expected = clip_search(weight, 4, 32, damp(moment, DAMPING)[0].diagonal())
     assert torch.equal(scale, expected)
     assert torch.equal(scale, scale.bfloat16().float())
 

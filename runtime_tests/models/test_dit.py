@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from edge_hadanorm import checkpoint, workflow
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.models.calls import captured
+from edge_hadanorm.models.calls import read_captured
 from edge_hadanorm.pipelines import loading
 from runtime_tests.support.families import FAMILIES
 from runtime_tests.support.helpers import randn, relative_error
@@ -35,7 +35,7 @@ def capture(file, labels):
 
 
 def test_a_class_and_none_are_captured(denoiser, tmp_path):
-    calls = captured(capture(tmp_path / "inputs.safetensors", [0, CLASSES]), denoiser)
+    calls = read_captured(capture(tmp_path / "inputs.safetensors", [0, CLASSES]), denoiser)
     assert [call.prompt["label"].tolist() for call in calls] == [[0.0], [float(CLASSES)]]
     assert all(call.run(denoiser).isfinite().all() for call in calls)
 
@@ -43,7 +43,7 @@ def test_a_class_and_none_are_captured(denoiser, tmp_path):
 @pytest.mark.parametrize("label", [-1, CLASSES + 1, 0.5])
 def test_what_is_no_class_is_refused(denoiser, tmp_path, label):
     with pytest.raises(UserError, match=f"class_labels is not a class from 0 to {CLASSES - 1}"):
-        captured(capture(tmp_path / "inputs.safetensors", [1, label]), denoiser)
+        read_captured(capture(tmp_path / "inputs.safetensors", [1, label]), denoiser)
 
 
 def test_a_checkpoint_has_no_text(folder, tmp_path):

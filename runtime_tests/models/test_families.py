@@ -12,12 +12,13 @@ from edge_hadanorm import bundle, checkpoint, files, workflow
 from edge_hadanorm.exporters import writer
 from edge_hadanorm.method.fold import fold
 from edge_hadanorm.method.linear import QuantizedLinear
-from edge_hadanorm.method.recipe import named, steadied
+from edge_hadanorm.method.recipe import named, settle_centre
 from edge_hadanorm.models import FAMILIES as FORMS
-from edge_hadanorm.models.calls import ARGUMENTS, Inputs
+from edge_hadanorm.models.calls import Inputs
+from edge_hadanorm.models.denoiser import ARGUMENTS
 from edge_hadanorm.pipelines import loading
 from edge_hadanorm.quantization import quantize as quantization
-from edge_hadanorm.quantization.calibration import calibrate, observed
+from edge_hadanorm.quantization.calibration import calibrate, observe_inputs
 from edge_hadanorm.quantization.quantize import build_transform
 from runtime_tests.support.families import FAMILIES
 from runtime_tests.support.helpers import relative_error
@@ -69,11 +70,11 @@ def test_stages_are_the_denoiser_block_by_block(family, denoiser):
     """Every linear is given the same, in the order in which the stages name them."""
     call, names = family.call(denoiser), denoiser.quantizable()
     whole, staged = {}, {}
-    with observed(denoiser, names, lambda name, x, *_: whole.__setitem__(name, x)):
+    with observe_inputs(denoiser, names, lambda name, x, *_: whole.__setitem__(name, x)):
         call.run(denoiser)
     state = denoiser.begin(call.latents, call.timestep, **call.prompt)
     assert all(part is None or len(part) == len(call.latents) for part in state)
-    with observed(denoiser, names, lambda name, x, *_: staged.__setitem__(name, x)):
+    with observe_inputs(denoiser, names, lambda name, x, *_: staged.__setitem__(name, x)):
         for stage, own in enumerate(denoiser.stages()):
             before = set(staged)
             state = denoiser.advance(stage, state)
@@ -109,7 +110,7 @@ def test_folding_is_exact(family, denoiser, moments, method):
     recipe, producers = named(f"{method}-w8a8"), denoiser.producers()
 
     def choose(name, weight):
-        own = steadied(recipe, name in denoiser.steady())
+        own = settle_centre(recipe, name in denoiser.steady())
         return build_transform(own, moments[name], weight, producers.get(name))
 
     folded, foldings = fold(denoiser, choose)
@@ -117,7 +118,7 @@ def test_folding_is_exact(family, denoiser, moments, method):
     assert relative_error(call.run(folded), call.run(denoiser)) < 1e-10
     before, after = {}, {}
     for own, seen in ((denoiser, before), (folded, after)):
-        with observed(own, denoiser.quantizable(), lambda name, x, *_, seen=seen: seen.__setitem__(name, x)):
+        with observe_inputs(own, denoiser.quantizable(), lambda name, x, *_, seen=seen: seen.__setitem__(name, x)):
             call.run(own)
     for name, folding in foldings.items():
         assert relative_error(after[name], folding.absorbed(before[name])[0]) < 1e-9, name

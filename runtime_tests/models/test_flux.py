@@ -47,7 +47,7 @@ def capture(**change: torch.Tensor) -> dict[str, torch.Tensor]:
 
 def captured(folder, denoiser, tensors):
     save_file(tensors, folder / "inputs.safetensors")
-    return calls_module.captured(folder / "inputs.safetensors", denoiser)
+    return calls_module.read_captured(folder / "inputs.safetensors", denoiser)
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -24,10 +24,11 @@ from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.method.recipe import named
 from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.models import generic
-from edge_hadanorm.models.calls import ARGUMENTS, Inputs
+from edge_hadanorm.models.calls import Inputs
+from edge_hadanorm.models.denoiser import ARGUMENTS
 from edge_hadanorm.pipelines import loading
 from edge_hadanorm.quantization import allocation
-from edge_hadanorm.quantization.calibration import observed
+from edge_hadanorm.quantization.calibration import observe_inputs
 from edge_hadanorm.quantization.quantize import quantize_linear
 from runtime_tests.support.families import FAMILIES, Family
 from runtime_tests.support.helpers import randn, relative_error
@@ -156,7 +157,7 @@ def test_stages_are_the_module_block_by_block(other, denoiser):
     """Every linear is given the same as in a whole call, and every block goes on from the one before it."""
     call, names = other.call(denoiser), denoiser.quantizable()
     whole, staged = {}, {}
-    with observed(denoiser, names, lambda name, x, *_: whole.__setitem__(name, x)):
+    with observe_inputs(denoiser, names, lambda name, x, *_: whole.__setitem__(name, x)):
         call.run(denoiser)
     assert set(whole) == set(names)
     assert all(x.ndim == 3 and x.shape[1] > 1 for x in whole.values())
@@ -164,7 +165,7 @@ def test_stages_are_the_module_block_by_block(other, denoiser):
     assert all(part is None or len(part) == len(call.latents) for part in state)
     for stage, own in enumerate(denoiser.stages()):
         before = set(staged)
-        with observed(denoiser, names, lambda name, x, *_: staged.__setitem__(name, x)):
+        with observe_inputs(denoiser, names, lambda name, x, *_: staged.__setitem__(name, x)):
             state = denoiser.advance(stage, state)
         assert set(staged) - before == set(own)
     for name in names:
@@ -209,10 +210,10 @@ def test_what_needs_more_than_the_block_before_it_is_run_from_the_beginning(skip
     denoiser, call = skipping
     names = denoiser.quantizable()
     whole, staged = {}, {}
-    with observed(denoiser, names, lambda name, x, *_: whole.__setitem__(name, x)):
+    with observe_inputs(denoiser, names, lambda name, x, *_: whole.__setitem__(name, x)):
         call.run(denoiser)
     state = denoiser.begin(call.latents, call.timestep, **call.prompt)
-    with observed(denoiser, names, lambda name, x, *_: staged.__setitem__(name, x)):
+    with observe_inputs(denoiser, names, lambda name, x, *_: staged.__setitem__(name, x)):
         for stage in range(4):
             state = denoiser.advance(stage, state)
     late = denoiser.transformer.config.late

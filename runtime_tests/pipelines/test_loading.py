@@ -237,7 +237,7 @@ def capture(count: int = 3, words: int = 5, mask: bool = True) -> dict[str, torc
 
 def captured(folder, denoiser, tensors) -> list[Inputs]:
     save_file(tensors, folder / "inputs.safetensors")
-    return calls_module.captured(folder / "inputs.safetensors", denoiser)
+    return calls_module.read_captured(folder / "inputs.safetensors", denoiser)
 
 
 @pytest.mark.parametrize("mask", [True, False])

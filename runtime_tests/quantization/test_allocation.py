@@ -20,7 +20,7 @@ from edge_hadanorm.measure.inspection import describe
 from edge_hadanorm.measure.metrics import Sqnr, psnr_db
 from edge_hadanorm.measure.sizes import bits_summary
 from edge_hadanorm.method.fold import Folding, shared_copy
-from edge_hadanorm.method.recipe import budgeted, named
+from edge_hadanorm.method.recipe import named, set_budget
 from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.models import generic
 from edge_hadanorm.models.calls import Inputs
@@ -114,7 +114,7 @@ def test_for_linears_of_one_size_it_is_the_best_of_all(problem, share):
 )
 def test_a_linears_own_recipe_is_the_recipe_at_its_bits(name, bits, group):
     """8 bits need no groups, and phones have no kernels for them."""
-    own = own_bits(budgeted(named(name), 5), bits)
+    own = own_bits(set_budget(named(name), 5), bits)
     fields = named(name).to_json() | dict(weight_bits=bits, group_size=group, name=f"{name}-avg5")
     assert own.to_json() == fields
 
@@ -321,7 +321,7 @@ def of(quantized) -> dict[str, int]:
     [("rtn-w4a8", 5), ("hadanorm-balanced-w4a8-g32", 5), ("hadanorm-auto-w4a8", 5), ("quarot-w3a8", 4.5)],
 )
 def test_a_budget_is_spent_and_worth_it(model, moments, calls, name, average):
-    recipe = budgeted(named(name), average)
+    recipe = set_budget(named(name), average)
     plain = quantize(model.denoiser, named(name), moments, calls=calls)
     quantized = quantize(model.denoiser, recipe, moments, calls=calls)
     assert average - 0.5 < bits_summary(quantized)["average"] <= average
@@ -337,7 +337,7 @@ def test_a_budget_is_spent_and_worth_it(model, moments, calls, name, average):
 
 def test_measured_bits_beat_the_same_bits_anywhere(model, moments, calls):
     """Half of them: the sensitive linears, and the others."""
-    quantized = quantize(model.denoiser, budgeted(named("quarot-w4a8"), 6), moments, calls=calls)
+    quantized = quantize(model.denoiser, set_budget(named("quarot-w4a8"), 6), moments, calls=calls)
     four, eight = (quantize(model.denoiser, named(f"quarot-w{bits}a8"), moments) for bits in (4, 8))
     other = shared_copy(four)
     for name, bits in of(quantized).items():
@@ -348,7 +348,7 @@ def test_measured_bits_beat_the_same_bits_anywhere(model, moments, calls):
 @pytest.mark.parametrize(("average", "like"), [(4, "w4a8"), (8, "w8a8")])
 @pytest.mark.parametrize("method", ["hadanorm-balanced", "rtn"])
 def test_at_the_ends_it_is_the_recipe_of_those_bits(model, moments, calls, method, average, like):
-    recipe = budgeted(named(f"{method}-w4a8"), average)
+    recipe = set_budget(named(f"{method}-w4a8"), average)
     found = quantize(model.denoiser, recipe, moments, calls=calls).state_dict()
     expected = quantize(model.denoiser, named(f"{method}-{like}"), moments).state_dict()
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
@@ -369,7 +369,7 @@ def mixed(tiny_pipeline, tmp_path_factory):
 
 def test_a_mixed_checkpoint_is_loaded_to_the_bit(mixed, tmp_path):
     saved = checkpoint.load(mixed)
-    assert saved.recipe == budgeted(named(MIXED), 6)
+    assert saved.recipe == set_budget(named(MIXED), 6)
     assert json.loads((mixed / "recipe.json").read_text())["average_bits"] == 6
     assert set(of(saved.denoiser).values()) == {4, 8}
     checkpoint.save(tmp_path, saved)

@@ -1,4 +1,4 @@
-"""stream.py: calls that go block by block are those of the whole denoiser, with padding and quantized blocks too."""
+"""blockwise.py: calls that go block by block are those of the whole denoiser, with padding and quantized blocks too."""
 
 import dataclasses
 
@@ -10,8 +10,8 @@ from edge_hadanorm.method.recipe import named
 from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.pipelines.trajectories import Trajectories
 from edge_hadanorm.quantization import blockwise as streaming
-from edge_hadanorm.quantization.blockwise import Stream
-from edge_hadanorm.quantization.calibration import observed, tokens
+from edge_hadanorm.quantization.blockwise import BlockwiseCalls
+from edge_hadanorm.quantization.calibration import observe_inputs, tokens
 from edge_hadanorm.quantization.quantize import quantize
 from runtime_tests.support.helpers import prompt_of, randn
 
@@ -42,14 +42,14 @@ def begun(denoiser, call: Inputs):
 def seen_by(denoiser, calls: list[Inputs]) -> dict[str, list[tuple]]:
     """What every linear is given in plain runs, call by call."""
     seen = {name: [] for name in denoiser.quantizable()}
-    with observed(denoiser, seen, lambda name, x, weights=None: seen[name].append((x, weights))):
+    with observe_inputs(denoiser, seen, lambda name, x, weights=None: seen[name].append((x, weights))):
         for call in calls:
             call.run(denoiser)
     return seen
 
 
 def spread(calls: list[Inputs]) -> list[Inputs]:
-    """In the stream's order."""
+    """In the order of `BlockwiseCalls`."""
     return streaming._spread(calls, max(1, streaming.CHUNK // (len(calls[0].latents) * TOKENS)))
 
 
@@ -62,11 +62,11 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
-def assert_seen(stream: Stream, denoiser, calls: list[Inputs]) -> None:
-    """The stream's stage is given what the whole denoiser gives it."""
+def assert_seen(blockwise: BlockwiseCalls, denoiser, calls: list[Inputs]) -> None:
+    """The stage is given what the whole denoiser gives it."""
     seen = seen_by(denoiser, calls)
-    for name in denoiser.stages()[stream.stage]:
-        found = list(stream.inputs(denoiser, name))
+    for name in denoiser.stages()[blockwise.stage]:
+        found = list(blockwise.inputs(denoiser, name))
         assert_close(joined(x for x, _ in found), joined(x for x, _ in seen[name]))
         weights = joined(weights for _, weights in found)
         expected = joined(weights for _, weights in seen[name])
@@ -94,7 +94,7 @@ def test_stages_are_the_linears_of_a_block_in_order_of_execution(model):
     denoiser, order = model.denoiser, []
     assert [name for stage in denoiser.stages() for name in stage] == denoiser.quantizable()
     state = begun(denoiser, make_calls(denoiser, 1)[0])
-    with torch.no_grad(), observed(denoiser, denoiser.quantizable(), lambda name, *_: order.append(name)):
+    with torch.no_grad(), observe_inputs(denoiser, denoiser.quantizable(), lambda name, *_: order.append(name)):
         for stage in range(len(denoiser.stages())):
             state = denoiser.advance(stage, state)
     assert [sorted(order[i : i + 7]) for i in (0, 7)] == [sorted(stage) for stage in denoiser.stages()]
@@ -109,31 +109,31 @@ def test_stages_are_the_linears_of_a_block_in_order_of_execution(model):
 def test_a_stage_is_given_what_the_denoiser_gives_it(model, calls, chunk, monkeypatch):
     """However many sequences go at once, each at a timestep of its own."""
     monkeypatch.setattr(streaming, "CHUNK", chunk)
-    stream = Stream(model.denoiser, calls)
+    blockwise = BlockwiseCalls(model.denoiser, calls)
     for stage in range(2):
-        assert stream.stage == stage
-        assert_seen(stream, model.denoiser, spread(calls))
-        stream.advance(model.denoiser)
+        assert blockwise.stage == stage
+        assert_seen(blockwise, model.denoiser, spread(calls))
+        blockwise.advance(model.denoiser)
 
 
 @torch.no_grad()
 def test_later_stages_are_given_what_quantized_blocks_make(model, calls):
     denoiser, rough = shared_copy(model.denoiser), quantize(model.denoiser, named("rtn-w2a4"), None)
-    stream = Stream(denoiser, calls)
-    before = [x for x, _ in stream.inputs(denoiser, "blocks.0.attn2.q")]
+    blockwise = BlockwiseCalls(denoiser, calls)
+    before = [x for x, _ in blockwise.inputs(denoiser, "blocks.0.attn2.q")]
     denoiser.set_submodule("blocks.0.attn1.qkv", rough.get_submodule("blocks.0.attn1.qkv"))
-    assert_seen(stream, denoiser, spread(calls))  # within a stage too
-    after = [x for x, _ in stream.inputs(denoiser, "blocks.0.attn2.q")]
+    assert_seen(blockwise, denoiser, spread(calls))  # within a stage too
+    after = [x for x, _ in blockwise.inputs(denoiser, "blocks.0.attn2.q")]
     assert not torch.allclose(torch.cat(after), torch.cat(before), rtol=0.01)
-    stream.advance(denoiser)
-    assert_seen(stream, denoiser, spread(calls))
+    blockwise.advance(denoiser)
+    assert_seen(blockwise, denoiser, spread(calls))
 
 
 @torch.no_grad()
 def test_recorded_trajectories_are_calls(model):
     trajectories = Trajectories(model.pipeline, ["red a", "green b"], 3, model.pipeline.guidance, seed=0)
     calls = trajectories.record(model.denoiser)
-    assert_seen(Stream(model.denoiser, calls), model.denoiser, spread(calls))
+    assert_seen(BlockwiseCalls(model.denoiser, calls), model.denoiser, spread(calls))
 
 
 # Some and others.
@@ -167,8 +167,8 @@ def test_calls_of_one_prompt_are_all_taken(model, count):
 def test_a_sample_is_of_some_calls_and_of_others(model, calls, monkeypatch):
     monkeypatch.setattr(streaming, "CHUNK", 2 * 2 * TOKENS)
     denoiser, order = model.denoiser, spread(calls)
-    stream, names = Stream(denoiser, calls), denoiser.stages()[0]
-    sample = stream.sample(denoiser, names)
+    blockwise, names = BlockwiseCalls(denoiser, calls), denoiser.stages()[0]
+    sample = blockwise.sample(denoiser, names)
     assert list(sample) == names
     for half, own in ((0, order[:2]), (1, order[2:4])):
         seen = seen_by(denoiser, own)
@@ -183,7 +183,7 @@ def test_a_sample_is_of_some_calls_and_of_others(model, calls, monkeypatch):
 def test_few_calls_are_halved_by_sequence_and_one_is_taken_twice(model, count, batch, sizes, masked):
     calls = make_calls(model.denoiser, count, batch, masked)
     names = ["blocks.0.attn1.qkv", "blocks.0.attn2.kv"]
-    sample = Stream(model.denoiser, calls).sample(model.denoiser, names)
+    sample = BlockwiseCalls(model.denoiser, calls).sample(model.denoiser, names)
     seen = seen_by(model.denoiser, spread(calls))
     for name in names:
         (some, kept), (others, other_kept) = sample[name]
@@ -197,10 +197,10 @@ def test_few_calls_are_halved_by_sequence_and_one_is_taken_twice(model, count, b
 
 
 def test_a_sample_of_a_part_of_the_linears_is_that_of_them(model, calls):
-    stream, names = Stream(model.denoiser, calls), model.denoiser.stages()[0]
-    whole = stream.sample(model.denoiser, names)
+    blockwise, names = BlockwiseCalls(model.denoiser, calls), model.denoiser.stages()[0]
+    whole = blockwise.sample(model.denoiser, names)
     for name in names:
-        for part, expected in zip(stream.sample(model.denoiser, [name])[name], whole[name], strict=True):
+        for part, expected in zip(blockwise.sample(model.denoiser, [name])[name], whole[name], strict=True):
             assert torch.equal(part[0], expected[0])
 
 
@@ -208,7 +208,7 @@ def test_a_sample_of_a_part_of_the_linears_is_that_of_them(model, calls):
 
 
 def test_the_order_is_a_fixed_one_of_all_calls(model, calls):
-    first, second = (Stream(model.denoiser, calls) for _ in "ab")
+    first, second = (BlockwiseCalls(model.denoiser, calls) for _ in "ab")
     for a, b in zip(first.states, second.states, strict=True):
         assert all((s is None and t is None) or torch.equal(s, t) for s, t in zip(a, b, strict=True))
     started = [begun(model.denoiser, call)[0] for call in spread(calls)]
@@ -222,7 +222,7 @@ def test_tokens_and_chunks_are_bounded(model, calls, limit, chunk, monkeypatch):
     """By whole calls: the least number that has so many tokens, as many at once as fit, one at least."""
     monkeypatch.setattr(streaming, "TOKENS", limit)
     monkeypatch.setattr(streaming, "CHUNK", chunk)
-    sizes = [len(state[0]) * state[0].shape[1] for state in Stream(model.denoiser, calls).states]
+    sizes = [len(state[0]) * state[0].shape[1] for state in BlockwiseCalls(model.denoiser, calls).states]
     assert sum(sizes) == min(len(calls), -(-limit // (2 * TOKENS))) * 2 * TOKENS
     assert all(size <= max(chunk, 2 * TOKENS) for size in sizes)
     assert all(size + 2 * TOKENS > chunk for size in sizes[:-1])
@@ -230,9 +230,9 @@ def test_tokens_and_chunks_are_bounded(model, calls, limit, chunk, monkeypatch):
 
 def test_the_denoiser_stays_as_it_was(model, calls):
     before = calls[0].run(model.denoiser)
-    stream = Stream(model.denoiser, calls)
-    stream.sample(model.denoiser, model.denoiser.stages()[0])
-    stream.advance(model.denoiser)
+    blockwise = BlockwiseCalls(model.denoiser, calls)
+    blockwise.sample(model.denoiser, model.denoiser.stages()[0])
+    blockwise.advance(model.denoiser)
     assert torch.equal(calls[0].run(model.denoiser), before)
     assert not any(module._forward_pre_hooks for module in model.denoiser.modules())
 

@@ -17,7 +17,7 @@ from edge_hadanorm.method.recipe import named
 from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.pipelines.drawing import TorchRunner
 from edge_hadanorm.pipelines.trajectories import Trajectories
-from edge_hadanorm.quantization.calibration import FIELDS, Moments, activation_ranges, calibrate, observed
+from edge_hadanorm.quantization.calibration import FIELDS, Moments, activation_ranges, calibrate, observe_inputs
 from edge_hadanorm.quantization.quantize import quantize
 from runtime_tests.support.helpers import prompt_of, randn
 
@@ -156,7 +156,7 @@ def test_every_quantizable_linear_sees_the_guidance_batch_at_every_step(model, m
 
 def test_calibration_takes_the_moments_of_the_inputs_of_the_float_denoiser(model, samples, moments):
     seen = {name: [] for name in moments}
-    with observed(model.denoiser, moments, lambda name, x, _=None: seen[name].append(x.clone())):
+    with observe_inputs(model.denoiser, moments, lambda name, x, _=None: seen[name].append(x.clone())):
         for sample in samples:
             sample()
     for name, calls in seen.items():

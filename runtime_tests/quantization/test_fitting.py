@@ -1,4 +1,4 @@
-"""fit.py: a linear is rounded for the inputs that it is given, and on their mean it is exact."""
+"""fitting.py: a linear is rounded for the inputs that it is given, and on their mean it is exact."""
 
 import dataclasses
 import itertools
@@ -16,7 +16,7 @@ from edge_hadanorm.method.rounding import METHODS, gptq, nearest
 from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.quantization import fitting
 from edge_hadanorm.quantization.calibration import tokens
-from edge_hadanorm.quantization.fitting import fit, output_noise, some_rows, unrounded
+from edge_hadanorm.quantization.fitting import fit, fold_linear, output_noise, select_rows
 from runtime_tests.support.helpers import randn
 
 WIDTH, OUTPUTS, BATCH, TOKENS = 32, 12, 2, 150
@@ -51,7 +51,7 @@ def plain(
     mean = None if centre == "none" else X.double().mean((0, 1))
     deviation = X.double().std((0, 1)).sqrt() if scale else None
     transform = FeatureTransform(mean, centre == "dynamic", deviation, ((8, 1),))
-    return unrounded(recipe, Folding(FeatureTransform(), transform), WEIGHT, bias)
+    return fold_linear(recipe, Folding(FeatureTransform(), transform), WEIGHT, bias)
 
 
 def fitted(recipe: Recipe, centre: str = "none", weights: torch.Tensor | None = None, **options) -> QuantizedLinear:
@@ -329,7 +329,7 @@ def test_an_input_of_one_value_gives_the_exact_output(centre, activations):
 def test_some_rows_are_rounded_as_among_all(rank, bias):
     rows, recipe = torch.tensor([0, 3, 11]), make_recipe(("token", 4), rank=rank)
     linear = plain(recipe, "dynamic", bias)
-    part, whole = (fit(one, lambda: [(X, None)]) for one in (some_rows(linear, rows), linear))
+    part, whole = (fit(one, lambda: [(X, None)]) for one in (select_rows(linear, rows), linear))
     assert torch.equal(part.codes, whole.codes[rows])
     assert torch.equal(part.weight_scale, whole.weight_scale[rows])
     torch.testing.assert_close(part(X), whole(X)[..., rows], rtol=0, atol=1e-5 * whole(X).abs().max().item())

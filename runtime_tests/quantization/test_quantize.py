@@ -13,7 +13,7 @@ from edge_hadanorm.method.fold import fold
 from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.method.recipe import METHODS, named
 from edge_hadanorm.pipelines.trajectories import Trajectories
-from edge_hadanorm.quantization.calibration import Moments, calibrate, observed
+from edge_hadanorm.quantization.calibration import Moments, calibrate, observe_inputs
 from edge_hadanorm.quantization.quantize import SCALE_RANGE, build_transform, feature_scale, quantize, quantize_linear
 from runtime_tests.support.helpers import randn
 
@@ -46,7 +46,7 @@ def moments(model, samples):
 def layer_inputs(model, calls):
     """The inputs of every quantizable linear, in float64, one list a linear."""
     seen = {name: [] for name in model.denoiser.quantizable()}
-    with observed(model.denoiser, seen, lambda name, x, _=None: seen[name].append(x.double())):
+    with observe_inputs(model.denoiser, seen, lambda name, x, _=None: seen[name].append(x.double())):
         for call in calls:
             call.run(model.denoiser)
     return seen

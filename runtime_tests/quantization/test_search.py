@@ -14,14 +14,14 @@ from edge_hadanorm.measure.inspection import describe
 from edge_hadanorm.measure.sizes import bits_summary
 from edge_hadanorm.method.cost import denoiser_cost, linear_cost, online_cost
 from edge_hadanorm.method.fold import Folding, Values, split
-from edge_hadanorm.method.recipe import METHODS, Recipe, budgeted, named
+from edge_hadanorm.method.recipe import METHODS, Recipe, named, set_budget
 from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.pipelines.trajectories import Trajectories
 from edge_hadanorm.quantization import search as searching
-from edge_hadanorm.quantization.blockwise import Stream
+from edge_hadanorm.quantization.blockwise import BlockwiseCalls
 from edge_hadanorm.quantization.calibration import Moments, Seen, calibrate, tokens
-from edge_hadanorm.quantization.fitting import fit, output_noise, unrounded
+from edge_hadanorm.quantization.fitting import fit, fold_linear, output_noise
 from edge_hadanorm.quantization.quantize import build_transform, quantize
 from edge_hadanorm.quantization.search import CLIPS, START, STARTS, search
 from runtime_tests.support.helpers import prompt_of, randn
@@ -144,7 +144,7 @@ def quality(own: Recipe, build, producer, linear, sample: tuple[Seen, Seen]) -> 
         moments.update(*some)
         transform = build(own, moments)
         fitted = fit(
-            unrounded(own, Folding(FeatureTransform(), transform), weight, linear.bias), lambda some=some: [some]
+            fold_linear(own, Folding(FeatureTransform(), transform), weight, linear.bias), lambda some=some: [some]
         )
         outputs = tokens(F.linear(others[0], linear.weight), others[1]).double()
         noise += output_noise(fitted, linear.weight, linear.bias, others).sum()
@@ -159,7 +159,7 @@ def test_the_best_is_no_worse_than_the_start_and_the_methods(model, calls, form,
     denoiser, recipe = model.denoiser, named(f"hadanorm-auto-{form}")
     monkeypatch.setattr(searching, "ROWS", 256)
     names = denoiser.stages()[0]
-    sample = Stream(denoiser, calls).sample(denoiser, names)
+    sample = BlockwiseCalls(denoiser, calls).sample(denoiser, names)
     for name in names:
         linear, producer, steady = denoiser.get_submodule(name), denoiser.producers().get(name), denoiser.steady()
 
@@ -226,7 +226,7 @@ def test_quantize_takes_it_where_no_recipe_is_given(tiny_pipeline, tmp_path, cap
     cli.main(["quantize", str(tiny_pipeline), *options], standalone_mode=False)
     assert "hadanorm-auto-w4a8-avg4.5, denoiser" in capsys.readouterr().out
     saved = checkpoint.load(folder)
-    assert saved.recipe == budgeted(named("hadanorm-auto-w4a8"), 4.5)
+    assert saved.recipe == set_budget(named("hadanorm-auto-w4a8"), 4.5)
     assert 4 < bits_summary(saved.denoiser)["average"] <= 4.5
 
 

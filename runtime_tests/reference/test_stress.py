@@ -80,7 +80,7 @@ def relative_error(x: torch.Tensor, y: torch.Tensor) -> float:
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_the_function_stays(tiny, symmetries, strength):
     config, weights = tiny
-    stressed = stress.stressed(config, weights, seed=3, strength=strength, symmetries=symmetries)
+    stressed = stress.plant_outliers(config, weights, seed=3, strength=strength, symmetries=symmetries)
     for timestep in (17.0, 950.0):
         exact = predict(config, weights, timestep)
         assert exact.std() > 0.1
@@ -90,7 +90,7 @@ def test_the_function_stays(tiny, symmetries, strength):
 @pytest.mark.parametrize("name", stress.SYMMETRIES)
 def test_a_symmetry_changes_what_it_says(tiny, name):
     config, weights = tiny
-    stressed = stress.stressed(config, weights, symmetries=[name])
+    stressed = stress.plant_outliers(config, weights, symmetries=[name])
     changed = {key for key, tensor in stressed.items() if not torch.equal(tensor, weights[key])}
     blocks = [f"transformer_blocks.{i}." for i in range(config["num_layers"])]
     outside = {key for key in CHANGED[name] if key.startswith(OUTSIDE)}
@@ -99,7 +99,7 @@ def test_a_symmetry_changes_what_it_says(tiny, name):
 
 def test_a_constant_on_one_channel_of_the_stream_is_noticed(tiny):
     config, weights = tiny
-    moved = stress.stressed(config, weights, symmetries=["stream"])
+    moved = stress.plant_outliers(config, weights, symmetries=["stream"])
     moved["pos_embed.proj.bias"] = moved["pos_embed.proj.bias"].clone()
     moved["pos_embed.proj.bias"][0] += 1
     assert relative_error(predict(config, weights, 500.0), predict(config, moved, 500.0)) > 1e-3
@@ -107,7 +107,7 @@ def test_a_constant_on_one_channel_of_the_stream_is_noticed(tiny):
 
 def test_strength_zero_changes_nothing(tiny):
     config, weights = tiny
-    stressed = stress.stressed(config, weights, strength=0.0)
+    stressed = stress.plant_outliers(config, weights, strength=0.0)
     for name, tensor in weights.items():
         torch.testing.assert_close(stressed[name], tensor, rtol=1e-14, atol=1e-14)
 
@@ -116,7 +116,7 @@ def test_a_seed_gives_one_model_and_leaves_the_weights(tiny):
     config, weights = tiny
     before = {name: tensor.clone() for name, tensor in weights.items()}
     state = torch.get_rng_state()
-    first, again, other = (stress.stressed(config, weights, seed=seed) for seed in (5, 5, 6))
+    first, again, other = (stress.plant_outliers(config, weights, seed=seed) for seed in (5, 5, 6))
     assert torch.equal(state, torch.get_rng_state())
     assert set(first) == set(weights)
     for name, tensor in weights.items():
@@ -149,7 +149,7 @@ def test_mistakes_are_named(tiny, change, message):
     change = dict(change)
     config, weights = config | change.pop("config", {}), change.pop("weights", dict)(weights)
     with pytest.raises(UserError, match=message):
-        stress.stressed(config, weights, **change)
+        stress.plant_outliers(config, weights, **change)
 
 
 @pytest.fixture(scope="module")

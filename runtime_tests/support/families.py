@@ -9,7 +9,8 @@ import diffusers
 import torch
 from torch import nn
 
-from edge_hadanorm.models.calls import ARGUMENTS, Inputs
+from edge_hadanorm.models.calls import Inputs
+from edge_hadanorm.models.denoiser import ARGUMENTS
 from runtime_tests.support.helpers import randn
 
 
