@@ -139,6 +139,13 @@ def test_recipes_share_a_calibration(tiny_pipeline):
         assert_same(shared, edge_hadanorm.quantize(model, recipe, prompts=["red a"], steps=2, measure=False))
 
 
+def test_calibration_data_are_of_the_model_that_they_were_collected_of(tiny_pipeline):
+    data = edge_hadanorm.calibrate(str(tiny_pipeline), prompts=["red a"], steps=1)
+    with pytest.raises(UserError, match="give their `model`"):
+        edge_hadanorm.quantize(str(tiny_pipeline), "rtn-w4a8", calibration=data)
+    assert edge_hadanorm.quantize(data.model, "rtn-w4a8", calibration=data, measure=False).recipe.name == "rtn-w4a8"
+
+
 def test_a_model_can_be_quantized_again(tiny_pipeline):
     """It is let go block by block only where nobody else has it."""
     model = edge_hadanorm.load(str(tiny_pipeline))

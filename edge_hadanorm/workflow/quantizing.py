@@ -103,7 +103,7 @@ def quantize(
     model: see `load`; one in memory is left as it is. recipe: a name of `recipes`, a .json file or a `Recipe`.
     prompts, inputs: what to calibrate on, see `calibration_data.collect`; by default the model's own prompts. steps:
     of a calibration picture. seed: of the first one's noise. device: where calibration runs. average_bits: weight bits
-    on average, more where it matters. calibration: data collected before, in place of prompts, inputs, steps and seed.
+    on average, more where it matters. calibration: data of this model, in place of prompts, inputs, steps and seed.
     measure: whether to fill `metrics` on held-back prompts, else on the inputs. force: replace an earlier `out`.
     progress, status: what is shown of long work, nothing by default.
 
@@ -114,6 +114,10 @@ def quantize(
     with _new_checkpoint(out, force) as (folder, state):
         borrowed = not isinstance(model, str | Path)
         model = told(load(model), status)
+        if calibration is not None and calibration.model is not model:
+            raise UserError(
+                f"the calibration data are of {calibration.model.name} as loaded for them: give their `model`"
+            )
         quantization.check_recipe(recipe, model.denoiser)
         denoiser = model.denoiser.to(device)
         data = calibration or collect(model, prompts, inputs, steps, seed) or CalibrationData(model)
