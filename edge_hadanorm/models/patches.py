@@ -49,9 +49,11 @@ def sincos_positions(config: dict, scale: float = 1.0) -> torch.Tensor:
     """Positions [1, S, d] as diffusers makes them, float64: sines and cosines of the column, then those of the row.
 
     scale: of interpolation, by which rows and columns are divided. Half of the d / 2 features of either are sines of
-    the frequencies 10000^(-4 i / d), the others their cosines.
+    the frequencies 10000^(-4 i / d), the others their cosines. Raises UserError where d is no multiple of 4.
     """
     width = config["num_attention_heads"] * config["attention_head_dim"]
+    if width % 4:
+        raise UserError(f"transformer config: {width} features are no multiple of 4, which positions need")
     grid = config["sample_size"] // config["patch_size"]
     places = torch.arange(grid, dtype=torch.float32) / scale
     frequencies = 1 / 10000 ** (torch.arange(width // 4, dtype=torch.float64) / (width / 4))
