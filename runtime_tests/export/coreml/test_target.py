@@ -470,7 +470,10 @@ def test_an_export_that_cannot_be_is_answered_in_a_line(recipe, options, message
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("generate {bundle} 'red a' --backend executorch --out {out}", "runs on Apple's systems: --backend simulation"),
+        (
+            "generate {bundle} 'red a' --backend executorch --out {out}",
+            "runs on Apple's systems: take --backend simulation",
+        ),
         ("generate {bundle} 'red a' --steps 1000 --out {out}", "has no table for 1000 steps"),
         ("evaluate {bundle}", "{bundle}"),
         ("export {bundle} --target coreml --out {out}", "{bundle}"),
