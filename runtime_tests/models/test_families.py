@@ -163,6 +163,7 @@ def exported(quantized, tmp_path_factory):
     return bundle.load(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", [EXPORTED, "hadanorm-auto-w4a8"])
 def test_the_quantized_prediction_is_near(family, denoiser, quantized, recipe):
     saved = checkpoint.load(quantized(recipe))
@@ -176,6 +177,7 @@ def test_the_quantized_prediction_is_near(family, denoiser, quantized, recipe):
         assert error < relative_error(single(call).run(plain).double(), exact)
 
 
+@pytest.mark.slow
 def test_large_linears_of_the_rest_have_8_bits(denoiser, quantized):
     found = {n: m for n, m in checkpoint.load(quantized(EXPORTED)).denoiser.named_modules()}
     linears = {n: m.weight.numel() for n, m in denoiser.named_modules() if isinstance(m, torch.nn.Linear)}
@@ -192,6 +194,7 @@ def single(call: Inputs) -> Inputs:
     return Inputs(call.latents.float(), call.timestep.float(), prompt)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_program_is_the_simulation(family, denoiser, exported):
     saved = checkpoint.load(exported.file("simulation"))
@@ -205,6 +208,7 @@ def test_the_program_is_the_simulation(family, denoiser, exported):
     assert relative_error(prediction, call.run(saved.denoiser)) < 2e-2
 
 
+@pytest.mark.slow
 def test_a_step_is_one_call_of_a_delegate(exported):
     account = exported.programs["denoiser"]["methods"]["denoise"]["delegation"]
     assert (account["delegates"], account["outside"]) == (1, {})

@@ -284,6 +284,7 @@ def single(call: Inputs) -> Inputs:
     return Inputs(call.latents.float(), call.timestep.float(), prompt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "error"), [("rtn-w8a8", 0.1), ("hadanorm-balanced-w8a8", 0.05), ("hadanorm-auto-w4a8", 0.25)]
 )
@@ -309,6 +310,7 @@ def other_run(denoiser: nn.Module, call: Inputs) -> torch.Tensor:
     return Inputs(call.latents.double(), call.timestep.double(), prompt).run(denoiser)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "recipe"),
     [("prx", "hadanorm-balanced-w8a8"), ("transformer2d", "hadanorm-balanced-w4a8"), ("pixart", "rtn-w8a8")],
@@ -333,6 +335,7 @@ def test_the_program_is_the_simulation(name, recipe, tmp_path, screen):
     assert relative_error(prediction, call.run(saved.denoiser)) < 2e-2
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_what_cannot_be_lowered_is_said_in_a_line(tmp_path, screen, monkeypatch):
     folder = quantized(OTHERS["prx"], "rtn-w8a8", tmp_path)

@@ -92,6 +92,7 @@ def test_8_bits_come_close_to_float(model, samples, calls, moments, method):
     assert sqnr_db(model.denoiser, quantized, calls) > 30
 
 
+@pytest.mark.slow
 @on_every_method
 def test_a_static_range_costs_little_at_8_bits(model, samples, calls, moments, method):
     quantized = quantize(model.denoiser, named(f"{method}-w8a8-static"), moments, samples, calls)

@@ -153,6 +153,7 @@ def quality(own: Recipe, build, producer, linear, sample: tuple[Seen, Seen]) -> 
     return 10 * math.log10(signal / noise) - searching.EXCHANGE_DB * online_cost(online, len(weight), own.rank)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["w4a4", "w4a8", "w3a8-g32", "w8a8-static"])
 @torch.no_grad()
 def test_the_best_is_no_worse_than_the_start_and_the_methods(model, calls, form, monkeypatch):
@@ -175,6 +176,7 @@ def test_the_best_is_no_worse_than_the_start_and_the_methods(model, calls, form,
             assert best >= quality(own, build, producer, linear, sample[name]) - 1e-3, (name, method)
 
 
+@pytest.mark.slow
 def test_only_inputs_whose_means_move_have_a_dynamic_centre(model, calls, moments):
     quantized = quantize(model.denoiser, named("hadanorm-auto-w4a4"), moments, calls=calls)
     again = quantize(model.denoiser, named("hadanorm-auto-w4a4"), moments, calls=calls)
@@ -188,6 +190,7 @@ def test_only_inputs_whose_means_move_have_a_dynamic_centre(model, calls, moment
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_the_model_gains_on_the_start(model, calls, moments):
     """By as much as the outputs of its linears do."""
 
@@ -204,6 +207,7 @@ def test_the_model_gains_on_the_start(model, calls, moments):
         assert sqnr(start) > sqnr(dataclasses.replace(start, rounding="nearest")) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["w4a4", "w4a8", "w8a8-static"])
 def test_a_text_of_one_word_is_enough(model, form):
     """One call whose mask keeps one token, whose keys and values have no variance to be judged by."""
@@ -219,6 +223,7 @@ def test_a_text_of_one_word_is_enough(model, form):
 # In a checkpoint.
 
 
+@pytest.mark.slow
 def test_quantize_takes_it_where_no_recipe_is_given(tiny_pipeline, tmp_path, capsys):
     folder, prompts = tmp_path / "checkpoint", tmp_path / "prompts.txt"
     prompts.write_text("red a\ngreen b\n")
@@ -230,6 +235,7 @@ def test_quantize_takes_it_where_no_recipe_is_given(tiny_pipeline, tmp_path, cap
     assert 4 < bits_summary(saved.denoiser)["average"] <= 4.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hadanorm-auto-w4a4", "hadanorm-auto-r32-w4a8"])
 def test_a_checkpoint_records_each_linears_choice(tiny_checkpoint, tmp_path, name):
     folder = tiny_checkpoint(name)
@@ -252,6 +258,7 @@ def test_a_checkpoint_records_each_linears_choice(tiny_checkpoint, tmp_path, nam
         assert (tmp_path / file).read_bytes() == (folder / file).read_bytes(), file
 
 
+@pytest.mark.slow
 def test_what_was_saved_is_what_was_measured(tiny_checkpoint, tiny_pipeline):
     """Loaded to the bit, the predictions are those of the metrics."""
     folder = tiny_checkpoint("hadanorm-auto-w4a4")
