@@ -26,8 +26,9 @@ from edge_hadanorm.measure.metrics import psnr_db
 from edge_hadanorm.measure.sizes import megabytes
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.models import denoiser
+from edge_hadanorm.models.calls import Captured
 from edge_hadanorm.pipelines.loading import FloatModel
-from edge_hadanorm.pipelines.trajectories import Captured, evaluation_data
+from edge_hadanorm.pipelines.trajectories import evaluation_data
 from edge_hadanorm.progress import Progress, silent
 from edge_hadanorm.tables import is_number
 from edge_hadanorm.version import VERSION

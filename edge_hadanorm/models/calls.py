@@ -10,6 +10,9 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.models.denoiser import ARGUMENTS, Denoiser, device_of
 from edge_hadanorm.tensor_files import read_tensors, require_finite
 
+# Captured inputs: a .safetensors file named as the transformer's forward arguments, samples first; or its tensors.
+Captured = str | Path | Mapping[str, torch.Tensor]
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -30,7 +33,7 @@ class Inputs:
 TEXT, MASK, LABEL = ARGUMENTS["text"], ARGUMENTS["mask"], ARGUMENTS["label"]
 
 
-def read_captured(source: str | Path | Mapping[str, torch.Tensor], denoiser: Denoiser) -> list[Inputs]:
+def read_captured(source: Captured, denoiser: Denoiser) -> list[Inputs]:
     """Captured inputs, one call a sample, named as the transformer's forward arguments; first dimension: samples.
 
     source: a .safetensors file, or its tensors. Raises UserError for missing or unknown names, wrong shapes, NaN, Inf.

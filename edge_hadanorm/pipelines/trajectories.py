@@ -1,6 +1,6 @@
 """Calibration and evaluation data: a denoiser's inputs along sampling trajectories, or captured by the user."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.models.calls import Inputs, read_captured
+from edge_hadanorm.models.calls import Captured, Inputs, read_captured
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines.drawing import OnStep, Runner, TorchRunner, latents, picture
 from edge_hadanorm.pipelines.loading import FloatModel
@@ -17,8 +17,6 @@ from edge_hadanorm.pipelines.text_to_image import TextToImage
 
 # Draws one picture.
 Draw = Callable[[], torch.Tensor]
-# Captured inputs: a .safetensors file, or its tensors.
-Captured = str | Path | Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)

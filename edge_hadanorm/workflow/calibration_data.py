@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.models.calls import Inputs, read_captured
+from edge_hadanorm.models.calls import Captured, Inputs, read_captured
 from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.trajectories import Trajectories, calibration_prompts, read_prompts
 from edge_hadanorm.progress import Progress, silent
@@ -17,8 +17,6 @@ from edge_hadanorm.quantization.calibration import Moments, calibrate
 
 # A text file with one prompt a line, or the prompts.
 Prompts = str | Path | Sequence[str]
-# A .safetensors file named as the transformer's forward arguments, samples first; or its tensors.
-Captured = str | Path | Mapping[str, torch.Tensor]
 
 
 class CalibrationData:
@@ -26,6 +24,7 @@ class CalibrationData:
 
     runs: calls that run the float denoiser, one a picture or a captured sample, and return what it made.
     inputs: the captured calls; None along trajectories. settings: what the runs depend on besides the model.
+    prompts: those that were asked for; empty where the model's own are taken.
     """
 
     def __init__(
@@ -37,15 +36,10 @@ class CalibrationData:
         settings: Sequence = (),
     ):
         self.model, self.runs, self.inputs = model, list(runs), inputs
-        self.settings, self._prompts = list(settings), list((settings and settings[0]) or [])
+        self.settings, self.prompts = list(settings), list((settings and settings[0]) or [])
         self._trajectories = trajectories
         self._moments: dict[str, Moments] | None = None
         self._calls = inputs
-
-    @property
-    def prompts(self) -> list[str]:
-        """The prompts that were asked for; empty where the model's own are taken."""
-        return self._prompts
 
     def moments(self, progress: Progress = silent, state: Path | None = None) -> dict[str, Moments]:
         """Moments by name of every quantizable linear's input.

@@ -6,9 +6,9 @@ from edge_hadanorm import checkpoint
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.extras import needed
 from edge_hadanorm.measure import evaluation
+from edge_hadanorm.models.calls import Captured
 from edge_hadanorm.pipelines.trajectories import evaluation_data
 from edge_hadanorm.progress import Progress, Status, quiet, silent
-from edge_hadanorm.workflow.calibration_data import Captured
 from edge_hadanorm.workflow.quantizing import Model, load, told
 
 

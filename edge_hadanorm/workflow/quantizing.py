@@ -15,7 +15,7 @@ from edge_hadanorm.measure import dry_run as dry_runs
 from edge_hadanorm.measure import evaluation
 from edge_hadanorm.method import recipe as recipes
 from edge_hadanorm.method.recipe import Recipe
-from edge_hadanorm.models.calls import Inputs
+from edge_hadanorm.models.calls import Captured, Inputs
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines import in_memory, loading
 from edge_hadanorm.pipelines.loading import FloatModel
@@ -24,7 +24,7 @@ from edge_hadanorm.progress import Progress, Status, quiet, silent
 from edge_hadanorm.quantization import calibration as calibration_state
 from edge_hadanorm.quantization import quantize as quantization
 from edge_hadanorm.workflow import calibration_data
-from edge_hadanorm.workflow.calibration_data import CalibrationData, Captured, Prompts, collect
+from edge_hadanorm.workflow.calibration_data import CalibrationData, Prompts, collect
 
 # PixArt-alpha's, where a transformer comes alone and without captured inputs.
 DEFAULT_TEXT_TOKENS = 120
