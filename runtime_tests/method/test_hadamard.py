@@ -11,7 +11,7 @@ from edge_hadanorm.method.hadamard import fast_hadamard, hadamard_matrix, is_had
 
 BASES = [1, 12, 20, 28, 36, 44, 52, 60, 76, 100, 140]  # 52 and 100 come from GF(25) and GF(49)
 DIT_WIDTHS = [1152, 1536, 2240, 2432, 3072, 4608]
-ORDERS = sorted({m << k for m in BASES for k in range(13) if m << k <= 4608} | set(DIT_WIDTHS))
+ORDERS = sorted({m << k for m in BASES for k in range(11) if m << k <= 1280} | set(DIT_WIDTHS))
 SMALL_ORDERS = [n for n in ORDERS if n <= 600]
 
 
