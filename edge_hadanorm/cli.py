@@ -1,6 +1,7 @@
 """The command `edge-hadanorm`."""
 
 import json
+import re
 from pathlib import Path
 
 import click
@@ -25,6 +26,39 @@ inputs_file = click.option("--inputs", type=FOLDER, help="Captured transformer i
 reference = click.option(
     "--reference", metavar="MODEL", help="The float model.  [default: the one it was quantized from]"
 )
+
+
+class Shares(click.ParamType):
+    """Two shares of the steps, such as 0.0-0.6."""
+
+    name = "FROM-TO"
+
+    def convert(self, value, param, context):
+        """Make a pair of numbers of text."""
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([0-9.]+)-([0-9.]+)", value)
+        try:
+            first, last = map(float, found.groups() if found else ())
+        except ValueError:
+            self.fail(f"{value!r} is no pair of shares of the steps such as 0.0-0.6", param, context)
+        return first, last
+
+
+def sampled(command):
+    """Options of how pictures are sampled, by default as the pipeline or the checkpoint has it."""
+    options = (
+        click.option("--steps", type=int, help="Sampler steps."),
+        click.option("--guidance", type=float, help="Classifier-free guidance; 1 is none."),
+        click.option("--negative", metavar="TEXT", help="Negative prompt."),
+        click.option("--scheduler", metavar="FILE|CLASS", help="A scheduler_config.json, or a scheduler of diffusers."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+guidance_steps = click.option("--guidance-steps", type=Shares(), help="Shares of the steps with guidance: 0.0-0.6.")
 
 
 @cli.command()
@@ -54,7 +88,7 @@ def demo(out: Path, force: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Show what would be made of which shapes, and write nothing.")
 @click.option("--prompts", type=FOLDER, help="Text file of calibration prompts, one a line.")
 @click.option("--inputs", type=FOLDER, help="Captured transformer inputs (.safetensors) to calibrate on instead.")
-@click.option("--steps", type=int, help="Sampler steps of a calibration picture.  [default: the pipeline's]")
+@sampled
 @click.option("--seed", type=int, default=0, show_default=True, help="Noise seed of the first calibration picture.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps: where calibration runs.")
 @force
@@ -86,6 +120,8 @@ def quantize(model, out, dry_run, device, force, **settings) -> None:
 @click.option(
     "--decode-tile", type=click.IntRange(1, 4096), help="Side of the latents to decode at once.  [default: 64]"
 )
+@sampled
+@guidance_steps
 @click.option("--precision", help="Of Core ML's floats: fp16, but for what would lose by it, or fp32.  [default: fp16]")
 @force
 def export(quantized, out, prompts, **settings) -> None:
@@ -105,7 +141,9 @@ def export(quantized, out, prompts, **settings) -> None:
 @click.option("--out", type=FOLDER, required=True, metavar="IMAGE.png", help="Picture to write.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the noise.")
 @click.option("--steps", type=int, help="Sampler steps.  [default: the bundle's]")
-@click.option("--guidance", type=float, help="Classifier-free guidance.  [default: the bundle's]")
+@click.option("--guidance", type=float, help="Classifier-free guidance; 1 is none.  [default: the bundle's]")
+@click.option("--negative", metavar="TEXT", help="Negative prompt.  [default: the bundle's]")
+@guidance_steps
 @click.option("--backend", type=click.Choice(["auto", "executorch", "simulation"]), default="auto", show_default=True)
 @click.option("--threads", type=THREADS, help="Threads of the runtime.  [default: the runtime's]")
 def generate(bundle, prompt, out, **settings) -> None:

@@ -82,13 +82,13 @@ class Denoise(nn.Module):
 
 
 def denoiser_component(saved: Checkpoint) -> Component:
-    """The quantized denoiser, of the guidance batch."""
+    """The quantized denoiser, of one sequence."""
     model, pipeline = saved.denoiser, saved.pipeline
     gather: Callable[[Tensors], Tensors]
     if pipeline is None:
         inputs, gather = prompt_inputs(model, saved.text.tokens, saved.text.masked), as_given
     else:
-        inputs, gather = pipeline.encode(""), pipeline.kind.gather
+        inputs, gather = pipeline.encode("", negative=True), pipeline.kind.gather
     prepare, denoise = denoiser_signatures(model, inputs, gather).values()
     latents, timestep, *conditioning = denoise.inputs.values()
     methods = {

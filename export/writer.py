@@ -1,4 +1,4 @@
-"""The bundle of a quantized checkpoint: programs, tokenizers, sampler tables, golden picture, manifest."""
+"""The bundle of a quantized checkpoint: programs, tokenizers, sampling plans, golden picture, manifest."""
 
 import multiprocessing
 import shutil
@@ -21,7 +21,7 @@ from edge_hadanorm.exporters.component import (
 from edge_hadanorm.exporters.targets import Options, backend, check_target
 from edge_hadanorm.files import link_or_copy
 from edge_hadanorm.method.recipe import Recipe
-from edge_hadanorm.pipelines.drawing import picture
+from edge_hadanorm.pipelines.drawing import Wish, picture
 from edge_hadanorm.pipelines.kinds import tokenizer_of
 from edge_hadanorm.pipelines.pictures import save_png
 from edge_hadanorm.pipelines.text_to_image import TextToImage
@@ -74,10 +74,10 @@ def write_bundle(
         return bundle.write_manifest(folder, manifest).manifest
     manifest["licence"] = saved.pipeline.licence
     manifest["prompt"] = _write_prompt(folder, source, saved.pipeline, options.prompts)
-    manifest["sampling"] = _sampling(saved.pipeline)
+    manifest["sampling"] = _sampling(saved.pipeline, options.guided)
     written = bundle.write_manifest(folder, manifest)
     report("drawing the golden picture")
-    manifest["golden"] = _write_golden(written, saved.recipe, saved.pipeline, options.prompts)
+    manifest["golden"] = _write_golden(written, saved.recipe, saved.pipeline)
     return bundle.write_manifest(folder, manifest).manifest
 
 
@@ -153,10 +153,11 @@ def _image(saved: Checkpoint, programs: dict[str, dict]) -> dict:
 
 def _write_prompt(folder: Path, source: Path, pipeline: TextToImage, embedded: tuple[str, ...]) -> dict:
     """The manifest's `prompt`; writes tokenizers, or the prompts that are carried encoded."""
+    negatives = list(dict.fromkeys([pipeline.negative, ""]))
     if embedded:
         rows = [pipeline.encode(prompt) for prompt in embedded]
-        states = {name: torch.cat([rows[0][name][:1], *(row[name][1:] for row in rows)]) for name in rows[0]}
-        write_tensors(folder / EMBEDDED, states)
+        rows += [pipeline.encode(prompt, negative=True) for prompt in negatives]
+        write_tensors(folder / EMBEDDED, {name: torch.cat([row[name] for row in rows]) for name in rows[0]})
     encoders = {}
     for role, tokenizer in () if embedded else pipeline.tokenizers.items():
         file = f"{tokenizer_of(role)}.json"
@@ -167,34 +168,51 @@ def _write_prompt(folder: Path, source: Path, pipeline: TextToImage, embedded: t
             "pad_id": tokenizer.pad_id,
             "unknown_id": tokenizer.unknown_id,
             "prefix": tokenizer.prefix,
+            "kept": tokenizer.kept and dict(zip(("prompt", "negative"), tokenizer.kept, strict=True)),
         }
     return {
         "encoders": encoders,
         "lower": pipeline.kind.lower,
         "labels": pipeline.labels,
-        "embedded": {"file": EMBEDDED, "prompts": list(embedded)} if embedded else None,
+        "embedded": {"file": EMBEDDED, "prompts": list(embedded), "negatives": negatives} if embedded else None,
     }
 
 
-def _sampling(pipeline: TextToImage) -> dict:
-    """The manifest's `sampling`: the scheduler's tables."""
-    tables = {str(steps): pipeline.table(steps).to_json() for steps in STEP_COUNTS}
-    return {"steps": pipeline.steps, "guidance": pipeline.guidance, "tables": tables}
+def _sampling(pipeline: TextToImage, guided: tuple[float, float] | None) -> dict:
+    """The manifest's `sampling`: plans of the scheduler for every number of steps that it can make."""
+    plans = {}
+    for steps in sorted({*STEP_COUNTS, pipeline.steps}):
+        try:
+            plan = pipeline.plan(steps)
+        except UserError:
+            if steps == pipeline.steps:
+                raise
+            continue  # some schedulers know a few numbers of steps alone
+        plans[str(steps)] = (plan if guided is None else plan.guided_between(*guided)).to_json()
+    return {
+        "plan": str(pipeline.steps),
+        "guidance": pipeline.guidance,
+        "negative": pipeline.negative,
+        "plans": plans,
+    }
 
 
-def _write_golden(written: bundle.Bundle, recipe: Recipe, pipeline: TextToImage, embedded: tuple[str, ...]) -> dict:
+def _write_golden(written: bundle.Bundle, recipe: Recipe, pipeline: TextToImage) -> dict:
     """The manifest's `golden`; draws the bundle's own picture, for any device to compare its own with."""
-    prompt = next(iter([*embedded, *pipeline.prompts]), "")
-    runner = backend(written.target).runner(written)
-    drawn = picture(runner, prompt, pipeline.table(pipeline.steps), pipeline.guidance, GOLDEN_SEED)
+    embedded = (written.manifest["prompt"]["embedded"] or {"prompts": []})["prompts"]
+    prompt, sampling = next(iter([*embedded, *pipeline.prompts]), ""), written.sampling
+    name, guidance, negative = (sampling[key] for key in ("plan", "guidance", "negative"))
+    wish = Wish(prompt, written.plan(name), guidance, GOLDEN_SEED, negative)
+    drawn = picture(backend(written.target).runner(written), wish)
     (written.folder / "golden").mkdir()
     save_png(drawn, written.folder / "golden/picture.png")
     bits = recipe.weight_bits, recipe.activation_bits
     return {
         "file": "golden/picture.png",
         "prompt": prompt,
+        "negative": negative,
         "seed": GOLDEN_SEED,
-        "steps": pipeline.steps,
-        "guidance": pipeline.guidance,
+        "plan": name,
+        "guidance": guidance,
         "psnr_db": next(db for *least, db in GOLDEN_PSNR_DB if bits[0] >= least[0] and bits[1] >= least[1]),
     }

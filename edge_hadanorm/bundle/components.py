@@ -13,9 +13,6 @@ from edge_hadanorm.pipelines.decoder import TILE, Decode
 from edge_hadanorm.pipelines.kinds import Tensors, as_given
 from edge_hadanorm.pipelines.text_to_image import TextToImage
 
-# The guidance batch: without the prompt and with it.
-BATCH = 2
-
 
 @dataclass(frozen=True)
 class Signature:
@@ -27,7 +24,7 @@ class Signature:
 
 def prompt_inputs(denoiser: Denoiser, tokens: int, masked: bool) -> Tensors:
     """Inputs of `prepare` where there is no pipeline: prompts of so many tokens, with a mask or without."""
-    return {name: torch.ones(BATCH, *shape) for name, shape in denoiser.prompt_shapes(tokens, masked).items()}
+    return {name: torch.ones(1, *shape) for name, shape in denoiser.prompt_shapes(tokens, masked).items()}
 
 
 def denoiser_signatures(
@@ -37,7 +34,7 @@ def denoiser_signatures(
 
     inputs: of `prepare`, of which `gather` makes what the denoiser takes.
     """
-    latents, timestep = torch.zeros(BATCH, *denoiser.latent_shape()), torch.zeros(1)
+    latents, timestep = torch.zeros(1, *denoiser.latent_shape()), torch.zeros(1)
     conditioning = {f"conditioning.{i}": tensor for i, tensor in enumerate(denoiser.prepare(**gather(inputs)))}
     return {
         "prepare": Signature(inputs, conditioning),
@@ -46,9 +43,8 @@ def denoiser_signatures(
 
 
 def text_encoder_inputs(pipeline: TextToImage, role: str) -> Tensors:
-    """Inputs of `encode` of the text encoder in this role, for an empty prompt."""
-    ids, mask = pipeline.tokenizers[role].rows("")
-    return {"ids": ids} | ({"mask": mask} if pipeline.kind.encoders[role].form.masked else {})
+    """Inputs of `encode` of the text encoder in this role, for an empty negative prompt."""
+    return pipeline.tokenizers[role].inputs_of(pipeline.kind.encoders[role].form, "", negative=True)
 
 
 def text_encoder_signatures(pipeline: TextToImage, role: str, outputs: Tensors) -> dict[str, Signature]:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from edge_hadanorm.bundle.schema import DECODER, MANIFEST, check_manifest, paths_by_role
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, write_json
-from edge_hadanorm.pipelines.sampling import SamplerTable
+from edge_hadanorm.pipelines.plans import Plan
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,24 @@ class Bundle:
         return self.manifest["golden"]
 
     @property
-    def tables(self) -> dict[int, SamplerTable]:
-        """Sampler tables by number of steps, ascending; empty for a transformer alone."""
-        tables = (self.manifest["sampling"] or {"tables": {}})["tables"]
-        return {steps: SamplerTable.from_json(tables[str(steps)]) for steps in sorted(map(int, tables))}
+    def sampling(self) -> dict:
+        """Defaults and plans. Raises UserError where there are none."""
+        if self.manifest["sampling"] is None:
+            raise UserError(f"bundle {self.folder} holds a transformer alone: it cannot draw prompts")
+        return self.manifest["sampling"]
 
-    def table(self, steps: int) -> SamplerTable:
-        """Look up the table for a number of steps. Raises UserError, with the numbers that there are, for another."""
-        if not (tables := self.tables):
-            raise UserError(f"bundle {self.folder} has no sampler tables; export a whole pipeline to make pictures")
-        if steps not in tables:
-            raise UserError(f"bundle {self.folder} has no table for {steps} steps; take {_choice(tables)}")
-        return tables[steps]
+    @property
+    def plans(self) -> dict[str, Plan]:
+        """Plans by name, in the manifest's order; empty for a transformer alone."""
+        plans = (self.manifest["sampling"] or {"plans": {}})["plans"]
+        return {name: Plan.from_json(plan) for name, plan in plans.items()}
+
+    def plan(self, name: str) -> Plan:
+        """Look up a plan, named by its steps where it is a scheduler's. Raises UserError, with the names there are."""
+        plans = self.sampling["plans"]
+        if name not in plans:
+            raise UserError(f"bundle {self.folder} has no plan {name!r}: take `steps` {_choice(plans)}")
+        return Plan.from_json(plans[name])
 
     def package(self, role: str, method: str) -> Path:
         """Path of the Core ML package that a method is in."""

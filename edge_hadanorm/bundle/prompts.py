@@ -6,7 +6,7 @@ import torch
 
 from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.pipelines.kinds import Tensors, class_rows, suffixed
+from edge_hadanorm.pipelines.kinds import Tensors, class_label, suffixed
 from edge_hadanorm.pipelines.text_encoders import PromptTokenizer
 from edge_hadanorm.tensor_files import read_tensors
 
@@ -28,43 +28,52 @@ class BundlePrompts:
                 lower=self.prompt["lower"],
                 prefix=encoder["prefix"],
                 pad_id=encoder["pad_id"],
+                kept=encoder["kept"] and (encoder["kept"]["prompt"], encoder["kept"]["negative"]),
             )
             for role, encoder in encoders.items()
         }
         embedded = self.prompt and self.prompt["embedded"]
         self.embedded = read_tensors(bundle.file(embedded["file"])) if embedded else {}
         for name, tensor in self.embedded.items():
-            if (rows := tensor.shape[0] if tensor.ndim else 0) != (prompts := len(embedded["prompts"])) + 1:
+            expected = len(embedded["prompts"]) + len(embedded["negatives"])
+            if (rows := tensor.shape[0] if tensor.ndim else 0) != expected:
                 raise UserError(
-                    f"{bundle.file(embedded['file'])}: {name!r} has {rows} rows, not one for the empty prompt and each "
-                    f"of {prompts}; export the bundle again"
+                    f"{bundle.file(embedded['file'])}: {name!r} has {rows} rows, not one for each of {expected} prompts; "
+                    "export the bundle again"
                 )
 
-    def __call__(self, prompt: str, encode: Encode) -> Tensors:
-        """Encode a prompt: tensors [2, ...] by name, row 0 of the empty one. Raises UserError for an unknown prompt."""
+    def __call__(self, prompt: str, negative: bool, encode: Encode) -> Tensors:
+        """Encode a prompt: tensors [1, ...] by name. negative: it says what is not wanted.
+
+        Raises UserError for an unknown prompt.
+        """
         if self.prompt["labels"] is not None:
-            return class_rows(self.prompt["labels"], prompt)
+            return class_label(self.prompt["labels"], prompt)
         if self.prompt["embedded"]:
-            return self._embedded_rows(prompt)
+            return self._embedded_row(prompt, negative)
         tensors: Tensors = {}
         for role, tokenizer in self.tokenizers.items():
-            ids, mask = tokenizer.rows(prompt)
+            given = tokenizer.inputs(prompt, negative)
             method = self.bundle.programs[role]["methods"]["encode"]
-            inputs = [ids, mask][: len(method["inputs"])]
-            if len(inputs) == 2:
-                tensors[suffixed(role, "mask")] = mask
-            outputs = [tensor.clone() for tensor in encode(role, inputs)]
+            inputs = {spec["name"]: given[spec["name"]] for spec in method["inputs"]}
+            if "mask" in inputs:
+                tensors[suffixed(role, "mask")] = inputs["mask"]
+            outputs = [tensor.clone() for tensor in encode(role, list(inputs.values()))]
             tensors |= {spec["name"]: tensor for spec, tensor in zip(method["outputs"], outputs, strict=True)}
         return tensors
 
-    def _embedded_rows(self, prompt: str) -> Tensors:
-        known = self.prompt["embedded"]["prompts"]
-        if prompt and prompt not in known:
-            raise UserError(f"prompt {prompt!r} is not among those that the bundle carries; take {_first(known)}")
-        row = 1 + known.index(prompt) if prompt else 0
-        return {name: torch.stack([tensor[0], tensor[row]]) for name, tensor in self.embedded.items()}
+    def _embedded_row(self, prompt: str, negative: bool) -> Tensors:
+        embedded = self.prompt["embedded"]
+        known = embedded["negatives" if negative else "prompts"]
+        if prompt not in known:
+            kind = "negative prompt" if negative else "prompt"
+            raise UserError(f"{kind} {prompt!r} is not among those that the bundle carries; take {_first(known)}")
+        row = known.index(prompt) + (len(embedded["prompts"]) if negative else 0)
+        return {name: tensor[row : row + 1] for name, tensor in self.embedded.items()}
 
 
 def _first(names: list[str]) -> str:
     """List the first of many names, and count the others."""
-    return ", ".join(names[:12]) + (f" or one of {len(names) - 12} more" if len(names) > 12 else "")
+    return ", ".join(name or "the empty one" for name in names[:12]) + (
+        f" or one of {len(names) - 12} more" if len(names) > 12 else ""
+    )

@@ -24,13 +24,14 @@ class BundleRunner:
         self.prompts = BundlePrompts(bundle)
         self._methods = methods
 
-    def prepare(self, prompt: str) -> list[torch.Tensor]:
-        tensors = self.prompts(prompt, lambda role, inputs: self._methods[role, "encode"](inputs))
+    def prepare(self, prompt: str, negative: bool = False) -> list[torch.Tensor]:
+        tensors = self.prompts(prompt, negative, lambda role, inputs: self._methods[role, "encode"](inputs))
         if missing := [name for name in self.prompts.input_names if name not in tensors]:
             raise UserError(
                 f"bundle {self.bundle.folder}: nothing gives {missing[0]!r}, which `prepare` takes; export it again"
             )
-        return self._methods["denoiser", "prepare"]([tensors[name] for name in self.prompts.input_names])
+        made = self._methods["denoiser", "prepare"]([tensors[name] for name in self.prompts.input_names])
+        return [tensor.clone() for tensor in made]  # the next call writes to the same memory
 
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
         return self._methods["denoiser", "denoise"]([latents, timestep, *conditioning])[0]

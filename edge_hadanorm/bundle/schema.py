@@ -13,10 +13,10 @@ import torch
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.pipelines.kinds import tokenizer_of
-from edge_hadanorm.pipelines.sampling import LARGEST as LARGEST_FLOAT32
-from edge_hadanorm.pipelines.sampling import SamplerTable
+from edge_hadanorm.pipelines.plans import LARGEST as LARGEST_FLOAT32
+from edge_hadanorm.pipelines.plans import LISTS, Plan
 
-SCHEMA = 2
+SCHEMA = 3
 MANIFEST = "manifest.json"
 NOISE = "philox4x32-10/box-muller"
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -60,9 +60,7 @@ LARGEST = float(np.finfo(np.float64).max)
 PART = r"(?!\.{1,2}(/|$))[^/\\:]+"
 
 TEXT = Value("a string", lambda value: isinstance(value, str), {"type": "string"})
-VERSION = Value(
-    "a positive integer", lambda value: _is_whole(value, least=1), WHOLE | {"minimum": 1, "maximum": SCHEMA}
-)
+VERSION = Value(str(SCHEMA), lambda value: _is_whole(value) and value == SCHEMA, {"type": "integer", "const": SCHEMA})
 COUNT = Value("a positive integer", lambda value: _is_whole(value, least=1), WHOLE | {"minimum": 1})
 INDEX = Value("a non-negative integer", _is_whole, WHOLE)
 INT64 = Value("a non-negative integer", lambda value: _is_whole(value, end=2**63), LARGE)
@@ -71,11 +69,6 @@ PATH = Value(
     "a plain relative path",
     _is_path,
     {"type": "string", "pattern": f"^{PART}(/{PART})*$", "not": {"pattern": r"[\u0000-\u001f\u007f\ud800-\udfff]"}},
-)
-STEPS = Value(
-    "a number of steps",
-    lambda value: bool(re.fullmatch("[1-9][0-9]{0,5}", value)),
-    {"pattern": "^[1-9][0-9]{0,5}$", "maxLength": 6},
 )
 SHA256 = Value(
     "a sha256",
@@ -92,20 +85,32 @@ FLAG = Value("true or false", lambda value: isinstance(value, bool), {"type": "b
 DTYPE = Value(f"one of {', '.join(DTYPES)}", lambda value: value in DTYPES, {"enum": list(DTYPES)})
 ROLE = Value(f"one of {', '.join(ENCODERS)}", lambda value: value in ENCODERS, {"enum": list(ENCODERS)})
 NOISE_NAME = Value(NOISE, lambda value: value == NOISE, {"const": NOISE})
-FLOATS = {"type": "array", "items": {"type": "number", "minimum": -LARGEST_FLOAT32, "maximum": LARGEST_FLOAT32}}
-# `SamplerTable.from_json` checks a table, with lengths that JSON Schema cannot state.
-TABLE = Value(
-    "a sampler table",
+FLOAT = {"type": "number", "minimum": -LARGEST_FLOAT32, "maximum": LARGEST_FLOAT32}
+FLOATS = {"type": "array", "items": FLOAT}
+# `Plan.from_json` checks a plan, with lengths that JSON Schema cannot state.
+PLAN = Value(
+    "a plan",
     lambda value: True,
     {
         "type": "object",
         "properties": {
-            "steps": COUNT.json_schema,
-            **dict.fromkeys(("timesteps", "input_scale", "a"), FLOATS),
-            "b": {"type": "array", "items": FLOATS | {"minItems": 1}},
-            "noise_scale": FLOATS["items"],
+            "noise_scale": FLOAT,
+            "guidance": {"anyOf": [FLOAT, {"type": "null"}]},
+            "rows": {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        **dict.fromkeys(("timestep", "input_scale", "a"), FLOAT),
+                        **dict.fromkeys(LISTS, FLOATS),
+                        "known": {"anyOf": [FLOATS | {"minItems": 2, "maxItems": 2}, {"type": "null"}]},
+                    },
+                    "required": ["timestep", "input_scale", "a"],
+                },
+            },
         },
-        "required": ["steps", "timesteps", "input_scale", "a", "b", "noise_scale"],
+        "required": ["noise_scale", "guidance", "rows"],
     },
 )
 
@@ -124,15 +129,30 @@ FIELDS: dict[str, Kind] = {
     "programs": {TEXT: {"file": PATH, "methods": {TEXT: {"inputs": [TENSOR], "outputs": [TENSOR]}}}},
     "prompt?": {
         "encoders": {
-            ROLE: {"tokenizer": PATH, "length": COUNT, "pad_id": INDEX, "unknown_id?": INDEX, "prefix": TEXT},
+            ROLE: {
+                "tokenizer": PATH,
+                "length": COUNT,
+                "pad_id": INDEX,
+                "unknown_id?": INDEX,
+                "prefix": TEXT,
+                "kept?": {"prompt": [INDEX], "negative": [INDEX]},
+            },
         },
         "lower": FLAG,
         "labels?": {TEXT: INDEX},
-        "embedded?": {"file": PATH, "prompts": [TEXT]},
+        "embedded?": {"file": PATH, "prompts": [TEXT], "negatives": [TEXT]},
     },
-    "sampling?": {"steps": COUNT, "guidance": NUMBER, "tables": {STEPS: TABLE}},
+    "sampling?": {"plan": TEXT, "guidance": NUMBER, "negative": TEXT, "plans": {TEXT: PLAN}},
     "noise": NOISE_NAME,
-    "golden?": {"file": PATH, "prompt": TEXT, "seed": INT64, "steps": COUNT, "guidance": NUMBER, "psnr_db": NUMBER},
+    "golden?": {
+        "file": PATH,
+        "prompt": TEXT,
+        "negative": TEXT,
+        "seed": INT64,
+        "plan": TEXT,
+        "guidance": NUMBER,
+        "psnr_db": NUMBER,
+    },
     "simulation?": PATH,
     "licence": TEXT,
     "files": {PATH: {"sha256": SHA256, "bytes": INT64}},
@@ -158,8 +178,11 @@ def check_manifest(manifest: Any, path: Path) -> dict:
     """Return the manifest. Raises UserError where it does not follow the schema; path: of its file, for messages."""
     version: Any = manifest.get("schema") if isinstance(manifest, dict) else None
     if _is_whole(version) and version > SCHEMA:
+        raise UserError(f"{path}: made by a newer edge-hadanorm (schema {version}, this one reads {SCHEMA}); update")
+    if _is_whole(version, least=1) and version < SCHEMA:
         raise UserError(
-            f"{path}: made by a newer edge-hadanorm (schema {version}, this one reads up to {SCHEMA}); update"
+            f"{path}: made by an older edge-hadanorm (schema {version}, this one reads {SCHEMA}); export the "
+            "checkpoint again"
         )
     try:
         _check(manifest, FIELDS, "")
@@ -219,12 +242,15 @@ def _check_links(manifest: dict) -> None:
                 _check(method, PACKAGED, f".programs.{role}.methods.{name}")
                 if method["package"] not in folders:
                     raise UserError(f"{method['package']!r}, the package of {role}.{name}, is not in .files")
-    tables = manifest["sampling"]["tables"] if manifest["sampling"] else {}
-    for table in tables.values():
-        SamplerTable.from_json(table)
+    plans = manifest["sampling"]["plans"] if manifest["sampling"] else {}
+    for name, plan in plans.items():
+        try:
+            Plan.from_json(plan)
+        except UserError as error:
+            raise UserError(f"{error} (.sampling.plans[{reprlib.repr(name)}])") from None
     for part in ("sampling", "golden"):
-        if manifest[part] and str(manifest[part]["steps"]) not in tables:
-            raise UserError(f".{part}.steps is {manifest[part]['steps']}, for which there is no table")
+        if manifest[part] and manifest[part]["plan"] not in plans:
+            raise UserError(f".{part}.plan is {reprlib.repr(manifest[part]['plan'])}, which is not among the plans")
 
 
 def _check_signatures(programs: dict, latents: list[int], encoders: dict) -> None:
@@ -237,18 +263,23 @@ def _check_signatures(programs: dict, latents: list[int], encoders: dict) -> Non
     }
     for side, least in (("inputs", 2), ("outputs", 1)):
         tensors = shapes["denoiser", "denoise", side]
-        if len(tensors) < least or tensors[0][1:] != latents:
-            raise UserError(f".programs.denoiser.methods.denoise.{side} do not begin with [batch, *latents.shape]")
+        if len(tensors) < least or tensors[0] != [1, *latents]:
+            raise UserError(f".programs.denoiser.methods.denoise.{side} do not begin with [1, *latents.shape]")
     if DECODER in programs:
         tensors = shapes[DECODER, "decode", "inputs"]
         if len(tensors) != 1 or len(tensors[0]) != 4:
             raise UserError(f".programs.{DECODER}.methods.decode.inputs are not one tensor [1, C, h, w]")
     for role, encoder in encoders.items():
         tensors = shapes[role, "encode", "inputs"]
-        if not tensors or any(shape[1:] != [encoder["length"]] for shape in tensors):
-            raise UserError(
-                f".programs.{role}.methods.encode.inputs are not of {encoder['length']} ids each, the length"
-            )
+        names = [tensor["name"] for tensor in programs[role]["methods"]["encode"]["inputs"]]
+        wanted = dict.fromkeys(("ids", "mask"), [1, encoder["length"]])
+        if encoder["kept"]:
+            prompt, negative = (encoder["kept"][name] for name in ("prompt", "negative"))
+            if len(prompt) != len(negative) or max([*prompt, *negative], default=-1) >= encoder["length"]:
+                raise UserError(f".prompt.encoders.{role}.kept are not as many places each within the length")
+            wanted["kept"] = [len(prompt)]
+        if names[:1] != ["ids"] or [wanted.get(name) for name in names] != tensors:
+            raise UserError(f".programs.{role}.methods.encode.inputs are not {', '.join(wanted)} of their lengths")
 
 
 def paths_by_role(manifest: dict) -> dict[str, str]:

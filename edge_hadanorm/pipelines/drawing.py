@@ -5,31 +5,29 @@ A runner is a float model, the simulation of a quantized one, or a bundle on a r
 
 import statistics
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from edge_hadanorm.errors import UserError
 from edge_hadanorm.models.denoiser import Denoiser, device_of
 from edge_hadanorm.pipelines.decoder import tiled
 from edge_hadanorm.pipelines.noise import normal
-from edge_hadanorm.pipelines.sampling import SamplerTable, sample
+from edge_hadanorm.pipelines.plans import NEGATIVE, TEXT, Plan
+from edge_hadanorm.pipelines.sampling import OnStep, sample
 from edge_hadanorm.pipelines.text_to_image import TextToImage
-
-OnStep = Callable[[int, torch.Tensor], None]
 
 
 class Runner(Protocol):
-    """A text-to-image model with the guidance batch: row 0 is the empty prompt, row 1 the prompt."""
+    """A text-to-image model that takes one sequence at a time: one conditioning and the latents of one picture."""
 
     latent_shape: tuple[int, int, int]
 
-    def prepare(self, prompt: str) -> list[torch.Tensor]:
-        """Compute the conditioning of a prompt, tensors [2, ...]."""
+    def prepare(self, prompt: str, negative: bool = False) -> list[torch.Tensor]:
+        """Compute the conditioning of a prompt, tensors [1, ...]. negative: it says what is not wanted."""
 
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
-        """Predict [2, C, H, W] for latents [2, C, H, W] at one timestep [1]."""
+        """Predict [1, C, H, W] for latents [1, C, H, W] at one timestep [1]."""
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents [C, H, W] to a picture [3, H, W]."""
@@ -46,9 +44,9 @@ class TorchRunner:
         self.latent_shape = denoiser.latent_shape()
 
     @torch.no_grad()
-    def prepare(self, prompt: str) -> list[torch.Tensor]:
-        device = device_of(self.denoiser)
-        return self.denoiser.prepare(**{name: t.to(device) for name, t in self.pipeline.prompt(prompt).items()})
+    def prepare(self, prompt: str, negative: bool = False) -> list[torch.Tensor]:
+        device, given = device_of(self.denoiser), self.pipeline.prompt(prompt, negative)
+        return self.denoiser.prepare(**{name: tensor.to(device) for name, tensor in given.items()})
 
     @torch.no_grad()
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
@@ -81,38 +79,35 @@ class Stopwatch:
         return 1000 * statistics.median(self.seconds) if self.seconds else None
 
 
-def picture(
-    runner: Runner,
-    prompt: str,
-    table: SamplerTable,
-    guidance: float,
-    seed: int,
-    on_step: OnStep | None = None,
-) -> torch.Tensor:
-    """Draw a prompt: a picture float32 [3, H, W], in [-1, 1] but for rounding. Raises UserError as `latents` does."""
-    return runner.decode(latents(runner, prompt, table, guidance, seed, on_step))
+@dataclass(frozen=True)
+class Wish:
+    """The picture that is wished for: what it shows, what it does not, how it is sampled, and the seed of its noise."""
+
+    prompt: str
+    plan: Plan
+    guidance: float
+    seed: int
+    negative: str = ""
 
 
-def latents(
-    runner: Runner,
-    prompt: str,
-    table: SamplerTable,
-    guidance: float,
-    seed: int,
-    on_step: OnStep | None = None,
-) -> torch.Tensor:
-    """Sample a prompt: latents float32 [C, H, W], by classifier-free guidance from the noise of a seed.
+def picture(runner: Runner, wish: Wish, on_step: OnStep | None = None) -> torch.Tensor:
+    """Draw a picture float32 [3, H, W], in [-1, 1] but for rounding. Raises UserError as `latents` does."""
+    return runner.decode(latents(runner, wish, on_step))
+
+
+def latents(runner: Runner, wish: Wish, on_step: OnStep | None = None) -> torch.Tensor:
+    """Sample latents float32 [C, H, W] from the noise of the seed.
 
     Raises UserError for an impossible guidance or seed, and for a prompt that the runner refuses.
     """
-    if not 0 <= guidance <= 100:
-        raise UserError(f"guidance is {guidance}, not a number from 0 to 100")
-    conditioning = runner.prepare(prompt)
+    prompts = {TEXT: (wish.prompt, False), NEGATIVE: (wish.negative, True)}
+    asked = {name for step in wish.plan.at(wish.guidance) for name in step.predicted}
+    conditionings = {name: runner.prepare(*prompts[name]) for name in prompts if name in asked}
 
-    def predict(latents: torch.Tensor, timestep: float) -> tuple[torch.Tensor, torch.Tensor]:
-        both = torch.cat([latents, latents])
-        prediction = runner.denoise(both, torch.tensor([timestep], dtype=torch.float32), conditioning)
-        return prediction[:1], prediction[1:]
+    def predict(latents: torch.Tensor, timestep: float, conditioning: str) -> torch.Tensor:
+        return runner.denoise(latents, torch.tensor([timestep], dtype=torch.float32), conditionings[conditioning])
 
-    noise = torch.from_numpy(normal(seed, (1, *runner.latent_shape)))
-    return sample(predict, table, noise, guidance, on_step)[0]
+    def noise(number: int) -> torch.Tensor:
+        return torch.from_numpy(normal(wish.seed, (1, *runner.latent_shape), stream=number))
+
+    return sample(predict, wish.plan, wish.guidance, noise, on_step)[0]

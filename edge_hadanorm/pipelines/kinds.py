@@ -46,15 +46,16 @@ class Kind:
     """A pipeline class of diffusers.
 
     encoders: by folder; the tokenizer's folder is named like it. Outputs of the second are named text_2 and so on.
-    steps, guidance, prefix: the sampler steps, the classifier-free guidance and the text before every prompt that the
-    class takes when its caller names none. gather: makes what `Denoiser.prepare` takes from the encoders' outputs and
-    masks. lower: prompts are lower-cased. decoder: the class of the autoencoder in `vae`, None for pixel-space models.
+    steps, guidance, negative, prefix: the sampler steps, the classifier-free guidance, the negative prompt and the text
+    before every prompt but that, which the class takes when its caller names none. gather: makes what `Denoiser.prepare`
+    takes from the encoders' outputs and masks. lower: prompts are lower-cased. decoder: the class of the autoencoder in `vae`, None for pixel-space models.
     labels: prompts are names of classes, not texts.
     """
 
     encoders: dict[str, Encoder]
     steps: int
     guidance: float
+    negative: str = ""
     prefix: str = ""
     gather: Callable[[Tensors], Tensors] = as_given
     lower: bool = False
@@ -82,15 +83,15 @@ def suffixed(encoder: str, name: str) -> str:
     return name + encoder.removeprefix("text_encoder")
 
 
-def class_rows(labels: dict[str, int], prompt: str) -> Tensors:
-    """Look up the class that a prompt names: label [2], the number of no class and its number.
+def class_label(labels: dict[str, int], prompt: str) -> Tensors:
+    """Look up the class that a prompt names: label [1], its number; of the empty prompt that of no class.
 
     Raises UserError for a prompt that is no class.
     """
     if prompt and prompt not in labels:
         some = textwrap.shorten(", ".join(labels), 200, placeholder=" ...")
         raise UserError(f"prompt {prompt!r} is no class of the model; classes: {some}")
-    return {"label": torch.tensor([float(len(labels)), float(labels.get(prompt, len(labels)))])}
+    return {"label": torch.tensor([float(labels.get(prompt, len(labels)))])}
 
 
 KL, DC = "AutoencoderKL", "AutoencoderDC"

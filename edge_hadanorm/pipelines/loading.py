@@ -144,7 +144,7 @@ def _pipeline(folder: Path, index: object) -> TextToImage:
             f"pipeline {folder} has a component {foreign[0]}, of which nothing is known here for {class_name}: set it "
             "to [null, null] in model_index.json, or give its transformer folder with `inputs`"
         )
-    return TextToImage(folder, class_name, kind.steps, kind.guidance, kind.prefix)
+    return TextToImage(folder, class_name, kind.steps, kind.guidance, kind.prefix, kind.negative)
 
 
 def _names_class(component: object) -> bool:

@@ -25,7 +25,8 @@ class PromptTokenizer:
     """A tokenizer.json at a fixed length.
 
     pad, pad_id: the padding token or its id, else the file's own. lower: prompts are lower-cased and stripped first.
-    prefix: stands before every prompt but the empty one. Raises UserError for a missing or broken file.
+    prefix: stands before every prompt but a negative one. kept: places of the states that an encoder gives of a prompt,
+    and of a negative one, which has at most so many ids; None: all. Raises UserError for a missing or broken file.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class PromptTokenizer:
         lower: bool = False,
         prefix: str = "",
         pad_id: int | None = None,
+        kept: tuple[list[int], list[int]] | None = None,
     ):
         if not file.is_file():
             raise UserError(f"{file} does not exist; AutoTokenizer.from_pretrained(X).save_pretrained(X) makes one")
@@ -43,7 +45,7 @@ class PromptTokenizer:
             self.tokenizer = Tokenizer.from_file(str(file))
         except Exception as error:  # tokenizers raises bare Exception
             raise UserError(f"{file} is not a tokenizer.json: {error}; copy it again") from None
-        self.length, self.lower, self.prefix = length, lower, prefix
+        self.length, self.lower, self.prefix, self.kept = length, lower, prefix, kept
         self.pad_id = (self.tokenizer.padding or {"pad_id": 0})["pad_id"]
         if pad_id is None and pad is not None:
             pad_id = self.tokenizer.token_to_id(pad)
@@ -55,21 +57,27 @@ class PromptTokenizer:
         unknown = read_object(file, "tokenizer")["model"].get("unk_token")
         self.unknown_id = None if unknown is None else self.tokenizer.token_to_id(unknown)
 
-    def __call__(self, prompt: str) -> list[int]:
+    def __call__(self, prompt: str, negative: bool = False) -> list[int]:
         """Tokenize a prompt to `length` ids. Raises UserError for unknown words, too many, and what is no text."""
-        ids = self._ids(prompt)
+        ids = self._ids(prompt, negative)
         return ids + [self.pad_id] * (self.length - len(ids))
 
-    def rows(self, prompt: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokenize the empty prompt and this one: ids int64 [2, length], masks float32 (0: padding)."""
-        pair = [self._ids(""), self._ids(prompt)]
-        ids = torch.tensor([row + [self.pad_id] * (self.length - len(row)) for row in pair])
-        counts = torch.tensor([[len(row)] for row in pair])
-        return ids, (torch.arange(self.length) < counts).float()
+    def inputs(self, prompt: str, negative: bool = False) -> dict[str, torch.Tensor]:
+        """Make inputs of a text encoder by name: ids int64 [1, length], mask float32 (0: padding), and kept int64 [n].
 
-    def _ids(self, prompt: str) -> list[int]:
+        negative: the prompt says what is not wanted. kept is there where not all states are.
+        """
+        ids = self._ids(prompt, negative)
+        padding = self.length - len(ids)
+        made = {
+            "ids": torch.tensor([ids + [self.pad_id] * padding]),
+            "mask": torch.tensor([[1.0] * len(ids) + [0.0] * padding]),
+        }
+        return made | ({"kept": torch.tensor(self.kept[negative])} if self.kept else {})
+
+    def _ids(self, prompt: str, negative: bool) -> list[int]:
         short = textwrap.shorten(prompt, 60, placeholder=" ...")
-        text = self.prefix + (prompt.lower().strip() if self.lower else prompt) if prompt else ""
+        text = ("" if negative else self.prefix) + (prompt.lower().strip() if self.lower else prompt)
         try:
             encoding = self.tokenizer.encode(text)
         except Exception as error:  # of what is no UTF-8, and of a file that is no good: tokenizers raises whatever
@@ -79,9 +87,15 @@ class PromptTokenizer:
                 raise UserError(
                     f"prompt {short!r}: the model does not know the word {text[start:end]!r}; `inspect` lists its words"
                 )
-        if (count := len(encoding.ids)) > self.length:
-            raise UserError(f"prompt {short!r}: {count} tokens, the model takes at most {self.length}; shorten it")
+        most = len(self.kept[1]) if self.kept and negative else self.length
+        if (count := len(encoding.ids)) > most:
+            raise UserError(f"prompt {short!r}: {count} tokens, the model takes at most {most}; shorten it")
         return encoding.ids
+
+    def inputs_of(self, form: "EncoderForm", prompt: str, negative: bool = False) -> dict[str, torch.Tensor]:
+        """Those inputs that a text encoder of this form takes, in its order."""
+        made = self.inputs(prompt, negative)
+        return {name: tensor for name, tensor in made.items() if form.masked or name == "ids"}
 
     def words(self) -> list[str]:
         """List the vocabulary in order of id."""
@@ -94,15 +108,15 @@ class EncoderForm:
     """The way to call a text encoder of transformers.
 
     model_class: its class. masked: whether it takes the mask of tokens. outputs(config) -> the outputs of `encode` by
-    name, with the features of a token or prompt. encode(model, ids [B, L], mask [B, L] or None) -> those tensors.
-    most: tokens of an output at most; None: as many as there are ids.
+    name, with the features of a token or prompt. encode(model, ids [B, L], mask [B, L] or None, kept or none) -> those
+    tensors. kept(length) -> places of the states that are given of a prompt, and of a negative one; None: all.
     """
 
     model_class: str
     masked: bool
     outputs: Callable[[Any], dict[str, int]]
     encode: Callable[..., tuple[torch.Tensor, ...]]
-    most: int | None = None
+    kept: Callable[[int], tuple[list[int], list[int]] | None] = lambda length: None
 
 
 def _states(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor]:
@@ -114,24 +128,31 @@ def _penultimate_and_pooled(model: nn.Module, ids: torch.Tensor, mask: None) -> 
     return output.hidden_states[-2], output.text_embeds
 
 
-def _sana_states(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keep the tokens that Sana takes (arXiv 2410.10629, section 3.1): of the instruction the first alone.
-
-    Row 0 is the empty prompt, which has no instruction before it.
-    """
+def _masked_states(
+    model: nn.Module, ids: torch.Tensor, mask: torch.Tensor, kept: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """States and mask of the tokens at the kept places."""
     (states,) = _states(model, ids, mask)
-    if ids.shape[1] <= KEPT:
-        return states, mask
+    return (states, mask) if kept is None else (states.index_select(1, kept), mask.index_select(1, kept))
 
-    def pick(x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x[:1, :KEPT], torch.cat([x[1:, :1], x[1:, 1 - KEPT :]], dim=1)])
 
-    return pick(states), pick(mask)
+def after_instruction(length: int) -> tuple[list[int], list[int]] | None:
+    """Places of the tokens that Sana takes (arXiv 2410.10629, section 3.1) of a prompt and of a negative one.
+
+    Of the instruction before a prompt it takes the first token alone. None where it takes all.
+    """
+    return ([0, *range(length - KEPT + 1, length)], [*range(KEPT)]) if length > KEPT else None
 
 
 T5 = EncoderForm("T5EncoderModel", False, lambda config: {"text": config.d_model}, _states)
 MASKED_T5 = EncoderForm("T5EncoderModel", True, lambda config: {"text": config.d_model}, _states)
-GEMMA = EncoderForm("Gemma2Model", True, lambda config: {"text": config.hidden_size, "mask": 0}, _sana_states, KEPT)
+GEMMA = EncoderForm(
+    "Gemma2Model",
+    True,
+    lambda config: {"text": config.hidden_size, "mask": 0},
+    _masked_states,
+    kept=after_instruction,
+)
 CLIP = EncoderForm(
     "CLIPTextModelWithProjection",
     False,
@@ -193,6 +214,8 @@ class TextEncoder(nn.Module):
         """Features of each output by its name."""
         return self.form.outputs(self.model.config)
 
-    def forward(self, ids: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
-        """Encode ids int64 [B, L]: float32 tensors in the order of `widths`, states [B, L, C] first."""
-        return tuple(tensor.float() for tensor in self.form.encode(self.model, ids, mask))
+    def forward(
+        self, ids: torch.Tensor, mask: torch.Tensor | None = None, *kept: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Encode ids int64 [B, L]: float32 tensors in the order of `widths`, states [B, L or those kept, C] first."""
+        return tuple(tensor.float() for tensor in self.form.encode(self.model, ids, mask, *kept))

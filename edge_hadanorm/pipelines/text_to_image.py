@@ -1,5 +1,6 @@
-"""A pipeline without its transformer: tokenizers, text encoders, decoder, sampler tables, defaults."""
+"""A pipeline without its transformer: tokenizers, text encoders, decoder, sampling plans, defaults."""
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,8 +9,9 @@ import torch
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, read_object
 from edge_hadanorm.pipelines.decoder import ImageDecoder
-from edge_hadanorm.pipelines.kinds import KINDS, Encoder, Tensors, class_rows, suffixed, tokenizer_of
-from edge_hadanorm.pipelines.sampling import SamplerTable, probe
+from edge_hadanorm.pipelines.kinds import KINDS, Encoder, Tensors, class_label, suffixed, tokenizer_of
+from edge_hadanorm.pipelines.plans import MAX_GUIDANCE, Plan
+from edge_hadanorm.pipelines.schedulers import make_scheduler, read_scheduler
 from edge_hadanorm.pipelines.text_encoders import PromptTokenizer, TextEncoder
 
 INDEX, ABOUT, LABELS = "model_index.json", "about.json", "classes.json"
@@ -21,17 +23,28 @@ MAX_TOKENS = 4096
 class TextToImage:
     """A pipeline of diffusers without its transformer.
 
-    folder: of the components. kind: the pipeline's class in diffusers. steps, guidance: its defaults. prefix: the text
-    before every prompt. licence, prompts: from the folder's about.json, where it has one: a sentence, and prompts that
-    the model was made for; the prompts of a model of classes are their names. Text encoders and decoder are loaded when
-    they are first needed. Raises UserError for a class that is not in KINDS and for missing or broken files.
+    folder: of the components. kind: the pipeline's class in diffusers. steps, guidance, negative: its defaults. prefix:
+    the text before every prompt but a negative one. scheduler: config of another scheduler than the folder's.
+    licence, prompts: from the folder's about.json, where it has one: a sentence, and prompts that the model was made
+    for; the prompts of a model of classes are their names. Text encoders and decoder are loaded when they are first
+    needed. Raises UserError for a class that is not in KINDS and for missing or broken files.
     """
 
-    def __init__(self, folder: Path, kind: str, steps: int, guidance: float, prefix: str = ""):
+    def __init__(
+        self,
+        folder: Path,
+        kind: str,
+        steps: int,
+        guidance: float,
+        prefix: str = "",
+        negative: str = "",
+        scheduler: dict | None = None,
+    ):
         if kind not in KINDS:
             raise UserError(f"pipelines of class {kind} are not drawn with; those are {', '.join(KINDS)}")
         self.folder, self.class_name, self.kind = folder, kind, KINDS[kind]
-        self.steps, self.guidance, self.prefix = steps, guidance, prefix
+        self.steps, self.guidance, self.prefix, self.negative = steps, guidance, prefix, negative
+        self.scheduler = scheduler or read_scheduler(folder / "scheduler/scheduler_config.json")
         self.tokenizers = {name: self._tokenizer(name, encoder) for name, encoder in self.kind.encoders.items()}
         self.labels = _labels(folder) if self.kind.labels else None
         for component in self.kind.weights:
@@ -43,7 +56,7 @@ class TextToImage:
             self.prompts = list(self.labels)
         self._encoders: dict[str, TextEncoder] = {}
         self._decoder: ImageDecoder | None = None
-        self._encoded: dict[str, Tensors] = {}
+        self._encoded: dict[tuple[str, bool], Tensors] = {}
 
     def _tokenizer(self, name: str, encoder: Encoder) -> PromptTokenizer:
         folder = self.folder / tokenizer_of(name)
@@ -54,6 +67,7 @@ class TextToImage:
         tokenizer = PromptTokenizer(folder / "tokenizer.json", length, pad, self.kind.lower, self.prefix)
         if self.prefix:  # its end and the prompt's beginning are marked by nothing
             tokenizer.length += len(tokenizer.tokenizer.encode(self.prefix).ids) - 2
+        tokenizer.kept = encoder.form.kept(tokenizer.length)
         vocabulary = read_object(self.folder / name / "config.json", "text encoder config").get("vocab_size")
         if isinstance(vocabulary, int) and tokenizer.size > vocabulary:
             raise UserError(
@@ -64,15 +78,39 @@ class TextToImage:
 
     @property
     def settings(self) -> dict:
-        """Arguments that make this pipeline again from its folder."""
-        return {"kind": self.class_name, "steps": self.steps, "guidance": self.guidance, "prefix": self.prefix}
+        """Arguments that make this pipeline again from its folder, but for a scheduler that is not the folder's."""
+        return {
+            "kind": self.class_name,
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "prefix": self.prefix,
+            "negative": self.negative,
+        }
 
-    def check(self, prompt: str) -> None:
+    def with_defaults(
+        self,
+        steps: int | None = None,
+        guidance: float | None = None,
+        negative: str | None = None,
+        scheduler: dict | None = None,
+    ) -> "TextToImage":
+        """The same pipeline with other defaults, None: as they are. Raises UserError for what it cannot have."""
+        if guidance is not None and not 0 <= guidance <= MAX_GUIDANCE:
+            raise UserError(f"`guidance` is {guidance}, not a number from 0 to {MAX_GUIDANCE:g}")
+        changed = copy.copy(self)
+        for name, value in (("steps", steps), ("guidance", guidance), ("negative", negative), ("scheduler", scheduler)):
+            if value is not None:
+                setattr(changed, name, value)
+        changed.check(changed.negative, negative=True)
+        changed.plan(changed.steps)
+        return changed
+
+    def check(self, prompt: str, negative: bool = False) -> None:
         """Raises UserError for a prompt that cannot be drawn: an unknown class or word, or too long a text."""
         if self.labels is not None:
-            class_rows(self.labels, prompt)
+            class_label(self.labels, prompt)
         for tokenizer in self.tokenizers.values():
-            tokenizer(prompt)
+            tokenizer(prompt, negative)
 
     def encoder(self, name: str) -> TextEncoder:
         """Load a text encoder by the name of its folder, once."""
@@ -88,75 +126,65 @@ class TextToImage:
         return self._decoder
 
     @torch.no_grad()
-    def encode(self, prompt: str) -> Tensors:
-        """Encode the empty prompt and this one: the encoders' outputs and masks [2, ...] by name, kept for later calls.
+    def encode(self, prompt: str, negative: bool = False) -> Tensors:
+        """Encode a prompt: the encoders' outputs and masks [1, ...] by name, kept for later calls.
 
-        Raises UserError for a prompt that cannot be drawn.
+        negative: it says what is not wanted. Raises UserError for a prompt that cannot be drawn.
         """
-        if prompt not in self._encoded:
-            self._encoded[prompt] = (
-                self._run_encoders(prompt) if self.labels is None else class_rows(self.labels, prompt)
+        key = prompt, negative
+        if key not in self._encoded:
+            self._encoded[key] = (
+                self._run_encoders(prompt, negative) if self.labels is None else class_label(self.labels, prompt)
             )
-        return self._encoded[prompt]
+        return self._encoded[key]
 
-    def _run_encoders(self, prompt: str) -> Tensors:
+    def _run_encoders(self, prompt: str, negative: bool) -> Tensors:
         tensors = {}
         for name, tokenizer in self.tokenizers.items():
-            encoder, (ids, mask) = self.encoder(name), tokenizer.rows(prompt)
-            if encoder.form.masked:
-                tensors[suffixed(name, "mask")] = mask
-                outputs = encoder(ids, mask)
-            else:
-                outputs = encoder(ids)
-            tensors |= {suffixed(name, output): tensor for output, tensor in zip(encoder.widths, outputs, strict=True)}
+            encoder = self.encoder(name)
+            inputs = tokenizer.inputs_of(encoder.form, prompt, negative)
+            if "mask" in inputs:
+                tensors[suffixed(name, "mask")] = inputs["mask"]
+            outputs = zip(encoder.widths, encoder(*inputs.values()), strict=True)
+            tensors |= {suffixed(name, output): tensor for output, tensor in outputs}
         return tensors
 
-    def prompt(self, prompt: str) -> Tensors:
-        """Make what the denoiser's `prepare` takes for a prompt: tensors [2, ...] by name, row 0 of the empty one."""
-        return self.kind.gather(self.encode(prompt))
+    def prompt(self, prompt: str, negative: bool = False) -> Tensors:
+        """Make what the denoiser's `prepare` takes for a prompt: tensors [1, ...] by name."""
+        return self.kind.gather(self.encode(prompt, negative))
 
     def release(self, prompts: list[str]) -> None:
         """Encode these prompts, and forget the text encoders, which may be larger than the transformer."""
+        self.encode(self.negative, negative=True)
         for prompt in prompts:
             self.encode(prompt)
         self._encoders.clear()
 
-    def table(self, steps: int) -> SamplerTable:
-        """Probe the scheduler for its coefficients at a number of steps. Raises UserError where it has none."""
-        import diffusers
-
+    def plan(self, steps: int) -> Plan:
+        """Probe the scheduler for its plan of a number of steps. Raises UserError where it has none."""
         if not 1 <= steps <= MAX_STEPS:
-            raise UserError(f"steps: {steps} is not a number from 1 to {MAX_STEPS}")
-        file = self.folder / "scheduler/scheduler_config.json"
-        config = read_json(file, "scheduler config")
-        name = config.get("_class_name") if isinstance(config, dict) else None
-        scheduler = getattr(diffusers, name, None) if isinstance(name, str) else None
-        if not isinstance(scheduler, type) or not issubclass(scheduler, diffusers.SchedulerMixin):
-            raise UserError(f"scheduler config {file} names {name!r}, which is no scheduler of diffusers")
-        try:
-            instance = scheduler.from_config(config)
-        except Exception as error:  # a scheduler may fail in any way on a setting that it does not know
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"scheduler config {file} is not one of {name}: {reason}; copy it again") from None
-        return probe(instance, steps)
+            raise UserError(f"`steps`: {steps} is not a number from 1 to {MAX_STEPS}")
+        from edge_hadanorm.pipelines.probing import probe
+
+        return probe(make_scheduler(self.scheduler), steps)
 
 
 def encoder_shapes(pipeline: TextToImage, name: str) -> Tensors:
-    """Outputs of a text encoder, [2, ...] by name, on the meta device, from its config: no weight is read.
+    """Outputs of a text encoder, [1, ...] by name, on the meta device, from its config: no weight is read.
 
     Raises UserError for a config of another class.
     """
-    folder, encoder, tokens = pipeline.folder / name, pipeline.kind.encoders[name], pipeline.tokenizers[name].length
+    folder, encoder, tokenizer = pipeline.folder / name, pipeline.kind.encoders[name], pipeline.tokenizers[name]
     config = SimpleNamespace(**read_object(folder / "config.json", "text encoder config"))
     try:
         widths = encoder.form.outputs(config)
     except AttributeError as error:
         raise UserError(f"text encoder {folder} is no {encoder.form.model_class}: {error}") from None
-    tokens = min(tokens, encoder.form.most or tokens)
-    shapes = {"pooled": lambda width: (2, width), "mask": lambda _: (2, tokens)}
+    tokens = len(tokenizer.kept[0]) if tokenizer.kept else tokenizer.length
+    shapes = {"pooled": lambda width: (1, width), "mask": lambda _: (1, tokens)}
     return {
         suffixed(name, output): torch.empty(
-            shapes[output](width) if output in shapes else (2, tokens, width), device="meta"
+            shapes[output](width) if output in shapes else (1, tokens, width), device="meta"
         )
         for output, width in widths.items()
     }
@@ -165,11 +193,11 @@ def encoder_shapes(pipeline: TextToImage, name: str) -> Tensors:
 def encoded_shapes(pipeline: TextToImage) -> Tensors:
     """Tensors of the names and shapes that `TextToImage.encode` gives, on the meta device."""
     if pipeline.labels is not None:
-        return {"label": torch.empty(2, device="meta")}
+        return {"label": torch.empty(1, device="meta")}
     tensors = {}
     for name, encoder in pipeline.kind.encoders.items():
         if encoder.form.masked:
-            tensors[suffixed(name, "mask")] = torch.empty(2, pipeline.tokenizers[name].length, device="meta")
+            tensors[suffixed(name, "mask")] = torch.empty(1, pipeline.tokenizers[name].length, device="meta")
         tensors |= encoder_shapes(pipeline, name)
     return tensors
 

@@ -10,9 +10,10 @@ import torch
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.models.calls import Captured, Inputs, read_captured
 from edge_hadanorm.models.denoiser import Denoiser
-from edge_hadanorm.pipelines.drawing import OnStep, Runner, TorchRunner, latents, picture
+from edge_hadanorm.pipelines.drawing import Runner, TorchRunner, Wish, latents, picture
 from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.noise import normal
+from edge_hadanorm.pipelines.sampling import OnStep
 from edge_hadanorm.pipelines.text_to_image import TextToImage
 
 # Draws one picture.
@@ -21,15 +22,13 @@ Draw = Callable[[], torch.Tensor]
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Sampling of pictures: prompts with one seed each, counted from `seed`, at `steps` steps and a guidance.
+    """Sampling of pictures: prompts with one seed each, counted from `seed`, at the pipeline's steps and guidance.
 
     Raises UserError for a prompt that the tokenizer refuses and an impossible seed, before anything is drawn.
     """
 
     pipeline: TextToImage
     prompts: list[str]
-    steps: int
-    guidance: float
     seed: int
 
     def __post_init__(self):
@@ -47,11 +46,12 @@ class Trajectories:
 
     def _calls(self, draw: Callable[..., torch.Tensor], runner: Runner, on_step: OnStep | None = None) -> list[Draw]:
         """List calls of `latents` or `picture`, one a prompt."""
-        table = self.pipeline.table(self.steps)
-        return [
-            partial(draw, runner, prompt, table, self.guidance, self.seed + i, on_step)
-            for i, prompt in enumerate(self.prompts)
+        own = self.pipeline
+        plan = own.plan(own.steps)
+        wishes = [
+            Wish(prompt, plan, own.guidance, self.seed + i, own.negative) for i, prompt in enumerate(self.prompts)
         ]
+        return [partial(draw, runner, wish, on_step) for wish in wishes]
 
     def record(self, denoiser: Denoiser, progress: Callable[[Iterable], Iterable] = iter) -> list[Inputs]:
         """Sample every picture, and keep the denoiser's inputs at every step; progress: wraps the pictures' calls."""
@@ -62,20 +62,30 @@ class Trajectories:
 
 
 class _Recorder(TorchRunner):
-    """A runner that keeps what its denoiser is given."""
+    """A runner that keeps what its denoiser is given; what both conditionings are given at a step is one call."""
 
     def __init__(self, denoiser: Denoiser, pipeline: TextToImage):
         super().__init__(denoiser, pipeline)
         self.inputs: list[Inputs] = []
-        self._prompt: dict[str, torch.Tensor] = {}
+        self._prompts: dict[int, dict[str, torch.Tensor]] = {}  # by the conditioning that is made of them
+        self._latents: torch.Tensor | None = None
 
-    def prepare(self, prompt: str) -> list[torch.Tensor]:
-        self._prompt = self.pipeline.prompt(prompt)
-        return super().prepare(prompt)
+    def prepare(self, prompt: str, negative: bool = False) -> list[torch.Tensor]:
+        conditioning = super().prepare(prompt, negative)
+        self._prompts[id(conditioning)] = self.pipeline.prompt(prompt, negative)
+        return conditioning
 
     @torch.no_grad()
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
-        self.inputs.append(Inputs(latents, timestep, self._prompt))
+        prompt = self._prompts[id(conditioning)]
+        if latents is self._latents:
+            last = self.inputs.pop()
+            latents_of_both = torch.cat([latents, last.latents])
+            prompt = {name: torch.cat([tensor, last.prompt[name]]) for name, tensor in prompt.items()}
+            self.inputs.append(Inputs(latents_of_both, timestep, prompt))
+        else:
+            self.inputs.append(Inputs(latents, timestep, prompt))
+        self._latents = latents
         return super().denoise(latents, timestep, conditioning)
 
 
@@ -146,4 +156,4 @@ def evaluation_trajectories(model: FloatModel, count: int = EVALUATION_PROMPTS) 
     if pipeline is None:
         raise UserError(f"{model.name} is a transformer alone, which draws no prompts: give captured `inputs`")
     prompts = evaluation_prompts(pipeline.prompts, count)
-    return Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, EVALUATION_SEED)
+    return Trajectories(pipeline, prompts, EVALUATION_SEED)

@@ -11,6 +11,7 @@ import torch
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.models.calls import Captured, Inputs, read_captured
 from edge_hadanorm.pipelines.loading import FloatModel
+from edge_hadanorm.pipelines.schedulers import written
 from edge_hadanorm.pipelines.trajectories import Trajectories, calibration_prompts, read_prompts
 from edge_hadanorm.progress import Progress, silent
 from edge_hadanorm.quantization.calibration import Moments, calibrate
@@ -61,7 +62,8 @@ class CalibrationData:
     def fingerprint(self) -> str:
         """A digest of all that the moments depend on: weights, prompts and settings, captured inputs."""
         model = self.model
-        defaults = [model.pipeline.prompts, model.pipeline.guidance] if model.pipeline else None
+        own = model.pipeline
+        defaults = [own.prompts, own.settings, written(own.scheduler)] if own else None
         digest = hashlib.blake2b(json.dumps([model.config, self.settings, defaults]).encode())
         tensors = [*model.denoiser.state_dict().values()]
         for call in self.inputs or []:
@@ -75,13 +77,11 @@ def collect(
     model: FloatModel,
     prompts: Prompts | None = None,
     inputs: Captured | None = None,
-    steps: int | None = None,
     seed: int = 0,
 ) -> CalibrationData | None:
     """The data of captured `inputs`, or of a pipeline's pictures of `prompts`; None where the model has neither.
 
-    prompts: by default the model's own, as far as it has any. steps: of a picture, by default the pipeline's. seed: of
-    the first picture's noise. Raises UserError for both prompts and inputs, for what cannot be read and for prompts
+    prompts: by default the model's own, as far as it has any. seed: of the first picture's noise. Raises UserError for both prompts and inputs, for what cannot be read and for prompts
     that the model cannot draw.
     """
     if prompts is not None and inputs is not None:
@@ -91,14 +91,14 @@ def collect(
     if inputs is not None:
         calls = read_captured(inputs, model.denoiser)
         each = [partial(call.run, model.denoiser) for call in calls]
-        return CalibrationData(model, each, calls, settings=[prompts, steps, seed])
+        return CalibrationData(model, each, calls, settings=[prompts, seed])
     pipeline = model.pipeline
     own = prompts or (calibration_prompts(model) if pipeline is not None else None)
     if pipeline is None or not own:
         return None
-    trajectories = Trajectories(pipeline, own, pipeline.steps if steps is None else steps, pipeline.guidance, seed)
+    trajectories = Trajectories(pipeline, own, seed)
     runs = trajectories.samples(model.denoiser)
-    return CalibrationData(model, runs, trajectories=trajectories, settings=[prompts, steps, seed])
+    return CalibrationData(model, runs, trajectories=trajectories, settings=[prompts, seed])
 
 
 def prompt_list(prompts: Prompts) -> list[str]:

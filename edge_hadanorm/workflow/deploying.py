@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -15,11 +15,12 @@ from edge_hadanorm.bundle.runner import ExecuTorchRunner, has_executorch, set_th
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters import targets
-from edge_hadanorm.pipelines.drawing import Runner, Stopwatch, picture
+from edge_hadanorm.pipelines.drawing import Runner, Stopwatch, Wish, picture
 from edge_hadanorm.pipelines.pictures import to_image
 from edge_hadanorm.progress import Status, quiet
 from edge_hadanorm.workflow.calibration_data import Prompts, prompt_list
 from edge_hadanorm.workflow.quantizing import save
+from edge_hadanorm.workflow.sampling_defaults import Sampling
 
 BACKENDS = ("auto", "executorch", "simulation")
 
@@ -32,6 +33,11 @@ def export(
     prompts: Prompts = (),
     decode_tile: int | None = None,
     precision: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    negative: str | None = None,
+    scheduler: str | Path | None = None,
+    guidance_steps: tuple[float, float] | None = None,
     force: bool = False,
     status: Status = quiet,
 ) -> Bundle:
@@ -43,13 +49,20 @@ def export(
 
     quantized: a model or its folder. target: a name in `exporters.targets.TARGETS`. prompts: encode these here, and
     leave the text encoders out. decode_tile: side of the latents that are decoded at once, 64 by default. precision:
-    of the floats in a program, where the target leaves a choice. force: replace an earlier bundle. status: is told what
+    of the floats in a program, where the target leaves a choice. steps, guidance, negative, scheduler: defaults of the
+    bundle, see `sampling_defaults.Sampling`; None: the checkpoint's. guidance_steps: shares of the steps, from and to,
+    that guidance is for, (0.0, 0.6) for the first 60 %; the others take the text's prediction alone. force: replace an earlier bundle. status: is told what
     is being done. Raises UserError for what the target cannot have, and then nothing is left at `out`.
     """
     from edge_hadanorm.exporters import writer  # with it come the targets' tools, which take seconds
 
-    options = targets.Options(tuple(prompt_list(prompts)), decode_tile, precision)
+    options = targets.Options(tuple(prompt_list(prompts)), decode_tile, precision, guidance_steps)
+    wanted = Sampling(steps, guidance, negative, scheduler)
     with _as_folder(quantized) as (source, saved):
+        if saved.pipeline is not None:
+            saved = replace(saved, pipeline=wanted.of(saved.pipeline))
+        elif wanted.given:
+            raise UserError(f"{source} is a transformer alone, which samples nothing: leave out `{wanted.given[0]}`")
         targets.check_target(target, saved, precision)
         if source.resolve() in (Path(out).resolve(), *Path(out).resolve().parents):
             raise UserError(f"{out} is the checkpoint {source}, or lies in it; export to a folder of its own")
@@ -87,6 +100,8 @@ def generate(
     seed: int = 0,
     steps: int | None = None,
     guidance: float | None = None,
+    negative: str | None = None,
+    guidance_steps: tuple[float, float] | None = None,
     backend: str = "auto",
     threads: int | None = None,
     status: Status = quiet,
@@ -96,28 +111,35 @@ def generate(
     >>> edge_hadanorm.generate("bundle", "red apple", seed=7).image.size
     (32, 32)
 
-    bundle: what `export` returns, or its folder. seed: of the noise. steps, guidance: by default the bundle's.
+    bundle: what `export` returns, or its folder. seed: of the noise. steps, guidance, negative: by default the
+    bundle's. guidance_steps: shares of the steps, from and to, that guidance is for; by default as the bundle has it.
     backend: executorch, simulation (in PyTorch, of the checkpoint in the bundle), or auto: the runtime, if there is one
     here for the bundle's target. threads: of the runtime. status: is told where there is no runtime.
 
     Raises UserError for a broken bundle and an impossible wish.
     """
     loaded = bundle if isinstance(bundle, Bundle) else bundles.load(Path(bundle))
-    sampling = loaded.manifest["sampling"]
-    if sampling is None:
-        raise UserError(f"bundle {loaded.folder} holds a transformer alone: it cannot draw prompts")
+    sampling = loaded.sampling
     if out is not None and Path(out).suffix.lower() != ".png":
         raise UserError(f"{out} is no .png: pictures are written as PNG")
     if threads is not None:
         set_threads(threads)
-    table = loaded.table(sampling["steps"] if steps is None else steps)
+    plan = loaded.plan(sampling["plan"] if steps is None else str(steps))
+    if guidance_steps is not None:
+        plan = plan.guided_between(*guidance_steps)
+    wish = Wish(
+        prompt,
+        plan,
+        sampling["guidance"] if guidance is None else guidance,
+        seed,
+        sampling["negative"] if negative is None else negative,
+    )
+    plan.at(wish.guidance)  # refuses what it cannot have, before programs are loaded
     backend = _pick_backend(loaded, backend, status)
     runner = _runner(loaded, backend)
-    guidance, watch = sampling["guidance"] if guidance is None else guidance, Stopwatch()
+    watch = Stopwatch()
     with files.new_file(out) if out is not None else nullcontext() as file:
-        image = to_image(
-            picture(runner, prompt, table, sampling["guidance"] if guidance is None else guidance, seed, watch)
-        )
+        image = to_image(picture(runner, wish, watch))
         if file is not None:
             image.save(file, format="PNG")
     return Generated(image, watch.milliseconds, backend)

@@ -25,6 +25,7 @@ from edge_hadanorm.quantization import calibration as calibration_state
 from edge_hadanorm.quantization import quantize as quantization
 from edge_hadanorm.workflow import calibration_data
 from edge_hadanorm.workflow.calibration_data import CalibrationData, Prompts, collect
+from edge_hadanorm.workflow.sampling_defaults import Sampling
 
 # PixArt-alpha's, where a transformer comes alone and without captured inputs.
 DEFAULT_TEXT_TOKENS = 120
@@ -59,6 +60,9 @@ def calibrate(
     prompts: Prompts | None = None,
     inputs: Captured | None = None,
     steps: int | None = None,
+    guidance: float | None = None,
+    negative: str | None = None,
+    scheduler: str | Path | None = None,
     seed: int = 0,
 ) -> CalibrationData:
     """Collect calibration data of a float model for several `quantize` calls, which then measure it once.
@@ -70,8 +74,8 @@ def calibrate(
 
     Raises UserError where there is nothing to calibrate on; see `quantize` for the arguments.
     """
-    model = load(model)
-    data = collect(model, prompts, inputs, steps, seed)
+    model = Sampling(steps, guidance, negative, scheduler).of_model(load(model))
+    data = collect(model, prompts, inputs, seed)
     if data is None:
         raise UserError(f"{model.name} has nothing to calibrate on: give {calibration_data.missing(model)}")
     return data
@@ -85,6 +89,9 @@ def quantize(
     *,
     inputs: Captured | None = None,
     steps: int | None = None,
+    guidance: float | None = None,
+    negative: str | None = None,
+    scheduler: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
     average_bits: float | None = None,
@@ -101,9 +108,11 @@ def quantize(
     43
 
     model: see `load`; one in memory is left as it is. recipe: a name of `recipes`, a .json file or a `Recipe`.
-    prompts, inputs: what to calibrate on, see `calibration_data.collect`; by default the model's own prompts. steps:
-    of a calibration picture. seed: of the first one's noise. device: where calibration runs. average_bits: weight bits
-    on average, more where it matters. calibration: data of this model, in place of prompts, inputs, steps and seed.
+    prompts, inputs: what to calibrate on, see `calibration_data.collect`; by default the model's own prompts. steps,
+    guidance, negative, scheduler: of pictures, in calibration and as defaults of the checkpoint and its bundles, see
+    `sampling_defaults.Sampling`; None: the pipeline's own. seed: of the first picture's noise. device: where
+    calibration runs. average_bits: weight bits on average, more where it matters. calibration: data of this model, in
+    place of prompts, inputs, seed and what sampling takes.
     measure: whether to fill `metrics` on held-back prompts, else on the inputs. force: replace an earlier `out`.
     progress, status: what is shown of long work, nothing by default.
 
@@ -113,14 +122,15 @@ def quantize(
     recipe, device = _recipe(recipe, average_bits), pick_device(device)
     with _new_checkpoint(out, force) as (folder, state):
         borrowed = not isinstance(model, str | Path)
-        model = told(load(model), status)
-        if calibration is not None and calibration.model is not model:
+        model = Sampling(steps, guidance, negative, scheduler).of_model(told(load(model), status))
+        if calibration is not None and calibration.model.denoiser is not model.denoiser:
             raise UserError(
                 f"the calibration data are of {calibration.model.name} as loaded for them: give their `model`"
             )
+        model = calibration.model if calibration is not None else model
         quantization.check_recipe(recipe, model.denoiser)
         denoiser = model.denoiser.to(device)
-        data = calibration or collect(model, prompts, inputs, steps, seed) or CalibrationData(model)
+        data = calibration or collect(model, prompts, inputs, seed) or CalibrationData(model)
         if recipe.needs_calibration and not data.runs:
             ways = calibration_data.missing(model)
             raise UserError(f"recipe {recipe.name} needs calibration data, and {model.name} has none: give {ways}")
@@ -178,6 +188,9 @@ def dry_run(
     *,
     inputs: Captured | None = None,
     steps: int | None = None,
+    guidance: float | None = None,
+    negative: str | None = None,
+    scheduler: str | Path | None = None,
     seed: int = 0,
     average_bits: float | None = None,
     status: Status = quiet,
@@ -187,8 +200,9 @@ def dry_run(
     No weight is read and nothing is written. See `quantize` for the arguments. Raises UserError as it does.
     """
     recipe, outlined = _recipe(recipe, average_bits), told(loading.outline(str(model)), status)
+    outlined = Sampling(steps, guidance, negative, scheduler).of_model(outlined)
     quantization.check_recipe(recipe, outlined.denoiser)
-    data = collect(outlined, prompts, inputs, steps, seed)
+    data = collect(outlined, prompts, inputs, seed)
     if data is None:
         refused = f"nothing yet, which this recipe refuses: give {calibration_data.missing(outlined)}"
         source = refused if recipe.needs_calibration else "nothing"
@@ -196,7 +210,7 @@ def dry_run(
         source = f"{len(data.runs)} captured inputs"
     else:
         count = len(data.runs)
-        each = steps or (outlined.pipeline.steps if outlined.pipeline else 0)
+        each = outlined.pipeline.steps if outlined.pipeline else 0
         source = f"{count} prompt{'s' * (count > 1)} of {each} steps each"
     text = None if outlined.pipeline else _text(outlined, data.inputs if data else None)
     return dry_runs.describe(outlined, recipe, source, text)
@@ -240,7 +254,7 @@ def _recipe(recipe: str | Path | Recipe, average_bits: float | None) -> Recipe:
 def _text(model: FloatModel, inputs: list[Inputs] | None) -> Text:
     """Size of a prompt as the exported programs will be given it."""
     if model.pipeline is not None:
-        return Text.of(model.pipeline.prompt(""))
+        return Text.of(model.pipeline.prompt("", negative=True))
     if inputs is not None:
         return Text.of(inputs[0].prompt)
     return Text(DEFAULT_TEXT_TOKENS if "text" in model.denoiser.prompt_shapes(1) else 0)

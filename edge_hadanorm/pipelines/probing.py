@@ -1,0 +1,196 @@
+"""Plans of diffusers' schedulers: the coefficients of their steps, found by giving them basis vectors.
+
+A scheduler that is linear in latents, predictions and the noise that it draws is a plan, whatever it computes in its
+steps. Multistep schedulers remember data predictions, which contain earlier latents; written in the model's own
+predictions their memory reaches back to step 0.
+"""
+
+import inspect
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from edge_hadanorm.errors import UserError
+from edge_hadanorm.pipelines.plans import Plan, Row
+from edge_hadanorm.pipelines.sampling import sample
+
+# Share of a row's largest coefficient. The tail of a multistep memory below it is far under float32 rounding.
+NEGLIGIBLE = 1e-9
+# Relative error of the replay. Schedulers round to float32, some with cancellation; a nonlinear one is off by more.
+TOLERANCE = 1e-3
+CLIPPING = ("thresholding", "clip_sample")
+# The function of diffusers that schedulers draw noise with.
+DRAWS = "randn_tensor"
+
+
+def probe(scheduler: Any, steps: int, **schedule: Any) -> Plan:
+    """Probe a stock diffusers scheduler for its plan; the scheduler is left as it was.
+
+    `schedule` is what the pipeline gives to set_timesteps besides the number of steps (`mu`, `sigmas`). A scheduler
+    that calls the model more than once a step (Heun, PNDM) yields a plan of as many rows as calls. A replay on random
+    inputs has to give what the plan says. Raises UserError for a scheduler that is not linear, or that draws noise in
+    another way than once a step by diffusers' own function.
+    """
+    name = type(scheduler).__name__
+    if steps < 1:
+        raise UserError(f"{name}: steps must be at least 1, got {steps}")
+    accepted = inspect.signature(type(scheduler).__init__).parameters  # a config also keeps keys of other classes
+    for flag in CLIPPING:
+        if flag in accepted and getattr(scheduler.config, flag):
+            raise UserError(f"{name} is not linear in latents and predictions: its config sets {flag}")
+    with _undisturbed():
+        try:
+            plan = _plan(start(scheduler, steps, schedule))
+            draws = 10 * torch.randn(2, 1 + plan.steps, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+            first, second = (replay(start(scheduler, steps, schedule), *draws) for _ in range(2))
+            expected = _replay_plan(plan, *draws)
+        except Exception as error:  # a scheduler may fail in any way on a setting or a shape that it does not know
+            raise UserError(f"{name} has no plan: {' '.join(str(error).split())}") from error
+    if not torch.equal(first, second):
+        raise UserError(f"{name} is not deterministic: it draws noise in a way of its own")
+    if not ((first - expected).abs().amax(1) <= TOLERANCE * expected.abs().amax(1)).all():
+        raise UserError(f"{name} is not linear in latents and predictions: its steps do not follow a plan")
+    return plan
+
+
+def _plan(scheduler: Any) -> Plan:
+    """Find the coefficients by one walk in float64: every latent, prediction and noise is a basis vector."""
+    steps = len(scheduler.timesteps)
+    basis = torch.eye(3 * steps, dtype=torch.float64)[..., None, None, None]  # each variable [batch 3 steps, 1, 1, 1]
+    a: list[float] = []
+    b: list[list[float]] = []
+    c: list[list[float]] = []
+    rows: list[Row] = []
+    for k, timestep in enumerate(scheduler.timesteps):
+        known = _known(scheduler, timestep)
+        input_scale = scaled(scheduler, basis[k], timestep)[k].item()
+        with drawing(scheduler, basis[2 * steps + k]):
+            made = scheduler.step(basis[steps + k], timestep, basis[k], return_dict=False)[0]
+        latents, predictions, noise = made.flatten().unflatten(0, (3, steps))[:, : k + 1].tolist()
+        # Earlier latents leave the row, the oldest first, by x_i = (x_(i+1) - sum_j b_ij p_(i-j) - c_ij n_(i-j)) / a_i.
+        for i in range(k):
+            if latents[i] != 0:
+                ratio = latents[i] / a[i]
+                latents[i + 1] += ratio
+                for j in range(i + 1):
+                    predictions[i - j] -= ratio * b[i][j]
+                    noise[i - j] -= ratio * c[i][j]
+        a.append(latents[k])
+        b.append(predictions[::-1])
+        c.append(noise[::-1])
+        least = NEGLIGIBLE * max(map(abs, (*predictions, *noise)))
+        rows.append(Row(float(timestep), input_scale, a[k], b=_cut(b[k], least), c=_cut(c[k], least), known=known))
+    return Plan(tuple(rows), noise_scale(scheduler))
+
+
+def _cut(values: list[float], least: float) -> tuple[float, ...]:
+    """Values without those at their end of this size or less."""
+    return tuple(values[: max((j + 1 for j, value in enumerate(values) if abs(value) > least), default=0)])
+
+
+def _known(scheduler: Any, timestep: torch.Tensor) -> tuple[float, float] | None:
+    """Scales of a picture and of noise in latents of a timestep, by the scheduler's own way to mix them."""
+    picture, noise = torch.eye(2, dtype=torch.float64)[..., None, None, None]
+    try:
+        if hasattr(scheduler, "scale_noise"):
+            mixed = scheduler.scale_noise(picture, timestep[None], noise)
+        else:
+            mixed = scheduler.add_noise(picture, noise, timestep[None])
+        scales = mixed.flatten().tolist()
+    except Exception:  # it may have no such thing, or one that is not ready: then nothing starts from a picture
+        return None
+    return scales[0], scales[1]
+
+
+def start(scheduler: Any, steps: int, schedule: dict) -> Any:
+    """Copy a scheduler, and set the copy to the start of its steps."""
+    copy = type(scheduler).from_config(scheduler.config)
+    if hasattr(scheduler, "set_shift"):
+        copy.set_shift(scheduler.shift)  # the one setting that a pipeline may have changed outside the config
+    if "sigmas" in schedule:
+        copy.set_timesteps(**schedule)
+        if len(copy.timesteps) != steps:
+            raise ValueError(f"the given sigmas are for {len(copy.timesteps)} steps, not {steps}")
+    else:
+        copy.set_timesteps(steps, **schedule)
+    if hasattr(copy, "set_begin_index"):
+        copy.set_begin_index(0)  # else a repeated first timestep is looked up at its second place
+    return copy
+
+
+def scaled(scheduler: Any, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+    """What the model is given of latents."""
+    return scheduler.scale_model_input(latents, timestep) if hasattr(scheduler, "scale_model_input") else latents
+
+
+def noise_scale(scheduler: Any) -> float:
+    """Scale of the first noise."""
+    return float(getattr(scheduler, "init_noise_sigma", 1.0))
+
+
+@contextmanager
+def drawing(scheduler: Any, noise: torch.Tensor) -> Iterator[None]:
+    """Let a scheduler draw this noise, once, while inside."""
+    drawn: list[Any] = []
+
+    def draw(shape: Any, *_: Any, dtype: torch.dtype | None = None, **__: Any) -> torch.Tensor:
+        if drawn:
+            raise ValueError("it draws noise more than once a step")
+        drawn.append(shape)
+        return noise.reshape(tuple(shape)).to(dtype or noise.dtype)
+
+    modules = {cls.__module__ for cls in type(scheduler).__mro__}
+    own = [sys.modules[name] for name in modules if hasattr(sys.modules[name], DRAWS)]
+    before: list[Callable] = [getattr(module, DRAWS) for module in own]
+    try:
+        for module in own:
+            setattr(module, DRAWS, draw)
+        yield
+    finally:
+        for module, function in zip(own, before, strict=True):
+            setattr(module, DRAWS, function)
+
+
+def replay(scheduler: Any, predictions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Run a started scheduler on the first noise, predictions and noise of every step, both [1 + steps, ...].
+
+    The first of the predictions is not read. Returns model inputs and latents of every step [2 steps, n].
+    """
+    latents, rows = noise_scale(scheduler) * noise[0], []
+    for timestep, prediction, fresh in zip(scheduler.timesteps, predictions[1:], noise[1:], strict=True):
+        rows.append(scaled(scheduler, latents, timestep))
+        with drawing(scheduler, fresh):
+            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        rows.append(latents)
+    return torch.stack(rows).flatten(1)
+
+
+def _replay_plan(plan: Plan, predictions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """The same of a plan."""
+    rows, given = [], iter(predictions[1:])
+
+    def predict(model_input: torch.Tensor, timestep: float, conditioning: str) -> torch.Tensor:
+        rows.append(model_input)
+        return next(given)
+
+    sample(predict, plan, 1.0, noise.__getitem__, on_step=lambda k, latents: rows.append(latents))
+    return torch.stack(rows).flatten(1)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep gradients, warnings and diffusers' log lines off inside, and torch's random state as it was."""
+    logger = logging.getLogger("diffusers")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
