@@ -91,7 +91,7 @@ def test_a_pipeline_in_memory_is_quantized_as_its_folder_is_and_left_as_it_was(n
     assert_same(ours, theirs)
     assert all(torch.equal(tensor, before[key]) for key, tensor in pipeline.transformer.state_dict().items())
     assert ours.pipeline.settings == theirs.pipeline.settings
-    assert ours.pipeline.table(3) == theirs.pipeline.table(3)
+    assert ours.pipeline.plan(3) == theirs.pipeline.plan(3)
     for prompt in ("", *prompts):
         given, expected = ours.pipeline.prompt(prompt), theirs.pipeline.prompt(prompt)
         assert given.keys() == expected.keys()

@@ -19,7 +19,7 @@ from edge_hadanorm.method.recipe import Recipe, from_json, named
 from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.models.pixart import PixArtDenoiser
 from edge_hadanorm.pipelines import loading
-from edge_hadanorm.pipelines.drawing import TorchRunner, picture
+from edge_hadanorm.pipelines.drawing import TorchRunner, Wish, picture
 from edge_hadanorm.pipelines.trajectories import Trajectories
 from edge_hadanorm.quantization.calibration import calibrate
 from edge_hadanorm.quantization.quantize import quantize
@@ -165,7 +165,7 @@ def test_a_loaded_checkpoint_draws_the_same_picture(saved):
     content, folder = saved(PLAIN)
     loaded = checkpoint.load(folder)
     expected, actual = (
-        picture(TorchRunner(c.denoiser, c.pipeline), "red a", c.pipeline.table(4), 1.5, seed=7)
+        picture(TorchRunner(c.denoiser, c.pipeline), Wish("red a", c.pipeline.plan(4), 1.5, 7))
         for c in (content, loaded)
     )
     assert torch.equal(actual, expected)
@@ -194,7 +194,7 @@ def test_a_checkpoint_loads_and_draws_without_the_model_it_was_made_of(tiny_pipe
     def drawn(folder, prompt, steps, guidance, seed):
         loaded = checkpoint.load(folder)
         return picture(
-            TorchRunner(loaded.denoiser, loaded.pipeline), prompt, loaded.pipeline.table(steps), guidance, seed
+            TorchRunner(loaded.denoiser, loaded.pipeline), Wish(prompt, loaded.pipeline.plan(steps), guidance, seed)
         )
 
     before = drawn(*draw)

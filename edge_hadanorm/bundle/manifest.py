@@ -76,12 +76,12 @@ class Bundle:
         plans = (self.manifest["sampling"] or {"plans": {}})["plans"]
         return {name: Plan.from_json(plan) for name, plan in plans.items()}
 
-    def plan(self, name: str) -> Plan:
-        """Look up a plan, named by its steps where it is a scheduler's. Raises UserError, with the names there are."""
+    def plan(self, name: str | int) -> Plan:
+        """Look up a plan by its name, or a scheduler's by its steps. Raises UserError, with the names there are."""
         plans = self.sampling["plans"]
-        if name not in plans:
-            raise UserError(f"bundle {self.folder} has no plan {name!r}: take `steps` {_choice(plans)}")
-        return Plan.from_json(plans[name])
+        if str(name) not in plans:
+            raise UserError(f"bundle {self.folder} has no plan for {name} steps; take {_choice(plans)}")
+        return Plan.from_json(plans[str(name)])
 
     def package(self, role: str, method: str) -> Path:
         """Path of the Core ML package that a method is in."""

@@ -38,8 +38,8 @@ class BundlePrompts:
             expected = len(embedded["prompts"]) + len(embedded["negatives"])
             if (rows := tensor.shape[0] if tensor.ndim else 0) != expected:
                 raise UserError(
-                    f"{bundle.file(embedded['file'])}: {name!r} has {rows} rows, not one for each of {expected} prompts; "
-                    "export the bundle again"
+                    f"{bundle.file(embedded['file'])}: {name!r} has {rows} rows, not one for each of {expected} "
+                    "prompts; export the bundle again"
                 )
 
     def __call__(self, prompt: str, negative: bool, encode: Encode) -> Tensors:

@@ -272,7 +272,7 @@ def _check_signatures(programs: dict, latents: list[int], encoders: dict) -> Non
     for role, encoder in encoders.items():
         tensors = shapes[role, "encode", "inputs"]
         names = [tensor["name"] for tensor in programs[role]["methods"]["encode"]["inputs"]]
-        wanted = dict.fromkeys(("ids", "mask"), [1, encoder["length"]])
+        wanted = {name: [1, encoder["length"]] for name in ("ids", "mask")}
         if encoder["kept"]:
             prompt, negative = (encoder["kept"][name] for name in ("prompt", "negative"))
             if len(prompt) != len(negative) or max([*prompt, *negative], default=-1) >= encoder["length"]:

@@ -47,9 +47,9 @@ class Kind:
 
     encoders: by folder; the tokenizer's folder is named like it. Outputs of the second are named text_2 and so on.
     steps, guidance, negative, prefix: the sampler steps, the classifier-free guidance, the negative prompt and the text
-    before every prompt but that, which the class takes when its caller names none. gather: makes what `Denoiser.prepare`
-    takes from the encoders' outputs and masks. lower: prompts are lower-cased. decoder: the class of the autoencoder in `vae`, None for pixel-space models.
-    labels: prompts are names of classes, not texts.
+    before every prompt but that, which the class takes when its caller names none. gather: makes what
+    `Denoiser.prepare` takes from the encoders' outputs and masks. lower: prompts are lower-cased. decoder: the class of
+    the autoencoder in `vae`, None for pixel-space models. labels: prompts are names of classes, not texts.
     """
 
     encoders: dict[str, Encoder]

@@ -9,7 +9,7 @@ input_scale_k * x_k at timestep_k, for the text and for the negative prompt, und
 
 a, b, b_text, b_negative and c are row k's own. A scheduler of diffusers has b alone, which is classifier-free guidance:
 p_negative + g (p_text - p_negative). What guidance leaves alone is in b_text and b_negative: steps without guidance,
-and plans that were made for one guidance, which say so. A guidance below 1 is 1, as in diffusers: the text's prediction.
+and plans that were made for one guidance, which say so. A guidance below 1 is 1, as it is in diffusers.
 
 Coefficients are worked out in float64 as written here, b_text_j + g b_j in two operations, and rounded to float32. A
 prediction whose coefficients are then 0 in every row is not made.

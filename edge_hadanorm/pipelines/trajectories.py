@@ -22,17 +22,23 @@ Draw = Callable[[], torch.Tensor]
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Sampling of pictures: prompts with one seed each, counted from `seed`, at the pipeline's steps and guidance.
+    """Sampling of pictures: prompts with one seed each, counted from `seed`, at `steps` steps and a guidance.
+
+    negative: the negative prompt of all.
 
     Raises UserError for a prompt that the tokenizer refuses and an impossible seed, before anything is drawn.
     """
 
     pipeline: TextToImage
     prompts: list[str]
+    steps: int
+    guidance: float
     seed: int
+    negative: str = ""
 
     def __post_init__(self):
         normal(self.seed, 1)
+        self.pipeline.check(self.negative, negative=True)
         for prompt in self.prompts:
             self.pipeline.check(prompt)
 
@@ -46,10 +52,9 @@ class Trajectories:
 
     def _calls(self, draw: Callable[..., torch.Tensor], runner: Runner, on_step: OnStep | None = None) -> list[Draw]:
         """List calls of `latents` or `picture`, one a prompt."""
-        own = self.pipeline
-        plan = own.plan(own.steps)
+        plan = self.pipeline.plan(self.steps)
         wishes = [
-            Wish(prompt, plan, own.guidance, self.seed + i, own.negative) for i, prompt in enumerate(self.prompts)
+            Wish(prompt, plan, self.guidance, self.seed + i, self.negative) for i, prompt in enumerate(self.prompts)
         ]
         return [partial(draw, runner, wish, on_step) for wish in wishes]
 
@@ -156,4 +161,9 @@ def evaluation_trajectories(model: FloatModel, count: int = EVALUATION_PROMPTS) 
     if pipeline is None:
         raise UserError(f"{model.name} is a transformer alone, which draws no prompts: give captured `inputs`")
     prompts = evaluation_prompts(pipeline.prompts, count)
-    return Trajectories(pipeline, prompts, EVALUATION_SEED)
+    return default_trajectories(pipeline, prompts, EVALUATION_SEED)
+
+
+def default_trajectories(pipeline: TextToImage, prompts: list[str], seed: int) -> Trajectories:
+    """Plan pictures as the pipeline samples them by default."""
+    return Trajectories(pipeline, prompts, pipeline.steps, pipeline.guidance, seed, pipeline.negative)

@@ -12,7 +12,12 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.models.calls import Captured, Inputs, read_captured
 from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.schedulers import written
-from edge_hadanorm.pipelines.trajectories import Trajectories, calibration_prompts, read_prompts
+from edge_hadanorm.pipelines.trajectories import (
+    Trajectories,
+    calibration_prompts,
+    default_trajectories,
+    read_prompts,
+)
 from edge_hadanorm.progress import Progress, silent
 from edge_hadanorm.quantization.calibration import Moments, calibrate
 
@@ -81,8 +86,8 @@ def collect(
 ) -> CalibrationData | None:
     """The data of captured `inputs`, or of a pipeline's pictures of `prompts`; None where the model has neither.
 
-    prompts: by default the model's own, as far as it has any. seed: of the first picture's noise. Raises UserError for both prompts and inputs, for what cannot be read and for prompts
-    that the model cannot draw.
+    prompts: by default the model's own, as far as it has any. seed: of the first picture's noise. Raises UserError for
+    both prompts and inputs, for what cannot be read and for prompts that the model cannot draw.
     """
     if prompts is not None and inputs is not None:
         raise UserError("calibration takes `prompts` or `inputs`, not both; leave one out")
@@ -96,7 +101,7 @@ def collect(
     own = prompts or (calibration_prompts(model) if pipeline is not None else None)
     if pipeline is None or not own:
         return None
-    trajectories = Trajectories(pipeline, own, seed)
+    trajectories = default_trajectories(pipeline, own, seed)
     runs = trajectories.samples(model.denoiser)
     return CalibrationData(model, runs, trajectories=trajectories, settings=[prompts, seed])
 

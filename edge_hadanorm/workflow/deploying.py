@@ -51,8 +51,9 @@ def export(
     leave the text encoders out. decode_tile: side of the latents that are decoded at once, 64 by default. precision:
     of the floats in a program, where the target leaves a choice. steps, guidance, negative, scheduler: defaults of the
     bundle, see `sampling_defaults.Sampling`; None: the checkpoint's. guidance_steps: shares of the steps, from and to,
-    that guidance is for, (0.0, 0.6) for the first 60 %; the others take the text's prediction alone. force: replace an earlier bundle. status: is told what
-    is being done. Raises UserError for what the target cannot have, and then nothing is left at `out`.
+    that guidance is for, (0.0, 0.6) for the first 60 %; the others take the text's prediction alone. force: replace an
+    earlier bundle. status: is told what is being done. Raises UserError for what the target cannot have, and then
+    nothing is left at `out`.
     """
     from edge_hadanorm.exporters import writer  # with it come the targets' tools, which take seconds
 
@@ -124,7 +125,7 @@ def generate(
         raise UserError(f"{out} is no .png: pictures are written as PNG")
     if threads is not None:
         set_threads(threads)
-    plan = loaded.plan(sampling["plan"] if steps is None else str(steps))
+    plan = loaded.plan(sampling["plan"] if steps is None else steps)
     if guidance_steps is not None:
         plan = plan.guided_between(*guidance_steps)
     wish = Wish(

@@ -77,7 +77,7 @@ def pictures(runner: Runner, trajectories: Trajectories) -> torch.Tensor:
 def step_error(found: Runner, exact: Runner, trajectories: Trajectories) -> float:
     """Relative L2 distance of the first step's prediction for the first prompt."""
     latents = torch.randn(2, *exact.latent_shape, generator=torch.Generator().manual_seed(0))
-    timestep = torch.tensor(trajectories.pipeline.table(trajectories.steps).timesteps[:1])
+    timestep = torch.tensor(trajectories.pipeline.plan(trajectories.steps).timesteps[:1])
     a, b = (runner.denoise(latents, timestep, runner.prepare(trajectories.prompts[0])) for runner in (found, exact))
     return ((a - b).norm() / b.norm()).item()
 

@@ -82,13 +82,13 @@ def test_a_file_that_is_not_there_is_a_user_error(folder, name):
 
 @pytest.mark.parametrize("steps", [4, 8, 20])
 def test_a_table_is_that_of_its_steps(folder, steps):
-    assert load(folder).table(steps) == SamplerTable.from_json(table(steps))
+    assert load(folder).plan(steps) == SamplerTable.from_json(table(steps))
 
 
 @pytest.mark.parametrize("steps", [5, 0, -1, 80])
 def test_a_missing_table_is_answered_with_those_that_there_are(folder, steps):
     with pytest.raises(UserError, match=f"has no table for {steps} steps; take one of 4, 8, 20"):
-        load(folder).table(steps)
+        load(folder).plan(steps)
 
 
 def alone() -> dict:
@@ -104,7 +104,7 @@ def test_a_transformer_alone_is_a_bundle(tmp_path):
     assert loaded.golden is None
     assert loaded.tables == {}
     with pytest.raises(UserError, match="has no sampler tables; export a whole pipeline"):
-        loaded.table(8)
+        loaded.plan(8)
     with pytest.raises(UserError, match="has no 'golden'"):
         loaded.file("golden")
 
@@ -119,7 +119,7 @@ def test_a_program_may_be_a_folder_as_core_ml_has_it(tmp_path):
 def test_a_table_may_have_more_steps_than_were_asked_for(folder):
     """A scheduler that calls the model more than once a step."""
     edit(folder, "sampling/tables/20", table(39))
-    assert load(folder).table(20).steps == 39
+    assert load(folder).plan(20).steps == 39
 
 
 def test_a_tokenizer_may_know_every_word(folder):

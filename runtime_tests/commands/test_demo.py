@@ -12,7 +12,7 @@ from edge_hadanorm.bundle.runner import ExecuTorchRunner
 from edge_hadanorm.exporters import writer
 from edge_hadanorm.exporters.targets import simulation
 from edge_hadanorm.measure.metrics import psnr_db
-from edge_hadanorm.pipelines.drawing import picture
+from edge_hadanorm.pipelines.drawing import Wish, picture
 from edge_hadanorm.pipelines.pictures import to_pixels
 from edge_hadanorm.pipelines.trajectories import EVALUATION_PROMPTS, evaluation_prompts
 
@@ -53,5 +53,5 @@ def test_reference_at_eight_bits_draws_the_same_on_the_runtime(tmp_path):
     loaded = bundle.load(tmp_path / "bundle")
     runners = ExecuTorchRunner(loaded), simulation(loaded)
     for seed, prompt in enumerate(evaluation_prompts(saved.pipeline.prompts, 4)):
-        drawn = [to_pixels(picture(runner, prompt, loaded.table(8), 1.5, seed)) for runner in runners]
+        drawn = [to_pixels(picture(runner, Wish(prompt, loaded.plan(8), 1.5, seed))) for runner in runners]
         assert psnr_db(*drawn) >= 45, prompt

@@ -20,11 +20,13 @@ from edge_hadanorm.bundle.schema import MANIFEST
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.method import recipe
 from edge_hadanorm.models.calls import read_captured
-from edge_hadanorm.pipelines.sampling import SamplerTable, sample
+from edge_hadanorm.pipelines.drawing import Wish
+from edge_hadanorm.pipelines.plans import Plan
+from edge_hadanorm.pipelines.sampling import sample
 from edge_hadanorm.pipelines.text_encoders import PromptTokenizer
 from edge_hadanorm.tensor_files import read_shapes, read_tensors, write_tensors
 from runtime_tests.device.machine import RunnerError
-from runtime_tests.device.plan import write_plan
+from runtime_tests.device.script import write_script
 from runtime_tests.support.mutations import document, safetensors
 from runtime_tests.support.tiny_pipelines import tokenizer
 
@@ -128,7 +130,7 @@ def test_a_manifest(folder, manifest, data):
     def read() -> None:
         loaded = load(folder)
         assert all(loaded.file(role).exists() for role in loaded.programs)
-        assert all(table.steps for table in loaded.tables.values())
+        assert all(plan.steps for plan in loaded.plans.values())
         BundlePrompts(loaded)("red a", lambda role, given: [torch.zeros(2, 8, 32)])
 
     answered(read)
@@ -159,7 +161,7 @@ def test_what_a_checkpoint_says_of_itself(alone, place, name, data):
 def test_a_tokenizer(tiny_pipeline, place, data):
     content = json.loads((tiny_pipeline / "tokenizer/tokenizer.json").read_text())
     (place / "tokenizer.json").write_bytes(data.draw(document(content)))
-    answered(lambda: PromptTokenizer(place / "tokenizer.json", 8).rows("red a"))
+    answered(lambda: PromptTokenizer(place / "tokenizer.json", 8).inputs("red a"))
 
 
 @fuzz(300)
@@ -169,13 +171,13 @@ def test_a_tokenizer(tiny_pipeline, place, data):
 @example(prompt="\udcff")
 @pytest.mark.parametrize("name", ["words", "bytes"])
 def test_a_prompt(tokenizers, name, prompt):
-    answered(tokenizers[name].rows, prompt)
+    answered(tokenizers[name].inputs, prompt)
 
 
 @fuzz(200)
 @given(data=st.data())
-def test_a_sampler_table(manifest, data):
-    text = data.draw(document(manifest["sampling"]["tables"]["4"]))
+def test_a_plan(manifest, data):
+    text = data.draw(document(manifest["sampling"]["plans"]["4"]))
 
     def read() -> None:
         try:
@@ -183,7 +185,7 @@ def test_a_sampler_table(manifest, data):
         except (ValueError, RecursionError):
             return
         x = torch.zeros(1, 1, 2, 2)
-        sample(lambda latents, timestep: (latents, latents), SamplerTable.from_json(changed), x, 1.5)
+        sample(lambda latents, timestep, conditioning: latents, Plan.from_json(changed), 1.5, lambda number: x)
 
     answered(read)
 
@@ -256,12 +258,12 @@ FIELDS = [
     "float32",
     "int64",
 ]
-KINDS = ["tensor", "call", "noise_scale", "guidance", "step", "sample", "write"]
+KINDS = ["tensor", "call", "unload", "close", "forget", "noise", "step", "sample", "write"]
 
 
 @st.composite
-def plan(draw, right: list[list[str]]) -> str:
-    """Lines of a plan, with a few fields changed, added or left out."""
+def script(draw, right: list[list[str]]) -> str:
+    """Lines of a script, with a few fields changed, added or left out."""
     lines = [list(line) for line in right]
     for _ in range(draw(st.integers(1, 3))):
         line = draw(st.sampled_from(lines))
@@ -280,18 +282,19 @@ def plan(draw, right: list[list[str]]) -> str:
 
 @pytest.fixture(scope="module")
 def right(host, tiny_bundle, place) -> list[list[str]]:
-    """The plan of a picture in two steps."""
-    (place / "plan").mkdir()
-    file = write_plan(place / "plan", tiny_bundle("rtn-w8a8"), "red a", 2, 1.5, 3)
+    """The script of a picture in two steps."""
+    (place / "script").mkdir()
+    made = tiny_bundle("rtn-w8a8")
+    file = write_script(place / "script", made, Wish("red a", made.plan(2), 1.5, 3))
     host.call(["generate", file])
     return [line.split("\t") for line in file.read_text().splitlines()]
 
 
 @fuzz(120)
 @given(data=st.data())
-def test_a_plan_of_the_native_runner(host, right, place, data):
-    file = place / "plan" / "broken.tsv"
-    file.write_text(data.draw(plan(right)))
+def test_a_script_of_the_native_runner(host, right, place, data):
+    file = place / "script" / "broken.tsv"
+    file.write_text(data.draw(script(right)))
     try:
         host.call(["generate", file])
     except RunnerError as error:

@@ -13,7 +13,7 @@ from edge_hadanorm.bundle.runner import ExecuTorchRunner, has_executorch
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters.targets import simulation
 from edge_hadanorm.measure.metrics import psnr_db
-from edge_hadanorm.pipelines.drawing import Stopwatch, picture
+from edge_hadanorm.pipelines.drawing import Stopwatch, Wish, picture
 from edge_hadanorm.pipelines.pictures import save_png, to_pixels
 from edge_hadanorm.workflow import generate
 
@@ -58,7 +58,7 @@ def no_runtime(monkeypatch):
 )
 def test_simulation_and_runtime_draw_the_same_picture(tiny_bundle, recipe, least):
     bundle = tiny_bundle(recipe)
-    drawn = [to_pixels(picture(runner(bundle), PROMPT, bundle.table(8), 1.5, seed=3)) for runner in RUNNERS.values()]
+    drawn = [to_pixels(picture(runner(bundle), Wish(PROMPT, bundle.plan(8), 1.5, 3))) for runner in RUNNERS.values()]
     assert psnr_db(*drawn) >= least
 
 
@@ -67,7 +67,9 @@ def test_simulation_and_runtime_agree_at_every_step(bundle):
     trajectories = []
     for runner in RUNNERS.values():
         latents = []
-        picture(runner(bundle), PROMPT, bundle.table(20), 1.5, 3, lambda k, x, kept=latents: kept.append(x.clone()))
+        picture(
+            runner(bundle), Wish(PROMPT, bundle.plan(20), 1.5, 3), lambda k, x, kept=latents: kept.append(x.clone())
+        )
         trajectories.append(latents)
     distances = [psnr_db(a, b, peak=2) for a, b in zip(*trajectories, strict=True)]
     assert len(distances) == 20
@@ -147,7 +149,7 @@ def test_the_defaults_are_the_bundles(bundle, draw):
 @pytest.mark.parametrize("steps", [1, 4, 20])
 def test_steps_are_those_of_the_table(bundle, draw, tmp_path, backend, steps):
     watch = Stopwatch()
-    latents = picture(RUNNERS[backend](bundle), PROMPT, bundle.table(steps), 1.5, 0, watch)
+    latents = picture(RUNNERS[backend](bundle), Wish(PROMPT, bundle.plan(steps), 1.5, 0), watch)
     save_png(latents, tmp_path / "expected.png")
     assert draw(steps=steps, guidance=1.5, backend=backend) == (tmp_path / "expected.png").read_bytes()
     assert len(watch.seconds) == steps - 1
@@ -168,11 +170,11 @@ class Garbled:
 
 @on_every_backend
 def test_guidance_1_is_the_prompts_prediction_alone(bundle, backend):
-    runner, table = RUNNERS[backend](bundle), bundle.table(4)
-    alone = picture(Garbled(runner), PROMPT, table, 1, 0)
-    assert torch.equal(alone, picture(runner, PROMPT, table, 1, 0))
-    assert not torch.equal(alone, picture(runner, PROMPT, table, 1.5, 0))
-    assert picture(Garbled(runner), PROMPT, table, 1.5, 0).isnan().all()
+    runner, table = RUNNERS[backend](bundle), bundle.plan(4)
+    alone = picture(Garbled(runner), Wish(PROMPT, table, 1, 0))
+    assert torch.equal(alone, picture(runner, Wish(PROMPT, table, 1, 0)))
+    assert not torch.equal(alone, picture(runner, Wish(PROMPT, table, 1.5, 0)))
+    assert picture(Garbled(runner), Wish(PROMPT, table, 1.5, 0)).isnan().all()
 
 
 def test_guidance_0_ignores_the_prompt(draw):

@@ -89,6 +89,9 @@ class Program {
     return watch.milliseconds();
   }
 
+  // What a method planned for its activations is given back; it can be loaded again.
+  void unload(const std::string& method) { module_.unload_method(method); }
+
   // Of a loaded method: zeros, as it declares its inputs.
   std::vector<Tensor> inputs(const std::string& method) {
     auto meta = module_.method_meta(method);

@@ -188,7 +188,7 @@ def _reference(folder: Path, recipe: str) -> _Made:
     (folder / "bundle").mkdir()
     saved = checkpoint.load(folder / "checkpoint")
     write_bundle(folder / "bundle", folder / "checkpoint", saved, "xnnpack")
-    latents = torch.from_numpy(normal(SEED, (1, *saved.denoiser.latent_shape()))).repeat(2, 1, 1, 1)
+    latents = torch.from_numpy(normal(SEED, (1, *saved.denoiser.latent_shape())))
     inputs = Inputs(latents, torch.tensor([500.0]), model.pipeline.prompt(prompts[0]))
     conditioning = [tensor.contiguous() for tensor in saved.denoiser.prepare(**inputs.prompt)]
     given = [inputs.latents, inputs.timestep, *conditioning]

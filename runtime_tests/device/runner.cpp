@@ -3,7 +3,7 @@
 //     runner run PROGRAM METHOD [OPTIONS] INPUT...     a method, its inputs from raw files
 //         --output PREFIX    write the outputs to PREFIX.0, PREFIX.1, ...
 //         --repeat N         calls (default 1); the last one is between the markers of count_instructions.c
-//     runner generate PLAN [OPTIONS]                   a picture, see plan.h
+//     runner generate SCRIPT [OPTIONS]                 a picture, see script.h
 // Options of both: --threads N (default 1), --load file|mmap (default mmap), --cache FOLDER (none; see program.h).
 //
 // stdout is one JSON object: {"load_ms", "ms": [of each call], "peak_rss_kib"}, of `generate` {"timed": [[what, ms]],
@@ -16,7 +16,7 @@
 
 #include <unistd.h>
 
-#include "plan.h"
+#include "script.h"
 
 // ExecuTorch's wheel exports these and does not ship their header.
 namespace executorch::extension::threadpool {
@@ -113,9 +113,9 @@ int run(const Options& options) {
 }
 
 int generate(const Options& options) {
-  if (options.operands.size() != 1) fail(kBadArguments, "usage: runner generate PLAN [OPTIONS]");
+  if (options.operands.size() != 1) fail(kBadArguments, "usage: runner generate SCRIPT [OPTIONS]");
   std::string rows;
-  for (const auto& [what, ms] : Plan(options.operands[0], options.loading).execute())
+  for (const auto& [what, ms] : Script(options.operands[0], options.loading).execute())
     rows += (rows.empty() ? "[\"" : ", [\"") + what + "\", " + std::to_string(ms) + "]";
   std::printf("{\"timed\": [%s], \"peak_rss_kib\": %ld}\n", rows.c_str(), peak_rss_kib());
   return 0;

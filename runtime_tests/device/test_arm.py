@@ -7,15 +7,15 @@ import torch
 from edge_hadanorm.bundle.runner import ExecuTorchRunner
 from edge_hadanorm.exporters.targets import simulation
 from edge_hadanorm.measure.metrics import psnr_db
-from edge_hadanorm.pipelines.drawing import picture
+from edge_hadanorm.pipelines.drawing import Wish, picture
 from edge_hadanorm.pipelines.pictures import to_pixels
 from runtime_tests.device import costs, programs
 from runtime_tests.device.costs import KERNELS, PRODUCTS
 from runtime_tests.device.machine import ARM, HOST, MACHINES, Ran
-from runtime_tests.device.plan import draw
+from runtime_tests.device.script import draw
 
 REFERENCE = ("hadanorm-w8a8", "hadanorm-w4a8")
-SAMPLING = STEPS, GUIDANCE, SEED = 4, 1.5, 3
+STEPS, GUIDANCE, SEED = 4, 1.5, 3
 on_every_arm = pytest.mark.parametrize("machine", [machine.name for machine in ARM])
 
 
@@ -87,10 +87,10 @@ def test_a_step_of_the_reference_model(emulator, machine, recipe):
 def test_a_picture_of_the_reference_model(emulator, tmp_path, recipe, least):
     """Simulated, on this machine and on an emulated processor."""
     made = programs.reference_bundle(recipe)
-    prompt = made.golden["prompt"]
-    drawn = [picture(simulation(made), prompt, made.table(STEPS), GUIDANCE, SEED)]
-    drawn += [draw(MACHINES[m], tmp_path / m, made, prompt, *SAMPLING)[0] for m in (HOST.name, "cortex-a76")]
+    wish = Wish(made.golden["prompt"], made.plan(STEPS), GUIDANCE, SEED, "blue star")
+    drawn = [picture(simulation(made), wish)]
+    drawn += [draw(MACHINES[m], tmp_path / m, made, wish)[0] for m in (HOST.name, "cortex-a76")]
     pixels = [to_pixels(x) for x in drawn]
-    assert torch.equal(drawn[1], picture(ExecuTorchRunner(made), prompt, made.table(STEPS), GUIDANCE, SEED))
+    assert torch.equal(drawn[1], picture(ExecuTorchRunner(made), wish))
     for i, j in ((0, 1), (0, 2), (1, 2)):
         assert psnr_db(pixels[i], pixels[j]) >= least

@@ -15,9 +15,10 @@ from edge_hadanorm.exporters.xnnpack.target import lower
 from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.method.recipe import named
 from edge_hadanorm.method.transform import FeatureTransform
+from edge_hadanorm.pipelines.drawing import Wish
 from runtime_tests.device import programs
 from runtime_tests.device.machine import HOST, Machine, RunnerError
-from runtime_tests.device.plan import write_plan
+from runtime_tests.device.script import write_script
 from runtime_tests.support.helpers import randn
 
 pytestmark = pytest.mark.slow
@@ -93,12 +94,12 @@ def test_a_picture_of_the_reference_model_needs_what_is_documented(host, tmp_pat
     With fewer, no thread can be made, whose stack would have taken 8 MB.
     """
     made = programs.reference_bundle("hadanorm-w4a8")
-    plan = write_plan(tmp_path, made, made.golden["prompt"], steps=1, guidance=1.5, seed=0)
+    script = write_script(tmp_path, made, Wish(made.golden["prompt"], made.plan(1), 1.5, 0))
     size = program_bytes(made.manifest)
     for copies, options in ((1, {"load": "mmap"}), (2, {"load": "file"}), (0, {"cache": tmp_path})):
-        limited(copies * size + BESIDES).call(["generate", plan], **options)
+        limited(copies * size + BESIDES).call(["generate", script], **options)
         with pytest.raises(RunnerError, match="not enough memory") as failed:
-            limited(copies * size + 11 * MEGABYTE).call(["generate", plan], **options)
+            limited(copies * size + 11 * MEGABYTE).call(["generate", script], **options)
         assert failed.value.status == OUT_OF_MEMORY
 
 

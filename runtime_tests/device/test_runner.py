@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import EulerAncestralDiscreteScheduler, LCMScheduler, SASolverScheduler
 from torch import nn
 
 from edge_hadanorm import bundle, checkpoint, files, workflow
@@ -15,16 +16,16 @@ from edge_hadanorm.exporters import writer
 from edge_hadanorm.exporters.targets import Options
 from edge_hadanorm.exporters.xnnpack.program import export
 from edge_hadanorm.exporters.xnnpack.target import lower
-from edge_hadanorm.pipelines.drawing import picture
+from edge_hadanorm.pipelines.drawing import Wish, picture
+from edge_hadanorm.pipelines.probing import probe
 from runtime_tests.device import costs, machine, programs, toolchain
 from runtime_tests.device.machine import HOST, RunnerError
-from runtime_tests.device.plan import draw
+from runtime_tests.device.script import draw
 from runtime_tests.device.toolchain import Missing
 from runtime_tests.support.tiny_pipelines import save
 
 BAD_ARGUMENTS, CANNOT_LOAD, NO_SUCH_METHOD, WRONG_INPUT, FAILED, OUT_OF_MEMORY, CANNOT_WRITE = range(2, 9)
 PROMPT, STEPS, GUIDANCE, SEED = "red a", 4, 1.5, 3
-SAMPLING = STEPS, GUIDANCE, SEED
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +66,42 @@ def test_options_change_the_report_and_not_the_output(host, small, options):
 @pytest.mark.parametrize("options", [{}, {"load": "file", "threads": 2}], ids=["mmap", "file"])
 def test_a_picture_has_the_bits_of_pythons_runtime(host, tiny_bundle, tmp_path, recipe, options):
     made = tiny_bundle(recipe)
-    drawn, report = draw(host, tmp_path / "plan", made, PROMPT, *SAMPLING, **options)
-    assert torch.equal(drawn, picture(ExecuTorchRunner(made), PROMPT, made.table(STEPS), GUIDANCE, SEED))
-    assert [what for what, _ in report["timed"]].count("denoise") == STEPS
+    wish = Wish(PROMPT, made.plan(STEPS), GUIDANCE, SEED, "blue c")
+    drawn, report = draw(host, tmp_path / "script", made, wish, **options)
+    assert torch.equal(drawn, picture(ExecuTorchRunner(made), wish))
+    assert [what for what, _ in report["timed"]].count("denoise") == 2 * STEPS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scheduler", "guidance", "evaluations"),
+    [(EulerAncestralDiscreteScheduler(), 1.5, 8), (LCMScheduler(), 1.0, 4), (SASolverScheduler(), 3.0, 8)],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_stochastic_plan_has_the_bits_of_pythons_runtime(
+    host, tiny_bundle, tmp_path, scheduler, guidance, evaluations
+):
+    made = tiny_bundle("rtn-w8a8")
+    wish = Wish(PROMPT, probe(scheduler, STEPS), guidance, SEED)
+    drawn, report = draw(host, tmp_path / "script", made, wish)
+    assert torch.equal(drawn, picture(ExecuTorchRunner(made), wish))
+    assert [what for what, _ in report["timed"]].count("denoise") == evaluations
+
+
+def test_a_plan_may_leave_predictions_out(host, tiny_bundle, tmp_path):
+    """The negative prompt is predicted in the first half alone, and once more where its prediction is used later."""
+    made = tiny_bundle("rtn-w8a8")
+    plan = made.plan(STEPS).guided_between(0.0, 0.5)
+    wish = Wish(PROMPT, plan, GUIDANCE, SEED)
+    drawn, report = draw(host, tmp_path / "script", made, wish)
+    assert torch.equal(drawn, picture(ExecuTorchRunner(made), wish))
+    assert [what for what, _ in report["timed"]].count("denoise") == STEPS + STEPS // 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dit", "sd3"])
-def test_a_plan_has_classes_or_encoders_and_a_decoder(host, tmp_path, name):
-    """One of the classes or three text encoders, and latents decoded at once; of tiles there is no plan."""
+def test_a_script_has_classes_or_encoders_and_a_decoder(host, tmp_path, name):
+    """One of the classes or three text encoders, and latents decoded at once; of tiles there is no script."""
     prompt = "tench" if name == "dit" else "a red cat"
     workflow.quantize(str(save(name, tmp_path / "model")), "rtn-w8a8", tmp_path / "checkpoint", [prompt], steps=1)
 
@@ -84,11 +112,12 @@ def test_a_plan_has_classes_or_encoders_and_a_decoder(host, tmp_path, name):
         return bundle.load(out)
 
     made = exported(tmp_path / "whole")
-    drawn, _ = draw(host, tmp_path / "plan", made, prompt, *SAMPLING)
-    expected = picture(ExecuTorchRunner(made), prompt, made.table(STEPS), GUIDANCE, SEED)
+    wish = Wish(prompt, made.plan(STEPS), GUIDANCE, SEED)
+    drawn, _ = draw(host, tmp_path / "script", made, wish)
+    expected = picture(ExecuTorchRunner(made), wish)
     torch.testing.assert_close(drawn, expected, rtol=1e-6, atol=1e-6)  # Python weights even a single tile, and divides
     with pytest.raises(UserError, match="decodes in tiles"):
-        draw(host, tmp_path / "tiles", exported(tmp_path / "tiled", tile=4), prompt, *SAMPLING)
+        draw(host, tmp_path / "tiles", exported(tmp_path / "tiled", tile=4), wish)
 
 
 # What goes wrong has a status of its own and one line.
@@ -176,7 +205,9 @@ def test_an_output_that_cannot_be_written(fails, x, tmp_path):
     ("lines", "message"),
     [
         (["dance"], "line 1: no known line"),
-        (["guidance\t1.5", "guidance\tmuch"], "line 2: much is no number"),
+        (["noise\t3\t1.5", "noise\t3\tmuch"], "line 2: much is no number"),
+        (["noise\tx\t1.5"], "line 1: x is no seed"),
+        (["step\t1\t1\t1\t2\t1\t0\t0"], "line 1: too few fields"),
         (["call\tprogram.pte"], "too few fields"),
         (["tensor\tx\tfloat16\t1\tx.raw"], "no dtype float16"),
         (["write\tlatents\tlatents.raw"], "no tensor is called latents"),
@@ -186,9 +217,9 @@ def test_an_output_that_cannot_be_written(fails, x, tmp_path):
         (["tensor\tx\tint64\t2147483647,2147483647,4\tx.raw"], "2147483647,4 is no size"),
     ],
 )
-def test_a_plan_that_does_not_parse(fails, tmp_path, lines, message):
-    (tmp_path / "plan.tsv").write_text("\n".join(lines))
-    fails(BAD_ARGUMENTS, message, "generate", tmp_path / "plan.tsv")
+def test_a_script_that_does_not_parse(fails, tmp_path, lines, message):
+    (tmp_path / "script.tsv").write_text("\n".join(lines))
+    fails(BAD_ARGUMENTS, message, "generate", tmp_path / "script.tsv")
 
 
 # What is missing is named.

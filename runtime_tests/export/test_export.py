@@ -34,7 +34,7 @@ from edge_hadanorm.method.low_rank import LowRank, low_rank
 from edge_hadanorm.method.recipe import named
 from edge_hadanorm.method.rounding import nearest
 from edge_hadanorm.method.transform import FeatureTransform
-from edge_hadanorm.pipelines.drawing import picture
+from edge_hadanorm.pipelines.drawing import Wish, picture
 from edge_hadanorm.pipelines.pictures import to_pixels
 from edge_hadanorm.pipelines.text_encoders import T5, TextEncoder
 from runtime_tests.support import helpers
@@ -350,10 +350,11 @@ def test_the_programs_take_and_give_what_the_manifest_says(exported):
 
 def test_the_golden_picture_comes_out_again_and_the_simulation_is_near(exported):
     golden = exported.bundle.golden
-    table, expected = exported.bundle.table(golden["steps"]), pixels(exported.bundle.file("golden"))
+    table, expected = exported.bundle.plan(golden["steps"]), pixels(exported.bundle.file("golden"))
     runners = ExecuTorchRunner(exported.bundle), simulation(exported.bundle)
     again, simulated = (
-        to_pixels(picture(runner, golden["prompt"], table, golden["guidance"], golden["seed"])) for runner in runners
+        to_pixels(picture(runner, Wish(golden["prompt"], table, golden["guidance"], golden["seed"])))
+        for runner in runners
     )
     assert golden["prompt"] in exported.saved.pipeline.prompts
     assert psnr_db(again, expected) == math.inf
@@ -371,7 +372,7 @@ def test_the_sampler_tables_are_those_of_the_pipelines_scheduler(exported, model
     assert (sampling["steps"], sampling["guidance"]) == (pipeline.steps, pipeline.guidance)
     assert list(exported.bundle.tables) == list(writer.STEP_COUNTS)
     for steps in (1, 4, 8, 20, 50):
-        assert exported.bundle.table(steps) == pipeline.table(steps)
+        assert exported.bundle.plan(steps) == pipeline.plan(steps)
 
 
 def test_every_file_is_listed_with_its_hash_and_size(exported):

@@ -23,7 +23,7 @@ from edge_hadanorm.measure.evaluation import (
 from edge_hadanorm.measure.metrics import Sqnr, psnr_db, ssim
 from edge_hadanorm.measure.sizes import bits_summary
 from edge_hadanorm.method.recipe import METHODS, named
-from edge_hadanorm.pipelines.drawing import TorchRunner, picture
+from edge_hadanorm.pipelines.drawing import TorchRunner, Wish, picture
 from edge_hadanorm.pipelines.pictures import to_pixels
 from edge_hadanorm.pipelines.trajectories import (
     CALIBRATION_PROMPTS,
@@ -268,7 +268,7 @@ def test_the_prediction_sqnr_is_that_of_all_predictions(model, report, calls):
 
 def test_timesteps_are_in_sampling_order_with_the_sqnr_of_their_calls(model, report, calls, held_out):
     measured, quantized = report("rtn-w4a4")
-    table = model.pipeline.table(held_out.steps)
+    table = model.pipeline.plan(held_out.steps)
     assert list(measured["timesteps"]) == [str(float(timestep)) for timestep in table.timesteps]
     for timestep, db in measured["timesteps"].items():
         own = [call for call in calls if call.timestep.item() == float(timestep)]
@@ -325,9 +325,9 @@ def test_pictures_are_one_a_prompt_with_seeds_counted_up(model, held_out):
     drawn = pictures(model.denoiser, held_out)
     assert drawn.dtype == torch.uint8
     assert drawn.shape == (2, 3, 8, 8)
-    runner, table = TorchRunner(model.denoiser, model.pipeline), model.pipeline.table(4)
+    runner, table = TorchRunner(model.denoiser, model.pipeline), model.pipeline.plan(4)
     for i, prompt in enumerate(held_out.prompts):
-        assert torch.equal(drawn[i], to_pixels(picture(runner, prompt, table, 1.5, 1000 + i)))
+        assert torch.equal(drawn[i], to_pixels(picture(runner, Wish(prompt, table, 1.5, 1000 + i))))
 
 
 def test_bits_are_counted(report, model):

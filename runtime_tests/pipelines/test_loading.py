@@ -14,7 +14,7 @@ from edge_hadanorm.files import write_json
 from edge_hadanorm.models import calls as calls_module
 from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.pipelines import loading
-from edge_hadanorm.pipelines.drawing import TorchRunner, latents, picture
+from edge_hadanorm.pipelines.drawing import TorchRunner, Wish, latents, picture
 from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.text_encoders import PromptTokenizer
 from edge_hadanorm.pipelines.trajectories import Trajectories
@@ -176,31 +176,31 @@ def test_the_float_denoiser_draws_the_picture_of_the_reference_pipeline(model, r
     noise = torch.from_numpy(normal(3, (1, *model.denoiser.latent_shape())))
     expected = reference(["red a"], noise, num_inference_steps=8, guidance_scale=guidance)[0]
     runner = TorchRunner(model.denoiser, model.pipeline)
-    actual = picture(runner, "red a", model.pipeline.table(8), guidance, seed=3)
+    actual = picture(runner, Wish("red a", model.pipeline.plan(8), guidance, 3))
     assert actual.shape == (3, 8, 8)
     assert actual.dtype == torch.float32
     assert (actual - expected).abs().max() < 1e-4
 
 
 def test_pictures_differ_by_prompt_and_seed(model):
-    runner, table = TorchRunner(model.denoiser, model.pipeline), model.pipeline.table(2)
+    runner, table = TorchRunner(model.denoiser, model.pipeline), model.pipeline.plan(2)
     red, blue, other = (
-        picture(runner, prompt, table, 1.5, seed) for prompt, seed in (("red a", 0), ("blue c", 0), ("red a", 1))
+        picture(runner, Wish(prompt, table, 1.5, seed)) for prompt, seed in (("red a", 0), ("blue c", 0), ("red a", 1))
     )
     assert not torch.equal(red, blue)
     assert not torch.equal(red, other)
-    assert torch.equal(red, picture(runner, "red a", table, 1.5, 0))
+    assert torch.equal(red, picture(runner, Wish("red a", table, 1.5, 0)))
 
 
 @pytest.mark.parametrize("guidance", [-0.1, 100.1, float("nan"), float("inf")])
 def test_guidance_has_bounds(model, guidance):
     with pytest.raises(UserError, match="not a number from 0 to 100"):
-        picture(TorchRunner(model.denoiser, model.pipeline), "red a", model.pipeline.table(1), guidance, 0)
+        picture(TorchRunner(model.denoiser, model.pipeline), Wish("red a", model.pipeline.plan(1), guidance, 0))
 
 
 def test_recorded_inputs_are_those_of_every_step(model):
     """Given to the sampler's loop again, their predictions make the same pictures."""
-    pipeline, table = model.pipeline, model.pipeline.table(3)
+    pipeline, table = model.pipeline, model.pipeline.plan(3)
     trajectories = Trajectories(pipeline, ["red a", "blue c"], 3, 1.5, seed=5)
     calls = trajectories.record(model.denoiser)
     assert [call.timestep.item() for call in calls] == 2 * [pytest.approx(t) for t in table.timesteps]
@@ -217,7 +217,7 @@ def test_recorded_inputs_are_those_of_every_step(model):
             return calls.pop(0).run(model.denoiser)
 
     for i, (prompt, draw) in enumerate(zip(trajectories.prompts, trajectories.samples(model.denoiser), strict=True)):
-        assert torch.equal(latents(Replay(), prompt, table, 1.5, 5 + i), draw())
+        assert torch.equal(latents(Replay(), Wish(prompt, table, 1.5, 5 + i)), draw())
     assert calls == []
 
 

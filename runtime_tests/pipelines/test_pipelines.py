@@ -14,7 +14,7 @@ from edge_hadanorm.exporters.targets import Options, simulation
 from edge_hadanorm.measure import metrics
 from edge_hadanorm.pipelines import loading
 from edge_hadanorm.pipelines.decoder import tiled
-from edge_hadanorm.pipelines.drawing import TorchRunner, picture
+from edge_hadanorm.pipelines.drawing import TorchRunner, Wish, picture
 from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.pictures import to_pixels
 from runtime_tests.support.helpers import relative_error
@@ -81,7 +81,7 @@ def test_a_float_picture_is_diffusers(name, folder, model):
     prompt = prompts(name)[0]
     expected = drawn_by_diffusers(folder, name, prompt, model.denoiser.latent_shape())
     runner = TorchRunner(model.denoiser, model.pipeline)
-    actual = picture(runner, prompt, model.pipeline.table(STEPS), GUIDANCE, SEED)
+    actual = picture(runner, Wish(prompt, model.pipeline.plan(STEPS), GUIDANCE, SEED))
     assert actual.shape == expected.shape
     if name == "dit":  # which clamps
         actual = actual.clamp(-1, 1)
@@ -114,13 +114,13 @@ def drawing(quantized, tmp_path_factory):
 
 def draw(loaded: bundle.Bundle, prompt: str, runner=None) -> torch.Tensor:
     runner = runner or ExecuTorchRunner(loaded)
-    return to_pixels(picture(runner, prompt, loaded.table(STEPS), GUIDANCE, SEED))
+    return to_pixels(picture(runner, Wish(prompt, loaded.plan(STEPS), GUIDANCE, SEED)))
 
 
 def test_a_bundle_draws_what_the_pipeline_draws(name, model, drawing, tmp_path):
     prompt = prompts(name)[1]
     exact = to_pixels(
-        picture(TorchRunner(model.denoiser, model.pipeline), prompt, model.pipeline.table(STEPS), GUIDANCE, SEED)
+        picture(TorchRunner(model.denoiser, model.pipeline), Wish(prompt, model.pipeline.plan(STEPS), GUIDANCE, SEED))
     )
     device, simulated = draw(drawing, prompt), draw(drawing, prompt, simulation(drawing))
     assert device.shape == (3, drawing.image_size[1], drawing.image_size[0])

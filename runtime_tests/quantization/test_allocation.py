@@ -24,7 +24,7 @@ from edge_hadanorm.method.recipe import named, set_budget
 from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.models import generic
 from edge_hadanorm.models.calls import Inputs
-from edge_hadanorm.pipelines.drawing import picture
+from edge_hadanorm.pipelines.drawing import Wish, picture
 from edge_hadanorm.pipelines.pictures import to_pixels
 from edge_hadanorm.pipelines.trajectories import Trajectories
 from edge_hadanorm.quantization import allocation
@@ -403,7 +403,9 @@ def test_the_device_runs_mixed_bits(mixed, tmp_path):
         assert (four if of(denoiser)[name] == 4 else codes.numpy().tobytes()) in program, name
     golden = loaded.golden
     drawn, simulated = (
-        to_pixels(picture(runner, golden["prompt"], loaded.table(golden["steps"]), golden["guidance"], golden["seed"]))
+        to_pixels(
+            picture(runner, Wish(golden["prompt"], loaded.plan(golden["steps"]), golden["guidance"], golden["seed"]))
+        )
         for runner in (ExecuTorchRunner(loaded), simulation(loaded))
     )
     assert math.inf > golden["psnr_db"] >= 30

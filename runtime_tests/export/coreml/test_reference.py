@@ -61,7 +61,7 @@ def test_steps_of_the_reference_are_those_of_the_simulation(tmp_path):
     made = quantized(named("hadanorm-folded-w4a8-static"))
     denoiser, held_out = made.saved.denoiser, made.held_out
     entry = package.write(tmp_path, denoiser_component(made.saved), "fp32")
-    timesteps = held_out.pipeline.table(STEPS).timesteps
+    timesteps = held_out.pipeline.plan(STEPS).timesteps
     for precision, (dtype, error) in ERRORS.items():
         functions, own = functions_of(tmp_path, entry, precision), copy.deepcopy(denoiser).to(dtype)
         for i, (prompt, timestep) in enumerate(itertools.product(held_out.prompts, timesteps[::3])):

@@ -37,7 +37,7 @@ from edge_hadanorm.method.recipe import named
 from edge_hadanorm.method.rounding import nearest
 from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.models.layers import sinusoid, time_frequencies
-from edge_hadanorm.pipelines.drawing import TorchRunner, picture
+from edge_hadanorm.pipelines.drawing import TorchRunner, Wish, picture
 from edge_hadanorm.pipelines.pictures import to_pixels
 from edge_hadanorm.pipelines.text_encoders import T5, TextEncoder
 from runtime_tests.support import helpers
@@ -354,16 +354,16 @@ def loaded(request, tiny_checkpoint, tmp_path_factory) -> bundle.Bundle:
 
 def test_a_bundle_draws_what_is_simulated(loaded):
     saved = checkpoint.load(loaded.file("simulation"))
-    table = loaded.table(4)
-    drawn = picture(simulation(loaded), "red a", table, 2.0, 3)
-    simulated = picture(TorchRunner(saved.denoiser, saved.pipeline), "red a", table, 2.0, 3)
+    table = loaded.plan(4)
+    drawn = picture(simulation(loaded), Wish("red a", table, 2.0, 3))
+    simulated = picture(TorchRunner(saved.denoiser, saved.pipeline), Wish("red a", table, 2.0, 3))
     assert psnr_db(to_pixels(drawn), to_pixels(simulated)) > 40
 
 
 def test_the_golden_picture_is_the_programs_own(loaded):
     golden = loaded.golden
     runner = targets.backend(loaded.target).runner(loaded)
-    drawn = picture(runner, golden["prompt"], loaded.table(golden["steps"]), golden["guidance"], golden["seed"])
+    drawn = picture(runner, Wish(golden["prompt"], loaded.plan(golden["steps"]), golden["guidance"], golden["seed"]))
     expected = torch.from_numpy(np.asarray(Image.open(loaded.file("golden")).convert("RGB")).copy())
     assert torch.equal(to_pixels(drawn), expected.permute(2, 0, 1))
 
