@@ -30,13 +30,12 @@ from edge_hadanorm.models import family
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines import loading
 from edge_hadanorm.pipelines.loading import FloatModel
-from edge_hadanorm.pipelines.schedulers import written
-from edge_hadanorm.pipelines.text_to_image import ABOUT, LABELS, TextToImage
+from edge_hadanorm.pipelines.schedulers import make_scheduler, read_scheduler
+from edge_hadanorm.pipelines.text_to_image import ABOUT, LABELS, SCHEDULER_CONFIG, TextToImage
 from edge_hadanorm.tensor_files import read_tensors, require_finite, write_tensors
 
 FORMAT = 4
 METRICS = "metrics.json"
-SCHEDULER = "scheduler"
 # What an input goes through before its linear: in the layers before, and in the linear.
 STAGES = ("absorbed", "transform")
 
@@ -102,10 +101,12 @@ def save(folder: Path, saved: Checkpoint) -> None:
     write_json(folder / "recipe.json", saved.recipe.to_json())
     write_tensors(folder / "model.safetensors", state)
     if pipeline is not None:
-        for component in (name for name in pipeline.kind.components if name != SCHEDULER):
+        for component in pipeline.kind.components:
             shutil.copytree(pipeline.folder / component, folder / component, ignore=_strays, copy_function=link_or_copy)
-        (folder / SCHEDULER).mkdir()
-        write_json(folder / SCHEDULER / "scheduler_config.json", written(pipeline.scheduler))
+        if pipeline.scheduler != read_scheduler(pipeline.folder / SCHEDULER_CONFIG):
+            file = folder / SCHEDULER_CONFIG
+            file.unlink()  # it may be a link to the source's own
+            make_scheduler(pipeline.scheduler).save_config(file.parent)
         if pipeline.labels is not None:
             names = {str(number): name for name, number in pipeline.labels.items()}
             write_json(folder / LABELS, {"id2label": names})

@@ -15,6 +15,7 @@ from edge_hadanorm.pipelines.schedulers import make_scheduler, read_scheduler
 from edge_hadanorm.pipelines.text_encoders import PromptTokenizer, TextEncoder
 
 INDEX, ABOUT, LABELS = "model_index.json", "about.json", "classes.json"
+SCHEDULER_CONFIG = "scheduler/scheduler_config.json"
 # More than the noise levels that diffusion models are trained on, and a prompt beyond any text encoder's.
 MAX_STEPS = 1000
 MAX_TOKENS = 4096
@@ -44,7 +45,7 @@ class TextToImage:
             raise UserError(f"pipelines of class {kind} are not drawn with; those are {', '.join(KINDS)}")
         self.folder, self.class_name, self.kind = folder, kind, KINDS[kind]
         self.steps, self.guidance, self.prefix, self.negative = steps, guidance, prefix, negative
-        self.scheduler = scheduler or read_scheduler(folder / "scheduler/scheduler_config.json")
+        self.scheduler = scheduler or read_scheduler(folder / SCHEDULER_CONFIG)
         self.tokenizers = {name: self._tokenizer(name, encoder) for name, encoder in self.kind.encoders.items()}
         self.labels = _labels(folder) if self.kind.labels else None
         for component in self.kind.weights:
