@@ -104,9 +104,7 @@ def save(folder: Path, saved: Checkpoint) -> None:
         for component in pipeline.kind.components:
             shutil.copytree(pipeline.folder / component, folder / component, ignore=_strays, copy_function=link_or_copy)
         if pipeline.scheduler != read_scheduler(pipeline.folder / SCHEDULER_CONFIG):
-            file = folder / SCHEDULER_CONFIG
-            file.unlink()  # it may be a link to the source's own
-            make_scheduler(pipeline.scheduler).save_config(file.parent)
+            make_scheduler(pipeline.scheduler).save_config((folder / SCHEDULER_CONFIG).parent)
         if pipeline.labels is not None:
             names = {str(number): name for name, number in pipeline.labels.items()}
             write_json(folder / LABELS, {"id2label": names})

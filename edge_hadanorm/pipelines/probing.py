@@ -24,6 +24,11 @@ NEGLIGIBLE = 1e-9
 # Relative error of the replay. Schedulers round to float32, some with cancellation; a nonlinear one is off by more.
 TOLERANCE = 1e-3
 CLIPPING = ("thresholding", "clip_sample")
+# What pipelines give to set_timesteps for a number of steps besides that number, and timesteps that they leave out.
+GIVEN: dict[str, Callable[[int], dict[str, Any]]] = {
+    "SCMScheduler": lambda steps: {} if steps == 2 else {"intermediate_timesteps": None},
+}
+LEFT_OUT = {"SCMScheduler": slice(-1)}
 # The function of diffusers that schedulers draw noise with.
 DRAWS = "randn_tensor"
 
@@ -48,7 +53,7 @@ def probe(scheduler: Any, steps: int, **schedule: Any) -> Plan:
             plan = _plan(start(scheduler, steps, schedule))
             draws = 10 * torch.randn(2, 1 + plan.steps, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
             first, second = (replay(start(scheduler, steps, schedule), *draws) for _ in range(2))
-            expected = _replay_plan(plan, *draws)
+            expected = replay_plan(plan, *draws)
         except Exception as error:  # a scheduler may fail in any way on a setting or a shape that it does not know
             raise UserError(f"{name} has no plan: {' '.join(str(error).split())}") from error
     if not torch.equal(first, second):
@@ -60,13 +65,14 @@ def probe(scheduler: Any, steps: int, **schedule: Any) -> Plan:
 
 def _plan(scheduler: Any) -> Plan:
     """Find the coefficients by one walk in float64: every latent, prediction and noise is a basis vector."""
-    steps = len(scheduler.timesteps)
+    timesteps = calls(scheduler)
+    steps = len(timesteps)
     basis = torch.eye(3 * steps, dtype=torch.float64)[..., None, None, None]  # each variable [batch 3 steps, 1, 1, 1]
     a: list[float] = []
     b: list[list[float]] = []
     c: list[list[float]] = []
     rows: list[Row] = []
-    for k, timestep in enumerate(scheduler.timesteps):
+    for k, timestep in enumerate(timesteps):
         known = _known(scheduler, timestep)
         input_scale = scaled(scheduler, basis[k], timestep)[k].item()
         with drawing(scheduler, basis[2 * steps + k]):
@@ -117,10 +123,16 @@ def start(scheduler: Any, steps: int, schedule: dict) -> Any:
         if len(copy.timesteps) != steps:
             raise ValueError(f"the given sigmas are for {len(copy.timesteps)} steps, not {steps}")
     else:
-        copy.set_timesteps(steps, **schedule)
+        given = GIVEN.get(type(scheduler).__name__, lambda _: {})
+        copy.set_timesteps(steps, **given(steps) | schedule)
     if hasattr(copy, "set_begin_index"):
         copy.set_begin_index(0)  # else a repeated first timestep is looked up at its second place
     return copy
+
+
+def calls(scheduler: Any) -> torch.Tensor:
+    """Timesteps of a started scheduler at which a pipeline calls the model."""
+    return scheduler.timesteps[LEFT_OUT.get(type(scheduler).__name__, slice(None))]
 
 
 def scaled(scheduler: Any, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -162,7 +174,7 @@ def replay(scheduler: Any, predictions: torch.Tensor, noise: torch.Tensor) -> to
     The first of the predictions is not read. Returns model inputs and latents of every step [2 steps, n].
     """
     latents, rows = noise_scale(scheduler) * noise[0], []
-    for timestep, prediction, fresh in zip(scheduler.timesteps, predictions[1:], noise[1:], strict=True):
+    for timestep, prediction, fresh in zip(calls(scheduler), predictions[1:], noise[1:], strict=True):
         rows.append(scaled(scheduler, latents, timestep))
         with drawing(scheduler, fresh):
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
@@ -170,16 +182,16 @@ def replay(scheduler: Any, predictions: torch.Tensor, noise: torch.Tensor) -> to
     return torch.stack(rows).flatten(1)
 
 
-def _replay_plan(plan: Plan, predictions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """The same of a plan."""
-    rows, given = [], iter(predictions[1:])
+def replay_plan(plan: Plan, predictions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Run a plan on what `replay` takes, without guidance; returns what it returns."""
+    latents = [plan.noise_scale * noise[0]]
 
     def predict(model_input: torch.Tensor, timestep: float, conditioning: str) -> torch.Tensor:
-        rows.append(model_input)
-        return next(given)
+        return predictions[len(latents)]
 
-    sample(predict, plan, 1.0, noise.__getitem__, on_step=lambda k, latents: rows.append(latents))
-    return torch.stack(rows).flatten(1)
+    sample(predict, plan, 1.0, noise.__getitem__, on_step=lambda k, x: latents.append(x))
+    inputs = [row.input_scale * x for row, x in zip(plan.rows, latents, strict=False)]
+    return torch.stack([x for pair in zip(inputs, latents[1:], strict=True) for x in pair]).flatten(1)
 
 
 @contextmanager
