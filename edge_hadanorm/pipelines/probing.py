@@ -9,7 +9,7 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,10 +33,11 @@ LEFT_OUT = {"SCMScheduler": slice(-1)}
 DRAWS = "randn_tensor"
 
 
-def probe(scheduler: Any, steps: int, **schedule: Any) -> Plan:
+def probe(scheduler: Any, steps: int, eta: float | None = None, **schedule: Any) -> Plan:
     """Probe a stock diffusers scheduler for its plan; the scheduler is left as it was.
 
-    `schedule` is what the pipeline gives to set_timesteps besides the number of steps (`mu`, `sigmas`). A scheduler
+    eta: what the pipeline gives to step where it takes one, a share of noise; None: nothing. `schedule` is what the
+    pipeline gives to set_timesteps besides the number of steps (`mu`, `sigmas`). A scheduler
     that calls the model more than once a step (Heun, PNDM) yields a plan of as many rows as calls. A replay on random
     inputs has to give what the plan says. Raises UserError for a scheduler that is not linear, or that draws noise in
     another way than once a step by diffusers' own function.
@@ -50,9 +51,9 @@ def probe(scheduler: Any, steps: int, **schedule: Any) -> Plan:
             raise UserError(f"{name} is not linear in latents and predictions: its config sets {flag}")
     with _undisturbed():
         try:
-            plan = _plan(start(scheduler, steps, schedule))
+            plan = _plan(start(scheduler, steps, schedule), eta)
             draws = 10 * torch.randn(2, 1 + plan.steps, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-            first, second = (replay(start(scheduler, steps, schedule), *draws) for _ in range(2))
+            first, second = (replay(start(scheduler, steps, schedule), *draws, eta=eta) for _ in range(2))
             expected = replay_plan(plan, *draws)
         except Exception as error:  # a scheduler may fail in any way on a setting or a shape that it does not know
             raise UserError(f"{name} has no plan: {' '.join(str(error).split())}") from error
@@ -63,7 +64,7 @@ def probe(scheduler: Any, steps: int, **schedule: Any) -> Plan:
     return plan
 
 
-def _plan(scheduler: Any) -> Plan:
+def _plan(scheduler: Any, eta: float | None) -> Plan:
     """Find the coefficients by one walk in float64: every latent, prediction and noise is a basis vector."""
     timesteps = calls(scheduler)
     steps = len(timesteps)
@@ -75,8 +76,8 @@ def _plan(scheduler: Any) -> Plan:
     for k, timestep in enumerate(timesteps):
         known = _known(scheduler, timestep)
         input_scale = scaled(scheduler, basis[k], timestep)[k].item()
-        with drawing(scheduler, basis[2 * steps + k]):
-            made = scheduler.step(basis[steps + k], timestep, basis[k], return_dict=False)[0]
+        with drawing(scheduler, [basis[2 * steps + k]]):
+            made = _stepped(scheduler, basis[steps + k], timestep, basis[k], eta)
         latents, predictions, noise = made.flatten().unflatten(0, (3, steps))[:, : k + 1].tolist()
         # Earlier latents leave the row, the oldest first, by x_i = (x_(i+1) - sum_j b_ij p_(i-j) - c_ij n_(i-j)) / a_i.
         for i in range(k):
@@ -146,14 +147,14 @@ def noise_scale(scheduler: Any) -> float:
 
 
 @contextmanager
-def drawing(scheduler: Any, noise: torch.Tensor) -> Iterator[None]:
-    """Let a scheduler draw this noise, once, while inside."""
-    drawn: list[Any] = []
+def drawing(scheduler: Any, noises: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Let a scheduler draw these noises, one after the other, while inside."""
+    left = iter(noises)
 
     def draw(shape: Any, *_: Any, dtype: torch.dtype | None = None, **__: Any) -> torch.Tensor:
-        if drawn:
+        noise = next(left, None)
+        if noise is None:
             raise ValueError("it draws noise more than once a step")
-        drawn.append(shape)
         return noise.reshape(tuple(shape)).to(dtype or noise.dtype)
 
     modules = {cls.__module__ for cls in type(scheduler).__mro__}
@@ -168,7 +169,13 @@ def drawing(scheduler: Any, noise: torch.Tensor) -> Iterator[None]:
             setattr(module, DRAWS, function)
 
 
-def replay(scheduler: Any, predictions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+def _stepped(scheduler: Any, prediction: torch.Tensor, timestep: Any, latents: torch.Tensor, eta: float | None) -> Any:
+    taken = eta is not None and "eta" in inspect.signature(scheduler.step).parameters
+    given = {"eta": eta} if taken else {}
+    return scheduler.step(prediction, timestep, latents, **given, return_dict=False)[0]
+
+
+def replay(scheduler: Any, predictions: torch.Tensor, noise: torch.Tensor, eta: float | None = None) -> torch.Tensor:
     """Run a started scheduler on the first noise, predictions and noise of every step, both [1 + steps, ...].
 
     The first of the predictions is not read. Returns model inputs and latents of every step [2 steps, n].
@@ -176,8 +183,8 @@ def replay(scheduler: Any, predictions: torch.Tensor, noise: torch.Tensor) -> to
     latents, rows = noise_scale(scheduler) * noise[0], []
     for timestep, prediction, fresh in zip(calls(scheduler), predictions[1:], noise[1:], strict=True):
         rows.append(scaled(scheduler, latents, timestep))
-        with drawing(scheduler, fresh):
-            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        with drawing(scheduler, [fresh]):
+            latents = _stepped(scheduler, prediction, timestep, latents, eta)
         rows.append(latents)
     return torch.stack(rows).flatten(1)
 

@@ -240,6 +240,17 @@ def test_lcm_coefficients_are_those_of_its_paper():
         assert row.b == pytest.approx([alpha**0.5 * out], rel=1e-5)
 
 
+def test_the_share_of_noise_of_ddim():
+    """Equation 16 of its paper (arXiv 2010.02502); a pipeline gives 0 where its caller names none."""
+    scheduler = DDIM(clip_sample=False)
+    assert not any(row.c for row in probe(scheduler, 4, eta=0.0).rows)
+    for row, after in itertools.pairwise(probe(scheduler, 4, eta=0.5).rows):
+        now, next_ = (scheduler.alphas_cumprod[int(r.timestep)].item() for r in (row, after))
+        assert row.c == pytest.approx([0.5 * ((1 - next_) / (1 - now) * (1 - now / next_)) ** 0.5], rel=1e-4)
+    assert probe(diffusers.TCDScheduler(), 4, eta=0.0).rows[0].c == ()
+    assert probe(diffusers.LCMScheduler(), 4, eta=0.5) == probe(diffusers.LCMScheduler(), 4)
+
+
 def test_the_last_step_of_a_stochastic_scheduler_adds_no_noise():
     for scheduler in (diffusers.EulerAncestralDiscreteScheduler(), diffusers.TCDScheduler(), diffusers.SCMScheduler()):
         rows = probe(scheduler, 4).rows
