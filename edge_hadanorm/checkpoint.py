@@ -225,7 +225,16 @@ def float_model(path: Path, saved: Checkpoint, reference: str | None) -> FloatMo
     """Load what the checkpoint at a path was quantized from, or the `reference` where it is given."""
     model = loading.load(reference or saved.source)
     check_config(path, saved, model)
-    return model
+    return sampled_alike(model, saved)
+
+
+def sampled_alike(model: FloatModel, saved: Checkpoint) -> FloatModel:
+    """The float model with the checkpoint's defaults of sampling, so that both draw the same way."""
+    own = saved.pipeline
+    if model.pipeline is None or own is None:
+        return model
+    pipeline = model.pipeline.with_defaults(own.steps, own.guidance, own.negative, own.eta, own.scheduler)
+    return dataclasses.replace(model, pipeline=pipeline)
 
 
 def check_config(name: object, saved: Checkpoint, model: FloatModel) -> None:
