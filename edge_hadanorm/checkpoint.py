@@ -29,7 +29,7 @@ from edge_hadanorm.method.transform import FeatureTransform
 from edge_hadanorm.models import family
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines import loading
-from edge_hadanorm.pipelines.loading import FloatModel
+from edge_hadanorm.pipelines.loading import FloatModel, Size
 from edge_hadanorm.pipelines.schedulers import make_scheduler, read_scheduler
 from edge_hadanorm.pipelines.text_to_image import ABOUT, LABELS, SCHEDULER_CONFIG, TextToImage
 from edge_hadanorm.tensor_files import read_tensors, require_finite, write_tensors
@@ -223,9 +223,15 @@ def save_metrics(folder: Path, saved: Checkpoint) -> None:
 
 def float_model(path: Path, saved: Checkpoint, reference: str | None) -> FloatModel:
     """Load what the checkpoint at a path was quantized from, or the `reference` where it is given."""
-    model = loading.load(reference or saved.source)
+    model = loading.load(reference or saved.source, size_of(saved))
     check_config(path, saved, model)
     return sampled_alike(model, saved)
+
+
+def size_of(saved: Checkpoint) -> Size:
+    """Size of what a checkpoint was quantized for."""
+    _, height, width = saved.denoiser.latent_shape()
+    return Size(latents=(height, width))
 
 
 def sampled_alike(model: FloatModel, saved: Checkpoint) -> FloatModel:
@@ -239,7 +245,8 @@ def sampled_alike(model: FloatModel, saved: Checkpoint) -> FloatModel:
 
 def check_config(name: object, saved: Checkpoint, model: FloatModel) -> None:
     """Raises UserError where the checkpoint of this name cannot be of this model."""
-    if saved.denoiser.config != model.denoiser.config:
+    configs = [denoiser.config | {"latent_size": None} for denoiser in (saved.denoiser, model.denoiser)]
+    if configs[0] != configs[1] or saved.denoiser.latent_shape() != model.denoiser.latent_shape():
         raise UserError(f"{model.name} has another transformer config than {name}; give its model as `reference`")
 
 

@@ -59,6 +59,21 @@ def sampled(command):
     return command
 
 
+class Pixels(click.ParamType):
+    """Width and height, such as 768x512."""
+
+    name = "WxH"
+
+    def convert(self, value, param, context):
+        """Make a pair of whole numbers of text."""
+        if isinstance(value, tuple):
+            return value
+        if not (found := re.fullmatch(r"(\d{1,5})x(\d{1,5})", value)):
+            self.fail(f"{value!r} is no width and height in pixels such as 768x512", param, context)
+        return int(found[1]), int(found[2])
+
+
+size = click.option("--size", type=Pixels(), help="Width and height of pictures in pixels: 768x512.")
 guidance_steps = click.option("--guidance-steps", type=Shares(), help="Shares of the steps with guidance: 0.0-0.6.")
 
 
@@ -90,6 +105,7 @@ def demo(out: Path, force: bool) -> None:
 @click.option("--prompts", type=FOLDER, help="Text file of calibration prompts, one a line.")
 @click.option("--inputs", type=FOLDER, help="Captured transformer inputs (.safetensors) to calibrate on instead.")
 @sampled
+@size
 @click.option("--seed", type=int, default=0, show_default=True, help="Noise seed of the first calibration picture.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps: where calibration runs.")
 @force
@@ -123,6 +139,7 @@ def quantize(model, out, dry_run, device, force, **settings) -> None:
 )
 @sampled
 @guidance_steps
+@size
 @click.option("--precision", help="Of Core ML's floats: fp16, but for what would lose by it, or fp32.  [default: fp16]")
 @force
 def export(quantized, out, prompts, **settings) -> None:

@@ -33,6 +33,7 @@ OPTIONS = {
     "reference": "--reference MODEL",
     "scheduler": "--scheduler",
     "seed": "--seed",
+    "size": "--size",
     "steps": "--steps",
     "target": "--target",
     "threads": "--threads",

@@ -28,7 +28,7 @@ from edge_hadanorm.models.layers import (
     sinusoid,
     time_frequencies,
 )
-from edge_hadanorm.models.patches import PatchDenoiser, check_patches, crop_positions
+from edge_hadanorm.models.patches import PatchDenoiser, check_patches, crop_positions, grid_of, latent_size
 
 EPS = 1e-5
 TIMES = 1000  # timesteps from 0 to 1 are embedded as from 0 to 1000
@@ -103,7 +103,7 @@ def inner_width(width: int) -> int:
 
 
 class AuraFlowDenoiser(PatchDenoiser):
-    """The denoiser of an AuraFlowTransformer2DModel config; H = W = config["sample_size"]."""
+    """The denoiser of an AuraFlowTransformer2DModel config; H and W are `latent_size(config)`."""
 
     blocks: Any  # a ModuleList of Block
 
@@ -168,7 +168,7 @@ class AuraFlowDenoiser(PatchDenoiser):
     def finish(self, state: State) -> torch.Tensor:
         x, _, time = state
         scale, shift = equal_parts(self.final_modulation(time), 2)
-        return self._latents(x[:, : self.grid * self.grid] * scale + shift)
+        return self._latents(x[:, : math.prod(self.grid)] * scale + shift)
 
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
         state = self._tokens(latents), *conditioning, self._time(timestep)
@@ -188,11 +188,11 @@ class AuraFlowDenoiser(PatchDenoiser):
     @staticmethod
     def check(config: dict) -> None:
         check_patches(config, "num_mmdit_layers", "num_single_dit_layers", "joint_attention_dim", "pos_embed_max_size")
-        side, patch, limit = config["sample_size"], config["patch_size"], math.isqrt(config["pos_embed_max_size"])
-        if side // patch > limit:
+        most, limit = max(grid_of(config)), math.isqrt(config["pos_embed_max_size"])
+        if most > limit:
             raise UserError(
-                f"transformer config: sample_size {side} has {side // patch} patches a side, more than the {limit} of "
-                "pos_embed_max_size"
+                f"transformer config: {max(latent_size(config))} latent pixels have {most} patches a side, more than "
+                f"the {limit} of pos_embed_max_size"
             )
         width = config["num_attention_heads"] * config["attention_head_dim"]
         check_fixed(config, {"out_channels": config["in_channels"], "caption_projection_dim": width})
@@ -218,9 +218,10 @@ class AuraFlowDenoiser(PatchDenoiser):
 
         weight, bias = into.linear("pos_embed.proj", width, channels * patch * patch)
         put("patch_embed", (weight.unflatten(1, (channels, patch, patch)), bias))
-        most, grid = config["pos_embed_max_size"], config["sample_size"] // patch
+        most, (rows, columns) = config["pos_embed_max_size"], grid_of(config)
         side, positions = math.isqrt(most), take("pos_embed.pos_embed", 1, most, width)
-        into.state["positions"] = crop_positions(positions, side, side // 2 - grid // 2, grid)
+        first = side // 2 - rows // 2, side // 2 - columns // 2
+        into.state["positions"] = crop_positions(positions, side, first, (rows, columns))
         into.put_embedding("time_", "time_step_proj", width, TIME_CHANNELS)
         put("text", bare("context_embedder", width, config["joint_attention_dim"]))
         into.state["registers"] = take("register_tokens", 1, REGISTERS, width)
@@ -232,6 +233,10 @@ class AuraFlowDenoiser(PatchDenoiser):
         put("final_modulation", add_ones(bare("norm_out.linear", 2 * width, width), 0))
         put("final", bare("proj_out", patch * patch * channels, width))
         into.put_constants(frequencies=TIMES * time_frequencies())
+
+    @classmethod
+    def placed(cls, config: dict) -> dict[str, torch.Tensor]:
+        raise UserError(f"positions of {cls.source_class} are learned: give `size` where it is quantized")
 
 
 def centred(weight: torch.Tensor, head: int) -> torch.Tensor:

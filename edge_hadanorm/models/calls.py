@@ -30,6 +30,21 @@ class Inputs:
         return denoiser.denoise(self.latents.to(device), self.timestep.to(device), conditioning).cpu()
 
 
+def captured_size(source: Captured) -> tuple[int, int] | None:
+    """H, W of the latents in captured inputs: of their shape, or of FLUX's ids of packed ones; None where neither is.
+
+    Raises UserError for a file that cannot be read.
+    """
+    tensors = source if isinstance(source, Mapping) else read_tensors(source)
+    latents, ids = tensors.get("hidden_states"), tensors.get("img_ids")
+    if latents is not None and latents.ndim == 4:
+        return latents.shape[2], latents.shape[3]
+    if ids is None or ids.ndim not in (2, 3) or ids.shape[-1] != 3 or not ids.numel():
+        return None
+    rows, columns = (1 + int(last) for last in ids.reshape(-1, 3)[:, 1:].amax(0))
+    return 2 * rows, 2 * columns
+
+
 TEXT, MASK, LABEL = ARGUMENTS["text"], ARGUMENTS["mask"], ARGUMENTS["label"]
 
 

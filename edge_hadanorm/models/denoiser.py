@@ -8,6 +8,7 @@ from torch import nn
 from typing_extensions import Self
 
 from edge_hadanorm.method.fold import Producer
+from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.models.conversion import Conversion
 
 # A call on its way through the stages: tensors of B sequences each or None, the tokens [B, S, d] first. Which there are
@@ -28,7 +29,8 @@ class Denoiser(nn.Module):
     """A diffusion transformer as `prepare`, once a prompt, and `denoise`, every step.
 
     Latents are [B, C, H, W], timesteps [1], and what a prompt gives are tensors by name, as in `prompt_shapes`.
-    A subclass covers one transformer class of diffusers, `source_class`, with that class's `config`.
+    A subclass covers one transformer class of diffusers, `source_class`, with that class's `config`, in which
+    `latent_size` [H, W] is our own key: the size of latents where it is not the config's own.
     """
 
     source_class: ClassVar[str]
@@ -73,6 +75,31 @@ class Denoiser(nn.Module):
     def latent_shape(self) -> tuple[int, int, int]:
         """C, H, W."""
         raise NotImplementedError
+
+    @classmethod
+    def placed(cls, config: dict) -> dict[str, torch.Tensor]:
+        """Tensors of the state that depend on the size of latents alone, such as positions.
+
+        Raises UserError where they are learned.
+        """
+        return {}
+
+    def resized(self, height: int, width: int) -> Self:
+        """The same denoiser for latents of another size, with positions as diffusers makes them for that.
+
+        Weights are shared. Raises UserError for a size that the transformer cannot have.
+        """
+        if (height, width) == self.latent_shape()[1:]:
+            return self
+        config, dtype = self.config | {"latent_size": [height, width]}, next(self.parameters()).dtype
+        with torch.device("meta"):
+            changed = type(self)(config)
+        for name, module in list(self.named_modules()):
+            if isinstance(module, QuantizedLinear):
+                changed.set_submodule(name, module)
+        placed = {name: tensor.to(dtype) for name, tensor in self.placed(config).items()}
+        changed.load_state_dict(self.state_dict() | placed, assign=True)
+        return changed.train(self.training).requires_grad_(False)
 
     def prompt_shapes(self, tokens: int, masked: bool = False) -> dict[str, tuple[int, ...]]:
         """Shapes of a prompt of so many text tokens, in the order of `prepare`; masked: with a `mask` of them."""

@@ -57,7 +57,7 @@ class Block(nn.Module):
 
 
 class DiTDenoiser(PatchDenoiser):
-    """The denoiser of a DiTTransformer2DModel config; H = W = config["sample_size"]."""
+    """The denoiser of a DiTTransformer2DModel config; H and W are `latent_size(config)`."""
 
     blocks: Any  # a ModuleList of Block
 
@@ -156,4 +156,8 @@ class DiTDenoiser(PatchDenoiser):
         put("final_modulation", add_ones(linear("proj_out_1", 2 * width, width), 1))
         out = config.get("out_channels") or channels
         put("final", cut_variance(linear("proj_out_2", patch * patch * out, width), channels, out))
-        into.put_constants(frequencies=time_frequencies(shift=1), positions=sincos_positions(config))
+        into.put_constants(frequencies=time_frequencies(shift=1), **DiTDenoiser.placed(config))
+
+    @classmethod
+    def placed(cls, config: dict) -> dict[str, torch.Tensor]:
+        return {"positions": sincos_positions(config)}

@@ -1,9 +1,9 @@
 """FLUX.1 dev and schnell: diffusers' FluxTransformer2DModel as `prepare` (once a prompt) and `denoise` (every step).
 
 Diffusers takes latents packed, 2 x 2 patches as tokens [B, S, 64], with their positions as ids. Here latents are
-[B, 16, H, W], which the first linear packs as a convolution, and positions are constants. They take the size of a
-picture, which diffusers' config does not have: H = W = config["sample_size"] is our own key, to be set in config.json,
-in latent pixels and by default 128 (1024 px). Timesteps are those of diffusers' forward, from 0 to 1.
+[B, 16, H, W], which the first linear packs as a convolution, and positions are constants. They take the size of the
+latents, which diffusers' config does not have: by default 128 x 128 (1024 px). Timesteps are those of diffusers'
+forward, from 0 to 1.
 
 Linears that read the same tensor are stacked into one: q, k and v, in single-stream blocks with the MLP's first, and
 the modulations of image and text. The attention scale is folded into the weight of q's norm, and the features of q and
@@ -11,6 +11,7 @@ k are ordered so that rotary embeddings turn the first half of a head with the s
 blocks but for their modulations, which stay in float as the embeddings and the last linear do.
 """
 
+import math
 from typing import Any, cast
 
 import torch
@@ -33,9 +34,11 @@ from edge_hadanorm.models.layers import (
     sinusoid,
     time_frequencies,
 )
+from edge_hadanorm.models.patches import check_latent_size, latent_size
 
 PATCH = 2
-# Where a config leaves them out: latent pixels a side, and features of a head that rotate with each of a token's ids.
+# Where a config leaves them out: latent pixels a side, as the pipeline has them by default, and features of a head that
+# rotate with each of a token's ids.
 DEFAULTS = {"sample_size": 128, "axes_dims_rope": (16, 56, 56), "guidance_embeds": False}
 # What diffusers multiplies timesteps and guidance with.
 TIME_SCALE = 1000
@@ -142,7 +145,7 @@ class SingleBlock(nn.Module):
 
 
 class FluxDenoiser(Denoiser):
-    """The denoiser of a FluxTransformer2DModel config; H = W = config["sample_size"]."""
+    """The denoiser of a FluxTransformer2DModel config; H and W are `latent_size(config)`, by default 128."""
 
     cos: torch.Tensor
     sin: torch.Tensor
@@ -157,12 +160,12 @@ class FluxDenoiser(Denoiser):
         config = DEFAULTS | config
         heads, head = config["num_attention_heads"], config["attention_head_dim"]
         width = heads * head
-        self.channels, self.side = config["in_channels"] // PATCH**2, config["sample_size"]
-        self.grid = self.side // PATCH
+        self.channels, self.size = config["in_channels"] // PATCH**2, latent_size(config)
+        self.grid = self.size[0] // PATCH, self.size[1] // PATCH
         self.text_width, self.pooled_width = config["joint_attention_dim"], config["pooled_projection_dim"]
         self.patch_embed = nn.Conv2d(self.channels, width, PATCH, stride=PATCH)
-        self.register_buffer("cos", torch.empty(1, self.grid**2, head))
-        self.register_buffer("sin", torch.empty(1, self.grid**2, head))
+        self.register_buffer("cos", torch.empty(1, math.prod(self.grid), head))
+        self.register_buffer("sin", torch.empty(1, math.prod(self.grid), head))
         self.register_buffer("frequencies", torch.empty(TIME_CHANNELS // 2))
         self.time = Embedding(TIME_CHANNELS, width)
         self.guidance = Embedding(TIME_CHANNELS, width) if config["guidance_embeds"] else None
@@ -174,7 +177,7 @@ class FluxDenoiser(Denoiser):
         self.final = nn.Linear(width, PATCH**2 * self.channels)
 
     def latent_shape(self) -> tuple[int, int, int]:
-        return self.channels, self.side, self.side
+        return self.channels, *self.size
 
     def prompt_shapes(self, tokens: int, masked: bool = False) -> dict[str, tuple[int, ...]]:
         """Without a mask: FLUX attends to the padding of its text too."""
@@ -183,10 +186,10 @@ class FluxDenoiser(Denoiser):
 
     def unpacked(self, arguments: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Tokens [N, S, 4 C] become latents; ids, [S, 3] for all samples or [N, S, 3], are checked and left out."""
-        arguments, ids = dict(arguments), positions(self.grid)
+        arguments, ids = dict(arguments), positions(*self.grid)
         image, text = arguments.pop("img_ids", ids), arguments.pop("txt_ids", torch.zeros(1, 3))
         if image.shape[-2:] != ids.shape or (image != ids).any():
-            raise UserError(f"img_ids are not of latents {self.side} x {self.side}; set sample_size in config.json")
+            raise UserError(f"img_ids are not those of latents of {self.size[0]} x {self.size[1]} (height, width)")
         if text.any():
             raise UserError("txt_ids are not 0; only text without positions is supported")
         latents = arguments.get("hidden_states")
@@ -241,7 +244,7 @@ class FluxDenoiser(Denoiser):
     def finish(self, state: State) -> torch.Tensor:
         x, _, time = state
         scale, shift = equal_parts(self.final_modulation(time), 2)
-        return self._latents(self.final(layer_norm(x[:, : self.grid**2]) * scale + shift))
+        return self._latents(self.final(layer_norm(x[:, : math.prod(self.grid)]) * scale + shift))
 
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
         text, share = conditioning
@@ -260,8 +263,8 @@ class FluxDenoiser(Denoiser):
 
     def _latents(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens of (channel, patch row, patch column) [B, S, 4 C] -> [B, C, H, W]."""
-        x = x.reshape(-1, self.grid, self.grid, self.channels, PATCH, PATCH).permute(0, 3, 1, 4, 2, 5)
-        return x.reshape(-1, self.channels, self.side, self.side)
+        x = x.reshape(-1, *self.grid, self.channels, PATCH, PATCH).permute(0, 3, 1, 4, 2, 5)
+        return x.reshape(-1, self.channels, *self.size)
 
     def _time(self, timestep: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
         """Input of the modulations, of a timestep [1] and the prompt's share: [B, 1, d]."""
@@ -269,7 +272,7 @@ class FluxDenoiser(Denoiser):
 
     def _tables(self, tokens: int) -> list[torch.Tensor]:
         """Cosines and sines [1, S + L, h] of so many tokens: the image's, and those of the text, at position 0."""
-        shape = (1, tokens - self.grid**2, self.cos.shape[-1])
+        shape = (1, tokens - math.prod(self.grid), self.cos.shape[-1])
         pairs = ((self.cos, 1.0), (self.sin, 0.0))
         return [torch.cat([image, image.new_full(shape, text)], dim=1) for image, text in pairs]
 
@@ -280,6 +283,7 @@ class FluxDenoiser(Denoiser):
         check_sizes(config, "num_attention_heads", "attention_head_dim", "in_channels", *blocks)
         check_sizes(config, "joint_attention_dim", "pooled_projection_dim", "sample_size")
         check_fixed(config, {"patch_size": 1})
+        check_latent_size(config, PATCH)
         side, channels, out = config["sample_size"], config["in_channels"], config.get("out_channels")
         axes, head = config["axes_dims_rope"], config["attention_head_dim"]
         if side % PATCH or channels % PATCH**2:
@@ -338,12 +342,18 @@ class FluxDenoiser(Denoiser):
             put(f"{target}.down", linear(f"{source}.proj_out", width, 5 * width))
         put("final_modulation", modulation("norm_out.linear", 2, 0))
         put("final", linear("proj_out", channels, width))
-        ids, axes = positions(config["sample_size"] // PATCH), enumerate(config["axes_dims_rope"])
+        into.put_constants(frequencies=TIME_SCALE * time_frequencies(), **FluxDenoiser.placed(config))
+
+    @classmethod
+    def placed(cls, config: dict) -> dict[str, torch.Tensor]:
+        config = DEFAULTS | config
+        height, width = latent_size(config)
+        ids, axes = positions(height // PATCH, width // PATCH), enumerate(config["axes_dims_rope"])
         cos, sin = rotary_tables(torch.cat([ids[:, i, None] * time_frequencies(axis) for i, axis in axes], dim=1))
-        into.put_constants(frequencies=TIME_SCALE * time_frequencies(), cos=cos, sin=sin)
+        return {"cos": cos, "sin": sin}
 
 
-def positions(grid: int) -> torch.Tensor:
+def positions(rows: int, columns: int) -> torch.Tensor:
     """The ids [S, 3] of an image's tokens: 0, row, column."""
-    row, column = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     return torch.stack([torch.zeros_like(row), row, column], dim=-1).reshape(-1, 3)

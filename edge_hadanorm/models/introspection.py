@@ -158,11 +158,12 @@ def without_mask(shapes: Shapes) -> Shapes:
 
 def sides(known: dict) -> tuple[int, int]:
     """Height and width of the latents."""
-    size = known.get("sample_size")
+    size = known.get("latent_size") or known.get("sample_size")
     size = [size, size] if isinstance(size, int) else size
     if not (isinstance(size, list | tuple) and len(size) == 2 and all(type(s) is int and s > 0 for s in size)):
         raise UserError(
-            f"transformer config: sample_size is {size!r}, not the height and width of latents; set it in config.json"
+            f"transformer config: sample_size is {size!r}, not the height and width of latents; captured `inputs` have "
+            "them"
         )
     return tuple(size)
 

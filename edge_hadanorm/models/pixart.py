@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class PixArtDenoiser(PatchDenoiser):
-    """The denoiser of a PixArtTransformer2DModel config; H = W = config["sample_size"]."""
+    """The denoiser of a PixArtTransformer2DModel config; H and W are `latent_size(config)`."""
 
     blocks: Any  # a ModuleList of Block
 
@@ -207,8 +207,12 @@ class PixArtDenoiser(PatchDenoiser):
         put_modulations(config, into)
         out = config.get("out_channels") or channels
         put("final", cut_variance(linear("proj_out", patch * patch * out, width), channels, out))
+        into.put_constants(frequencies=time_frequencies(), **PixArtDenoiser.placed(config))
+
+    @classmethod
+    def placed(cls, config: dict) -> dict[str, torch.Tensor]:
         scale = config.get("interpolation_scale") or max(config["sample_size"] // 64, 1)
-        into.put_constants(frequencies=time_frequencies(), positions=sincos_positions(config, scale))
+        return {"positions": sincos_positions(config, scale)}
 
 
 def put_modulations(config: dict, into: Conversion) -> None:

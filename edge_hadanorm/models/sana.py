@@ -28,7 +28,7 @@ from edge_hadanorm.models.layers import (
     sinusoid,
     time_frequencies,
 )
-from edge_hadanorm.models.patches import check_patches, sincos_positions
+from edge_hadanorm.models.patches import check_patches, grid_of, sincos_positions
 from edge_hadanorm.models.pixart import PixArtDenoiser, put_modulations
 
 # Of the norms of keys, queries and captions.
@@ -105,18 +105,18 @@ class NormedCrossAttention(CrossAttention):
 
 
 class FeedForward(nn.Module):
-    """Mix-FFN: a gated linear unit that mixes each token with its neighbours [B, S, d], S = H W, W = `side`."""
+    """Mix-FFN: a gated linear unit that mixes each token with its neighbours [B, S, d], of a grid of S."""
 
-    def __init__(self, width: int, inner: int, side: int):
+    def __init__(self, width: int, inner: int, grid: tuple[int, int]):
         super().__init__()
-        self.side = side
+        self.grid = grid
         self.up = StackedLinear(width, 2 * inner)
         self.mix = nn.Conv2d(2 * inner, 2 * inner, 3, padding=1, groups=2 * inner)
         self.down = nn.Linear(inner, width, bias=False)
 
     def forward(self, x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
         tokens = F.silu(self.up(x, shift=shift))
-        x = self.mix(tokens.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2))
+        x = self.mix(tokens.unflatten(1, self.grid).permute(0, 3, 1, 2))
         # Gated before the way back, which then has half to move.
         half = x.shape[1] // 2
         x = x[:, :half] * F.silu(x[:, half:])
@@ -136,11 +136,11 @@ class Block(pixart.Block):
         self.attn1 = Attention(width, heads, normed=config.get("qk_norm") is not None)
         if config.get("qk_norm") is not None:
             self.attn2 = NormedCrossAttention(width, text_heads)
-        self.ff = FeedForward(width, int(config["mlp_ratio"] * width), config["sample_size"] // config["patch_size"])
+        self.ff = FeedForward(width, int(config["mlp_ratio"] * width), grid_of(config))
 
 
 class SanaDenoiser(PixArtDenoiser):
-    """The denoiser of a SanaTransformer2DModel config; H = W = config["sample_size"].
+    """The denoiser of a SanaTransformer2DModel config; H and W are `latent_size(config)`.
 
     PixArt's, with these blocks and a norm of the caption. With `guidance_embeds` a prompt has a `guidance` [B], as the
     transformer's forward takes it: scaled already.
@@ -259,6 +259,9 @@ class SanaDenoiser(PixArtDenoiser):
                 weight = weight if name == "mix" else weight.flatten(1)
                 put(f"{target}.ff.{name}", (weight, take(f"{source}.ff.{conv}.bias", shape[0]) if biased else None))
         put("final", linear("proj_out", patch * patch * channels, width))
-        into.put_constants(frequencies=time_frequencies())
-        if (scale := config.get("interpolation_scale")) is not None:
-            into.put_constants(positions=sincos_positions(config, scale))
+        into.put_constants(frequencies=time_frequencies(), **SanaDenoiser.placed(config))
+
+    @classmethod
+    def placed(cls, config: dict) -> dict[str, torch.Tensor]:
+        scale = config.get("interpolation_scale")
+        return {} if scale is None else {"positions": sincos_positions(config, scale)}

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.nn import functional as F
+from typing_extensions import Self
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.fold import LinearModulation, Producer, Values
@@ -29,7 +30,7 @@ from edge_hadanorm.models.layers import (
     sinusoid,
     time_frequencies,
 )
-from edge_hadanorm.models.patches import PatchDenoiser, check_patches, crop_positions
+from edge_hadanorm.models.patches import PatchDenoiser, check_patches, crop_positions, grid_of, sincos_positions
 
 # Linears of a block, those that it has, in order of execution.
 LINEARS = (
@@ -38,6 +39,8 @@ LINEARS = (
 )
 # Shift and scale, as parts of their stream's modulation, of the linears that read an adaptive layer norm.
 MODULATED = {"attn.qkv": (0, 1), "ff.up": (3, 4), "attn2.qkv": (6, 7)}
+# How far positions may be from those of the formula, as they are where they were saved in half precision.
+ROUNDED = 2e-3
 # Where diffusers has q, k, v, out and the norms of q and k of each stream.
 IMAGE = ("to_q", "to_k", "to_v", "to_out.0", "norm_q", "norm_k")
 TEXT = ("add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "norm_added_q", "norm_added_k")
@@ -121,7 +124,7 @@ class Block(nn.Module):
 
 
 class SD3Denoiser(PatchDenoiser):
-    """The denoiser of an SD3Transformer2DModel config; H = W = config["sample_size"].
+    """The denoiser of an SD3Transformer2DModel config; H and W are `latent_size(config)`.
 
     Of a prompt it takes text [L, joint_attention_dim] and pooled [pooled_projection_dim].
     """
@@ -201,7 +204,7 @@ class SD3Denoiser(PatchDenoiser):
     @staticmethod
     def check(config: dict) -> None:
         check_patches(config, "num_layers", "joint_attention_dim", "pooled_projection_dim", "pos_embed_max_size")
-        grid, most = config["sample_size"] // config["patch_size"], config["pos_embed_max_size"]
+        grid, most = max(grid_of(config)), config["pos_embed_max_size"]
         if grid > most:
             raise UserError(f"transformer config: {grid} patches a side are more than pos_embed_max_size {most}")
         width = config["num_attention_heads"] * config["attention_head_dim"]
@@ -256,10 +259,28 @@ class SD3Denoiser(PatchDenoiser):
         put_modulation("final_modulation", "norm_out.linear", 2)
         put("final", linear("proj_out", patch * patch * channels, width))
         # Positions are those of a larger grid, of which pictures of this size take the middle.
-        most, grid = config["pos_embed_max_size"], config["sample_size"] // patch
-        positions = take("pos_embed.pos_embed", 1, most * most, width)
-        into.state["positions"] = crop_positions(positions, most, (most - grid) // 2, grid)
+        most = config["pos_embed_max_size"]
+        into.state["positions"] = middle(take("pos_embed.pos_embed", 1, most * most, width), config)
         into.put_constants(frequencies=time_frequencies())
+
+    @classmethod
+    def placed(cls, config: dict) -> dict[str, torch.Tensor]:
+        """Positions as they were initialized: published checkpoints have those."""
+        most = config["pos_embed_max_size"]
+        return {"positions": middle(sincos_positions(config, grid=(most, most)), config)}
+
+    def resized(self, height: int, width: int) -> Self:
+        """Raises UserError also where positions are learned, of which only those of this size are here."""
+        made = self.placed(self.config)["positions"].to(cast(torch.Tensor, self.positions))
+        if (height, width) != self.size and not torch.allclose(made, cast(torch.Tensor, self.positions), atol=ROUNDED):
+            raise UserError(f"positions of this {self.source_class} are learned: give `size` where it is quantized")
+        return super().resized(height, width)
+
+
+def middle(positions: torch.Tensor, config: dict) -> torch.Tensor:
+    """The middle of positions [1, n, d] of the largest grid, for the grid of this config."""
+    most, (rows, columns) = config["pos_embed_max_size"], grid_of(config)
+    return crop_positions(positions, most, ((most - rows) // 2, (most - columns) // 2), (rows, columns))
 
 
 def joined(image: Heads, text: Heads) -> Heads:

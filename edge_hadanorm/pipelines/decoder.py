@@ -67,6 +67,21 @@ class ImageDecoder(nn.Module):
         return self.autoencoder.decode(latents / self.scaling + self.shift, return_dict=False)[0]
 
 
+# Keys of an autoencoder's config that have an entry a level, by class; each level but the first halves the sides.
+LEVELS = {"AutoencoderKL": "block_out_channels", "AutoencoderDC": "encoder_block_out_channels"}
+
+
+def pixels_a_latent(folder: Path, class_name: str) -> int:
+    """Pixels of a picture along a latent's side. Raises UserError for a config of another class."""
+    config = read_json(folder / "config.json", "image decoder config")
+    levels = config.get(LEVELS[class_name]) if isinstance(config, dict) else None
+    if not isinstance(levels, list) or not levels:
+        raise UserError(
+            f"image decoder {folder} is no {class_name}: its config has no {LEVELS[class_name]}; copy it again"
+        )
+    return 2 ** (len(levels) - 1)
+
+
 def tiled(decode: Decode, latents: torch.Tensor, side: int) -> torch.Tensor:
     """Decode latents [1, C, h, w] by tiles [1, C, side, side], which overlap by OVERLAP, into a picture [1, 3, H, W].
 

@@ -55,9 +55,10 @@ class TorchRunner:
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        if self.pipeline.decoder is None:
+        decoder = self.pipeline.decoder
+        if decoder is None:
             return latents
-        return tiled(self.pipeline.decoder, latents[None], self.tile or max(latents.shape[1:]))[0]
+        return (decoder(latents[None]) if self.tile is None else tiled(decoder, latents[None], self.tile))[0]
 
 
 class Stopwatch:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.pipelines.loading import FloatModel, load_with
+from edge_hadanorm.pipelines.loading import AS_CONFIGURED, FloatModel, Size, load_with
 
 
 class FloatWeights(Mapping[str, torch.Tensor]):
@@ -41,7 +41,7 @@ def is_transformer(model: object) -> bool:
     return isinstance(model, torch.nn.Module) and hasattr(model, "save_config")
 
 
-def from_memory(model: object) -> FloatModel:
+def from_memory(model: object, size: Size = AS_CONFIGURED) -> FloatModel:
     """Take a pipeline or a transformer of diffusers, whose weights are shared where they are in float32 on the CPU.
 
     The other components of a pipeline are written to a temporary folder, from which a checkpoint copies them; it goes
@@ -53,7 +53,7 @@ def from_memory(model: object) -> FloatModel:
         )
     folder = Path(tempfile.mkdtemp(prefix="edge-hadanorm-"))
     try:
-        loaded = _from_pipeline(model, folder) if is_pipeline(model) else _from_transformer(model, folder)
+        loaded = _from_pipeline(model, folder, size) if is_pipeline(model) else _from_transformer(model, folder, size)
     except BaseException:
         shutil.rmtree(folder)
         raise
@@ -64,12 +64,12 @@ def from_memory(model: object) -> FloatModel:
     return loaded
 
 
-def _from_transformer(transformer, folder: Path) -> FloatModel:
+def _from_transformer(transformer, folder: Path, size: Size) -> FloatModel:
     transformer.save_config(folder)
-    return load_with(_name(transformer), folder, FloatWeights(transformer))
+    return load_with(_name(transformer), folder, FloatWeights(transformer), size)
 
 
-def _from_pipeline(pipeline, folder: Path) -> FloatModel:
+def _from_pipeline(pipeline, folder: Path, size: Size) -> FloatModel:
     pipeline.save_config(folder)
     for name, component in pipeline.components.items():
         if name == "transformer":
@@ -79,7 +79,7 @@ def _from_pipeline(pipeline, folder: Path) -> FloatModel:
     labels = getattr(pipeline, "labels", None)
     if isinstance(labels, dict) and labels:
         _write_labels(folder / "model_index.json", labels)
-    return load_with(_name(pipeline), folder, FloatWeights(pipeline.transformer))
+    return load_with(_name(pipeline), folder, FloatWeights(pipeline.transformer), size)
 
 
 def _write_labels(index: Path, labels: dict[str, int]) -> None:

@@ -12,7 +12,8 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json
 from edge_hadanorm.models import FAMILIES, class_of, family
 from edge_hadanorm.models.denoiser import Denoiser
-from edge_hadanorm.pipelines.kinds import KINDS
+from edge_hadanorm.pipelines.decoder import pixels_a_latent
+from edge_hadanorm.pipelines.kinds import KINDS, Kind
 from edge_hadanorm.pipelines.text_to_image import INDEX, TextToImage, encoded_shapes
 from edge_hadanorm.tensor_files import LazyWeights, read_shapes, read_weights
 
@@ -32,21 +33,68 @@ class FloatModel:
     notes: tuple[str, ...] = ()
 
 
-def load(name: str) -> FloatModel:
+@dataclass(frozen=True)
+class Size:
+    """Size that a model is wanted for: of pictures, width and height in pixels, or of latents, [H, W].
+
+    Neither: the size that the model's config has.
+    """
+
+    picture: tuple[int, int] | None = None
+    latents: tuple[int, int] | None = None
+
+
+AS_CONFIGURED = Size()
+
+
+def load(name: str, size: Size = AS_CONFIGURED) -> FloatModel:
     """Load a model by name, in float32. Raises UserError for what is missing, broken, unsupported or not finite."""
-    place = _find(name)
+    place = _find(name, size)
     return _build(place, LazyWeights(place.transformer))
 
 
-def outline(name: str) -> FloatModel:
+def outline(name: str, size: Size = AS_CONFIGURED) -> FloatModel:
     """Load a model on the meta device, from config and headers alone: no weight is read. Raises UserError as `load`."""
-    place = _find(name)
+    place = _find(name, size)
     return _build(place, read_weights(place.transformer, read=read_shapes))
 
 
-def load_with(name: str, folder: Path, weights: Mapping[str, torch.Tensor]) -> FloatModel:
+def load_with(name: str, folder: Path, weights: Mapping[str, torch.Tensor], size: Size) -> FloatModel:
     """Load the model of a folder under another name, with its transformer's weights from memory."""
-    return _build(replace(_find(str(folder)), name=name), weights)
+    return _build(replace(_find(str(folder), size), name=name), weights)
+
+
+def resized(model: FloatModel, size: Size) -> FloatModel:
+    """The model for another size, its weights shared. Raises UserError for a size that it cannot have."""
+    latents = size.latents
+    if size.picture is not None:
+        if model.pipeline is None:
+            raise _no_pixels(model.name)
+        latents = latents_of(size.picture, model.pipeline)
+    if latents is None:
+        return model
+    denoiser = model.denoiser.resized(*latents)
+    return replace(model, denoiser=denoiser, config=denoiser.config)
+
+
+def latents_of(picture: tuple[int, int], pipeline: TextToImage) -> tuple[int, int]:
+    """H, W of the latents of a picture's width and height. Raises UserError where a latent pixel would be a part."""
+    return _latents(picture, pipeline.folder, pipeline.kind)
+
+
+def _latents(picture: tuple[int, int], folder: Path, kind: Kind) -> tuple[int, int]:
+    width, height = picture
+    factor = pixels_a_latent(folder / "vae", kind.decoder) if kind.decoder else 1
+    if min(picture) < 1 or width % factor or height % factor:
+        raise UserError(f"`size` {width}x{height}: width and height must be multiples of {factor} pixels")
+    return height // factor, width // factor
+
+
+def _no_pixels(name: str) -> UserError:
+    return UserError(
+        f"{name} is a transformer alone, whose pictures have no size in pixels: leave out `size`, captured `inputs` "
+        "have that of latents"
+    )
 
 
 @dataclass(frozen=True)
@@ -63,7 +111,7 @@ class _Place:
     config: dict
 
 
-def _find(name: str) -> _Place:
+def _find(name: str, size: Size) -> _Place:
     folder = REFERENCE if name == "reference" else Path(name)
     if not os.path.exists(folder) and _HUB_ID.fullmatch(name):
         folder = _download(name)
@@ -79,7 +127,22 @@ def _find(name: str) -> _Place:
         raise UserError(f"{config_file} is no diffusers config: it names no _class_name; give a float model's folder")
     form = family(class_of(config))
     config = {key: value for key, value in config.items() if not key.startswith("_")}
-    return _Place(name, folder, transformer, form, config)
+    return _Place(name, folder, transformer, form, config | _own_size(name, folder, config, size))
+
+
+def _own_size(name: str, folder: Path, config: dict, size: Size) -> dict:
+    """The key of a config that says a size which is not the config's own."""
+    latents = size.latents
+    if size.picture is not None:
+        if not (folder / INDEX).exists():
+            raise _no_pixels(name)
+        index = read_json(folder / INDEX, "pipeline index")
+        class_name = index.get("_class_name") if isinstance(index, dict) else None
+        if class_name not in KINDS:  # which is answered where the pipeline is made
+            return {}
+        latents = _latents(size.picture, folder, KINDS[class_name])
+    own = config.get("sample_size")
+    return {} if latents is None or list(latents) in (own, [own, own]) else {"latent_size": list(latents)}
 
 
 def _build(place: _Place, weights: Mapping[str, torch.Tensor]) -> FloatModel:

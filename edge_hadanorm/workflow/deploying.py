@@ -16,6 +16,7 @@ from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters import targets
 from edge_hadanorm.pipelines.drawing import Runner, Stopwatch, Wish, picture
+from edge_hadanorm.pipelines.loading import latents_of
 from edge_hadanorm.pipelines.pictures import to_image
 from edge_hadanorm.progress import Status, quiet
 from edge_hadanorm.workflow.calibration_data import Prompts, prompt_list
@@ -39,6 +40,7 @@ def export(
     eta: float | None = None,
     scheduler: str | Path | None = None,
     guidance_steps: tuple[float, float] | None = None,
+    size: tuple[int, int] | None = None,
     force: bool = False,
     status: Status = quiet,
 ) -> Bundle:
@@ -52,9 +54,9 @@ def export(
     leave the text encoders out. decode_tile: side of the latents that are decoded at once, 64 by default. precision:
     of the floats in a program, where the target leaves a choice. steps, guidance, negative, eta, scheduler: defaults of
     the bundle, see `sampling_defaults.Sampling`; None: the checkpoint's. guidance_steps: shares of the steps, from and
-    to, that guidance is for, (0.0, 0.6) for the first 60 %; the others take the text's prediction alone. force: replace
-    an earlier bundle. status: is told what is being done. Raises UserError for what the target cannot have, and then
-    nothing is left at `out`.
+    to, that guidance is for, (0.0, 0.6) for the first 60 %; the others take the text's prediction alone. size: width
+    and height of pictures in pixels, by default the checkpoint's. force: replace an earlier bundle. status: is told
+    what is being done. Raises UserError for what the target cannot have, and then nothing is left at `out`.
     """
     from edge_hadanorm.exporters import writer  # with it come the targets' tools, which take seconds
 
@@ -63,8 +65,10 @@ def export(
     with _as_folder(quantized) as (source, saved):
         if saved.pipeline is not None:
             saved = replace(saved, pipeline=wanted.of(saved.pipeline))
-        elif wanted.given:
-            raise UserError(f"{source} is a transformer alone, which samples nothing: leave out `{wanted.given[0]}`")
+            if size is not None:
+                saved = replace(saved, denoiser=saved.denoiser.resized(*latents_of(size, saved.pipeline)))
+        elif given := [*wanted.given, *(["size"] if size is not None else [])]:
+            raise UserError(f"{source} is a transformer alone, which samples nothing: leave out `{given[0]}`")
         targets.check_target(target, saved, precision)
         if source.resolve() in (Path(out).resolve(), *Path(out).resolve().parents):
             raise UserError(f"{out} is the checkpoint {source}, or lies in it; export to a folder of its own")

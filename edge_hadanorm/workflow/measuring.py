@@ -9,7 +9,7 @@ from edge_hadanorm.measure import evaluation
 from edge_hadanorm.models.calls import Captured
 from edge_hadanorm.pipelines.trajectories import evaluation_data
 from edge_hadanorm.progress import Progress, Status, quiet, silent
-from edge_hadanorm.workflow.quantizing import Model, load, told
+from edge_hadanorm.workflow.quantizing import Model, load_sized, told
 
 
 def evaluate(
@@ -34,7 +34,7 @@ def evaluate(
     """
     saved = quantized if isinstance(quantized, Checkpoint) else checkpoint.load(Path(quantized))
     name = saved.recipe.name if isinstance(quantized, Checkpoint) else quantized
-    model = told(load(saved.source if reference is None else reference), status)
+    model = told(load_sized(saved.source if reference is None else reference, checkpoint.size_of(saved)), status)
     checkpoint.check_config(name, saved, model)
     model = checkpoint.sampled_alike(model, saved)
     data = evaluation_data(model, inputs, progress("evaluating"))

@@ -15,10 +15,10 @@ from edge_hadanorm.measure import dry_run as dry_runs
 from edge_hadanorm.measure import evaluation
 from edge_hadanorm.method import recipe as recipes
 from edge_hadanorm.method.recipe import Recipe
-from edge_hadanorm.models.calls import Captured, Inputs
+from edge_hadanorm.models.calls import Captured, Inputs, captured_size
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines import in_memory, loading
-from edge_hadanorm.pipelines.loading import FloatModel
+from edge_hadanorm.pipelines.loading import FloatModel, Size
 from edge_hadanorm.pipelines.trajectories import Trajectories, evaluation_data, evaluation_prompts, has_prompts
 from edge_hadanorm.progress import Progress, Status, quiet, silent
 from edge_hadanorm.quantization import calibration as calibration_state
@@ -34,17 +34,30 @@ DEFAULT_TEXT_TOKENS = 120
 Model = str | Path | FloatModel | object
 
 
-def load(model: Model) -> FloatModel:
+def load(model: Model, *, size: tuple[int, int] | None = None) -> FloatModel:
     """Load a float model: `reference`, a diffusers pipeline or transformer folder, a hub id, or a diffusers object.
 
     >>> edge_hadanorm.load("reference").transformer_class
     'PixArtTransformer2DModel'
 
-    Raises UserError for what is missing, broken, unsupported or not finite.
+    size: width and height of its pictures in pixels, by default as its config has them. Raises UserError for what is
+    missing, broken, unsupported or not finite, and for a size that the model cannot have.
     """
+    return load_sized(model, Size(picture=size))
+
+
+def load_sized(model: Model, size: Size) -> FloatModel:
+    """Load a float model for a size of pictures or of latents."""
     if isinstance(model, FloatModel):
-        return model
-    return loading.load(str(model)) if isinstance(model, str | Path) else in_memory.from_memory(model)
+        return loading.resized(model, size)
+    return loading.load(str(model), size) if isinstance(model, str | Path) else in_memory.from_memory(model, size)
+
+
+def _size(size: tuple[int, int] | None, inputs: Captured | None) -> Size:
+    """The size that the user gives, or that captured inputs have."""
+    if size is not None or inputs is None:
+        return Size(picture=size)
+    return Size(latents=captured_size(inputs))
 
 
 def told(model: FloatModel, status: Status) -> FloatModel:
@@ -64,6 +77,7 @@ def calibrate(
     negative: str | None = None,
     eta: float | None = None,
     scheduler: str | Path | None = None,
+    size: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> CalibrationData:
     """Collect calibration data of a float model for several `quantize` calls, which then measure it once.
@@ -75,7 +89,7 @@ def calibrate(
 
     Raises UserError where there is nothing to calibrate on; see `quantize` for the arguments.
     """
-    model = Sampling(steps, guidance, negative, eta, scheduler).of_model(load(model))
+    model = Sampling(steps, guidance, negative, eta, scheduler).of_model(load_sized(model, _size(size, inputs)))
     data = collect(model, prompts, inputs, seed)
     if data is None:
         raise UserError(f"{model.name} has nothing to calibrate on: give {calibration_data.missing(model)}")
@@ -94,6 +108,7 @@ def quantize(
     negative: str | None = None,
     eta: float | None = None,
     scheduler: str | Path | None = None,
+    size: tuple[int, int] | None = None,
     seed: int = 0,
     device: str = "auto",
     average_bits: float | None = None,
@@ -112,7 +127,8 @@ def quantize(
     model: see `load`; one in memory is left as it is. recipe: a name of `recipes`, a .json file or a `Recipe`.
     prompts, inputs: what to calibrate on, see `calibration_data.collect`; by default the model's own prompts. steps,
     guidance, negative, eta, scheduler: of pictures, in calibration and as defaults of the checkpoint and its bundles,
-    see `sampling_defaults.Sampling`; None: the pipeline's own. seed: of the first picture's noise. device: where
+    see `sampling_defaults.Sampling`; None: the pipeline's own. size: width and height of pictures in pixels, by default
+    as the config, or captured inputs, have them. seed: of the first picture's noise. device: where
     calibration runs. average_bits: weight bits on average, more where it matters. calibration: data of this model, in
     place of prompts, inputs, seed and what sampling takes.
     measure: whether to fill `metrics` on held-back prompts, else on the inputs. force: replace an earlier `out`.
@@ -124,8 +140,10 @@ def quantize(
     recipe, device = _recipe(recipe, average_bits), pick_device(device)
     with _new_checkpoint(out, force) as (folder, state):
         borrowed = not isinstance(model, str | Path)
-        model = Sampling(steps, guidance, negative, eta, scheduler).of_model(told(load(model), status))
-        if calibration is not None and calibration.model.denoiser is not model.denoiser:
+        model = Sampling(steps, guidance, negative, eta, scheduler).of_model(
+            told(load_sized(model, _size(size, inputs)), status)
+        )
+        if calibration is not None and not _is_same(calibration.model, model):
             raise UserError(
                 f"the calibration data are of {calibration.model.name} as loaded for them: give their `model`"
             )
@@ -162,6 +180,12 @@ def quantize(
     return saved
 
 
+def _is_same(model: FloatModel, other: FloatModel) -> bool:
+    """Whether calibration data of one model are of the other: the same weights, at whatever size and sampling."""
+    tensors = (next(own.denoiser.parameters()) for own in (model, other))
+    return next(tensors).data_ptr() == next(tensors).data_ptr()
+
+
 @contextmanager
 def _new_checkpoint(out: str | Path | None, force: bool) -> Iterator[tuple[Path | None, Path | None]]:
     """A folder that becomes `out`, and the file of a calibration's state beside it; nothing without `out`.
@@ -194,6 +218,7 @@ def dry_run(
     negative: str | None = None,
     eta: float | None = None,
     scheduler: str | Path | None = None,
+    size: tuple[int, int] | None = None,
     seed: int = 0,
     average_bits: float | None = None,
     status: Status = quiet,
@@ -202,7 +227,7 @@ def dry_run(
 
     No weight is read and nothing is written. See `quantize` for the arguments. Raises UserError as it does.
     """
-    recipe, outlined = _recipe(recipe, average_bits), told(loading.outline(str(model)), status)
+    recipe, outlined = _recipe(recipe, average_bits), told(loading.outline(str(model), _size(size, inputs)), status)
     outlined = Sampling(steps, guidance, negative, eta, scheduler).of_model(outlined)
     quantization.check_recipe(recipe, outlined.denoiser)
     data = collect(outlined, prompts, inputs, seed)
