@@ -13,13 +13,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edge_hadanorm.errors import UserError
 from edge_hadanorm.method.fold import LinearModulation, Producer, Values
 from edge_hadanorm.method.linear import equal_parts
 from edge_hadanorm.method.operators import layer_norm
 from edge_hadanorm.models.conversion import Conversion, add_ones, check_fixed, cut_variance, scaled
 from edge_hadanorm.models.denoiser import State
 from edge_hadanorm.models.layers import TIME_CHANNELS, Attention, FeedForward, sinusoid, time_frequencies
-from edge_hadanorm.models.patches import PatchDenoiser, check_patches, check_variance, sincos_positions
+from edge_hadanorm.models.patches import PatchDenoiser, check_patches, check_variance, latent_size, sincos_positions
 
 # Of the norm before a feed-forward; the others have the default of `layer_norm`.
 FEED_FORWARD_EPS = 1e-5
@@ -126,6 +127,8 @@ class DiTDenoiser(PatchDenoiser):
     def check(config: dict) -> None:
         check_patches(config, "num_layers", "num_embeds_ada_norm")
         check_variance(config)
+        if len(set(size := latent_size(config))) > 1:  # diffusers puts patches together as those of a square
+            raise UserError(f"`size`: latents of {list(size)} (height, width) are no square, which a DiT needs")
         fixed = {
             "norm_type": "ada_norm_zero",
             "activation_fn": "gelu-approximate",

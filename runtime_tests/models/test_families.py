@@ -198,7 +198,7 @@ def single(call: Inputs) -> Inputs:
 @torch.no_grad()
 def test_the_program_is_the_simulation(family, denoiser, exported):
     saved = checkpoint.load(exported.file("simulation"))
-    call = single(family.call(denoiser, seed=80))
+    call = single(family.call(denoiser, seed=80, batch=1))
     program = Runtime.get().load_program(exported.file("denoiser"))
     prepare, denoise = program.load_method("prepare"), program.load_method("denoise")
     conditioning = [tensor.clone() for tensor in prepare.execute(list(call.prompt.values()))]

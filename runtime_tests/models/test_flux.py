@@ -66,7 +66,10 @@ def test_packed_inputs_give_the_output_of_diffusers_transformer(denoiser, tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_states": pack(randn(3, 4, 16, 16)), "img_ids": image_ids(8)}, "img_ids .* set sample_size"),
+        (
+            {"hidden_states": pack(randn(3, 4, 16, 16)), "img_ids": image_ids(8)},
+            "img_ids are not those of latents of 8 x 8",
+        ),
         ({"img_ids": image_ids(4).flip(0)}, "img_ids"),
         ({"img_ids": torch.tensor(0.0)}, "img_ids"),
         ({"txt_ids": torch.ones(6, 3)}, "txt_ids"),
