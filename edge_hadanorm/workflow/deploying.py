@@ -60,10 +60,13 @@ def export(
     options = targets.Options(tuple(prompt_list(prompts)), decode_tile, precision, guidance_steps)
     wanted = Sampling(steps, guidance, negative, scheduler)
     with _as_folder(quantized) as (source, saved):
+        given = [*wanted.given, *(() if guidance_steps is None else ("guidance_steps",))]
         if saved.pipeline is not None:
             saved = replace(saved, pipeline=wanted.of(saved.pipeline))
-        elif wanted.given:
-            raise UserError(f"{source} is a transformer alone, which samples nothing: leave out `{wanted.given[0]}`")
+            if guidance_steps is not None:  # what are no shares is refused before programs are lowered, for minutes
+                saved.pipeline.plan(saved.pipeline.steps).guided_between(*guidance_steps)
+        elif given:
+            raise UserError(f"{source} is a transformer alone, which samples nothing: leave out `{given[0]}`")
         targets.check_target(target, saved, precision)
         if source.resolve() in (Path(out).resolve(), *Path(out).resolve().parents):
             raise UserError(f"{out} is the checkpoint {source}, or lies in it; export to a folder of its own")
