@@ -131,10 +131,11 @@ def generate(
     plan = loaded.plan(sampling["plan"] if steps is None else steps)
     if guidance_steps is not None:
         plan = plan.guided_between(*guidance_steps)
+    default = sampling["guidance"] if plan.guidance is None else plan.guidance
     wish = Wish(
         prompt,
         plan,
-        sampling["guidance"] if guidance is None else guidance,
+        default if guidance is None else guidance,
         seed,
         sampling["negative"] if negative is None else negative,
     )
