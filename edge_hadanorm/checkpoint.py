@@ -104,9 +104,7 @@ def save(folder: Path, saved: Checkpoint) -> None:
         for component in pipeline.kind.components:
             shutil.copytree(pipeline.folder / component, folder / component, ignore=_strays, copy_function=link_or_copy)
         if pipeline.scheduler != read_scheduler(pipeline.folder / SCHEDULER_CONFIG):
-            file = folder / SCHEDULER_CONFIG
-            file.unlink()  # it may be a link to the source's own
-            make_scheduler(pipeline.scheduler).save_config(file.parent)
+            make_scheduler(pipeline.scheduler).save_config((folder / SCHEDULER_CONFIG).parent)
         if pipeline.labels is not None:
             names = {str(number): name for name, number in pipeline.labels.items()}
             write_json(folder / LABELS, {"id2label": names})
@@ -227,7 +225,16 @@ def float_model(path: Path, saved: Checkpoint, reference: str | None) -> FloatMo
     """Load what the checkpoint at a path was quantized from, or the `reference` where it is given."""
     model = loading.load(reference or saved.source)
     check_config(path, saved, model)
-    return model
+    return sampled_alike(model, saved)
+
+
+def sampled_alike(model: FloatModel, saved: Checkpoint) -> FloatModel:
+    """The float model with the checkpoint's defaults of sampling, so that both draw the same way."""
+    own = saved.pipeline
+    if model.pipeline is None or own is None:
+        return model
+    pipeline = model.pipeline.with_defaults(own.steps, own.guidance, own.negative, own.eta, own.scheduler)
+    return dataclasses.replace(model, pipeline=pipeline)
 
 
 def check_config(name: object, saved: Checkpoint, model: FloatModel) -> None:

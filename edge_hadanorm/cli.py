@@ -51,6 +51,7 @@ def sampled(command):
         click.option("--steps", type=int, help="Sampler steps."),
         click.option("--guidance", type=float, help="Classifier-free guidance; 1 is none."),
         click.option("--negative", metavar="TEXT", help="Negative prompt."),
+        click.option("--eta", type=float, help="Share of noise, of schedulers that take one."),
         click.option("--scheduler", metavar="FILE|CLASS", help="A scheduler_config.json, or a scheduler of diffusers."),
     )
     for option in reversed(options):

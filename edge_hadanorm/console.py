@@ -20,6 +20,7 @@ OPTIONS = {
     "backend": "--backend",
     "decode_tile": "--decode-tile",
     "device": "--device",
+    "eta": "--eta",
     "force": "--force",
     "guidance": "--guidance",
     "guidance_steps": "--guidance-steps",

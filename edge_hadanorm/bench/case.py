@@ -58,7 +58,7 @@ class Case:
 
     @cached_property
     def inputs(self) -> Inputs:
-        """Inputs of one image, without the guidance batch."""
+        """Inputs of one sequence."""
         generator = torch.Generator().manual_seed(1)
         return Inputs(
             torch.randn(1, LATENT_CHANNELS, self.side, self.side, generator=generator),

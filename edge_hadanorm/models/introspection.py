@@ -34,7 +34,7 @@ PIXELS = 8
 PACKED = ("img_ids", "img_shapes")
 # What transformers call their lists of blocks.
 STACK = re.compile("block|layer|refiner")
-# Of the call on fake tensors: the guidance batch, and a number of text tokens that is hardly a width.
+# Of the call on fake tensors: two sequences, and a number of text tokens that is hardly a width.
 BATCH, TOKENS = 2, 37
 
 Shapes = dict[str, tuple[int, ...]]

@@ -47,7 +47,8 @@ class Kind:
 
     encoders: by folder; the tokenizer's folder is named like it. Outputs of the second are named text_2 and so on.
     steps, guidance, negative, prefix: the sampler steps, the classifier-free guidance, the negative prompt and the text
-    before every prompt but that, which the class takes when its caller names none. gather: makes what
+    before every prompt but that, which the class takes when its caller names none. eta: the share of noise that it
+    gives to schedulers that take one; None: it gives none, and their own holds. gather: makes what
     `Denoiser.prepare` takes from the encoders' outputs and masks. lower: prompts are lower-cased. decoder: the class of
     the autoencoder in `vae`, None for pixel-space models. labels: prompts are names of classes, not texts.
     """
@@ -56,6 +57,7 @@ class Kind:
     steps: int
     guidance: float
     negative: str = ""
+    eta: float | None = None
     prefix: str = ""
     gather: Callable[[Tensors], Tensors] = as_given
     lower: bool = False
@@ -116,10 +118,10 @@ SANA_INSTRUCTION = (
 KINDS = {
     "ReferencePipeline": Kind({"text_encoder": Encoder(T5)}, steps=8, guidance=1.5),
     "PixArtAlphaPipeline": Kind(
-        {"text_encoder": Encoder(MASKED_T5, 120)}, steps=20, guidance=4.5, lower=True, decoder=KL
+        {"text_encoder": Encoder(MASKED_T5, 120)}, steps=20, guidance=4.5, eta=0.0, lower=True, decoder=KL
     ),
     "PixArtSigmaPipeline": Kind(
-        {"text_encoder": Encoder(MASKED_T5, 300)}, steps=20, guidance=4.5, lower=True, decoder=KL
+        {"text_encoder": Encoder(MASKED_T5, 300)}, steps=20, guidance=4.5, eta=0.0, lower=True, decoder=KL
     ),
     "StableDiffusion3Pipeline": Kind(
         {"text_encoder": Encoder(CLIP, 77), "text_encoder_2": Encoder(CLIP, 77), "text_encoder_3": Encoder(T5, 256)},
@@ -132,6 +134,7 @@ KINDS = {
         {"text_encoder": Encoder(GEMMA, 300)},
         steps=20,
         guidance=4.5,
+        eta=0.0,
         prefix=SANA_INSTRUCTION,
         lower=True,
         decoder=DC,

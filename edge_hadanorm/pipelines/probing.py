@@ -9,7 +9,7 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,14 +24,20 @@ NEGLIGIBLE = 1e-9
 # Relative error of the replay. Schedulers round to float32, some with cancellation; a nonlinear one is off by more.
 TOLERANCE = 1e-3
 CLIPPING = ("thresholding", "clip_sample")
+# What pipelines give to set_timesteps for a number of steps besides that number, and timesteps that they leave out.
+GIVEN: dict[str, Callable[[int], dict[str, Any]]] = {
+    "SCMScheduler": lambda steps: {} if steps == 2 else {"intermediate_timesteps": None},
+}
+LEFT_OUT = {"SCMScheduler": slice(-1)}
 # The function of diffusers that schedulers draw noise with.
 DRAWS = "randn_tensor"
 
 
-def probe(scheduler: Any, steps: int, **schedule: Any) -> Plan:
+def probe(scheduler: Any, steps: int, eta: float | None = None, **schedule: Any) -> Plan:
     """Probe a stock diffusers scheduler for its plan; the scheduler is left as it was.
 
-    `schedule` is what the pipeline gives to set_timesteps besides the number of steps (`mu`, `sigmas`). A scheduler
+    eta: what the pipeline gives to step where it takes one, a share of noise; None: nothing. `schedule` is what the
+    pipeline gives to set_timesteps besides the number of steps (`mu`, `sigmas`). A scheduler
     that calls the model more than once a step (Heun, PNDM) yields a plan of as many rows as calls. A replay on random
     inputs has to give what the plan says. Raises UserError for a scheduler that is not linear, or that draws noise in
     another way than once a step by diffusers' own function.
@@ -45,10 +51,10 @@ def probe(scheduler: Any, steps: int, **schedule: Any) -> Plan:
             raise UserError(f"{name} is not linear in latents and predictions: its config sets {flag}")
     with _undisturbed():
         try:
-            plan = _plan(start(scheduler, steps, schedule))
+            plan = _plan(start(scheduler, steps, schedule), eta)
             draws = 10 * torch.randn(2, 1 + plan.steps, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-            first, second = (replay(start(scheduler, steps, schedule), *draws) for _ in range(2))
-            expected = _replay_plan(plan, *draws)
+            first, second = (replay(start(scheduler, steps, schedule), *draws, eta=eta) for _ in range(2))
+            expected = replay_plan(plan, *draws)
         except Exception as error:  # a scheduler may fail in any way on a setting or a shape that it does not know
             raise UserError(f"{name} has no plan: {' '.join(str(error).split())}") from error
     if not torch.equal(first, second):
@@ -58,19 +64,20 @@ def probe(scheduler: Any, steps: int, **schedule: Any) -> Plan:
     return plan
 
 
-def _plan(scheduler: Any) -> Plan:
+def _plan(scheduler: Any, eta: float | None) -> Plan:
     """Find the coefficients by one walk in float64: every latent, prediction and noise is a basis vector."""
-    steps = len(scheduler.timesteps)
+    timesteps = calls(scheduler)
+    steps = len(timesteps)
     basis = torch.eye(3 * steps, dtype=torch.float64)[..., None, None, None]  # each variable [batch 3 steps, 1, 1, 1]
     a: list[float] = []
     b: list[list[float]] = []
     c: list[list[float]] = []
     rows: list[Row] = []
-    for k, timestep in enumerate(scheduler.timesteps):
+    for k, timestep in enumerate(timesteps):
         known = _known(scheduler, timestep)
         input_scale = scaled(scheduler, basis[k], timestep)[k].item()
-        with drawing(scheduler, basis[2 * steps + k]):
-            made = scheduler.step(basis[steps + k], timestep, basis[k], return_dict=False)[0]
+        with drawing(scheduler, [basis[2 * steps + k]]):
+            made = _stepped(scheduler, basis[steps + k], timestep, basis[k], eta)
         latents, predictions, noise = made.flatten().unflatten(0, (3, steps))[:, : k + 1].tolist()
         # Earlier latents leave the row, the oldest first, by x_i = (x_(i+1) - sum_j b_ij p_(i-j) - c_ij n_(i-j)) / a_i.
         for i in range(k):
@@ -117,10 +124,16 @@ def start(scheduler: Any, steps: int, schedule: dict) -> Any:
         if len(copy.timesteps) != steps:
             raise ValueError(f"the given sigmas are for {len(copy.timesteps)} steps, not {steps}")
     else:
-        copy.set_timesteps(steps, **schedule)
+        given = GIVEN.get(type(scheduler).__name__, lambda _: {})
+        copy.set_timesteps(steps, **given(steps) | schedule)
     if hasattr(copy, "set_begin_index"):
         copy.set_begin_index(0)  # else a repeated first timestep is looked up at its second place
     return copy
+
+
+def calls(scheduler: Any) -> torch.Tensor:
+    """Timesteps of a started scheduler at which a pipeline calls the model."""
+    return scheduler.timesteps[LEFT_OUT.get(type(scheduler).__name__, slice(None))]
 
 
 def scaled(scheduler: Any, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
@@ -134,14 +147,14 @@ def noise_scale(scheduler: Any) -> float:
 
 
 @contextmanager
-def drawing(scheduler: Any, noise: torch.Tensor) -> Iterator[None]:
-    """Let a scheduler draw this noise, once, while inside."""
-    drawn: list[Any] = []
+def drawing(scheduler: Any, noises: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Let a scheduler draw these noises, one after the other, while inside."""
+    left = iter(noises)
 
     def draw(shape: Any, *_: Any, dtype: torch.dtype | None = None, **__: Any) -> torch.Tensor:
-        if drawn:
+        noise = next(left, None)
+        if noise is None:
             raise ValueError("it draws noise more than once a step")
-        drawn.append(shape)
         return noise.reshape(tuple(shape)).to(dtype or noise.dtype)
 
     modules = {cls.__module__ for cls in type(scheduler).__mro__}
@@ -156,30 +169,36 @@ def drawing(scheduler: Any, noise: torch.Tensor) -> Iterator[None]:
             setattr(module, DRAWS, function)
 
 
-def replay(scheduler: Any, predictions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+def _stepped(scheduler: Any, prediction: torch.Tensor, timestep: Any, latents: torch.Tensor, eta: float | None) -> Any:
+    taken = eta is not None and "eta" in inspect.signature(scheduler.step).parameters
+    given = {"eta": eta} if taken else {}
+    return scheduler.step(prediction, timestep, latents, **given, return_dict=False)[0]
+
+
+def replay(scheduler: Any, predictions: torch.Tensor, noise: torch.Tensor, eta: float | None = None) -> torch.Tensor:
     """Run a started scheduler on the first noise, predictions and noise of every step, both [1 + steps, ...].
 
     The first of the predictions is not read. Returns model inputs and latents of every step [2 steps, n].
     """
     latents, rows = noise_scale(scheduler) * noise[0], []
-    for timestep, prediction, fresh in zip(scheduler.timesteps, predictions[1:], noise[1:], strict=True):
+    for timestep, prediction, fresh in zip(calls(scheduler), predictions[1:], noise[1:], strict=True):
         rows.append(scaled(scheduler, latents, timestep))
-        with drawing(scheduler, fresh):
-            latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
+        with drawing(scheduler, [fresh]):
+            latents = _stepped(scheduler, prediction, timestep, latents, eta)
         rows.append(latents)
     return torch.stack(rows).flatten(1)
 
 
-def _replay_plan(plan: Plan, predictions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """The same of a plan."""
-    rows, given = [], iter(predictions[1:])
+def replay_plan(plan: Plan, predictions: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Run a plan on what `replay` takes, without guidance; returns what it returns."""
+    latents = [plan.noise_scale * noise[0]]
 
     def predict(model_input: torch.Tensor, timestep: float, conditioning: str) -> torch.Tensor:
-        rows.append(model_input)
-        return next(given)
+        return predictions[len(latents)]
 
-    sample(predict, plan, 1.0, noise.__getitem__, on_step=lambda k, latents: rows.append(latents))
-    return torch.stack(rows).flatten(1)
+    sample(predict, plan, 1.0, noise.__getitem__, on_step=lambda k, x: latents.append(x))
+    inputs = [row.input_scale * x for row, x in zip(plan.rows, latents, strict=False)]
+    return torch.stack([x for pair in zip(inputs, latents[1:], strict=True) for x in pair]).flatten(1)
 
 
 @contextmanager

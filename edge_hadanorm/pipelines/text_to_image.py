@@ -25,7 +25,8 @@ class TextToImage:
     """A pipeline of diffusers without its transformer.
 
     folder: of the components. kind: the pipeline's class in diffusers. steps, guidance, negative: its defaults. prefix:
-    the text before every prompt but a negative one. scheduler: config of another scheduler than the folder's.
+    the text before every prompt but a negative one. eta: share of noise, of schedulers that take one; None: their own.
+    scheduler: config of another scheduler than the folder's.
     licence, prompts: from the folder's about.json, where it has one: a sentence, and prompts that the model was made
     for; the prompts of a model of classes are their names. Text encoders and decoder are loaded when they are first
     needed. Raises UserError for a class that is not in KINDS and for missing or broken files.
@@ -39,12 +40,14 @@ class TextToImage:
         guidance: float,
         prefix: str = "",
         negative: str = "",
+        eta: float | None = None,
         scheduler: dict | None = None,
     ):
         if kind not in KINDS:
             raise UserError(f"pipelines of class {kind} are not drawn with; those are {', '.join(KINDS)}")
         self.folder, self.class_name, self.kind = folder, kind, KINDS[kind]
         self.steps, self.guidance, self.prefix, self.negative = steps, guidance, prefix, negative
+        self.eta = self.kind.eta if eta is None else eta
         self.scheduler = scheduler or read_scheduler(folder / SCHEDULER_CONFIG)
         self.tokenizers = {name: self._tokenizer(name, encoder) for name, encoder in self.kind.encoders.items()}
         self.labels = _labels(folder) if self.kind.labels else None
@@ -86,6 +89,7 @@ class TextToImage:
             "guidance": self.guidance,
             "prefix": self.prefix,
             "negative": self.negative,
+            "eta": self.eta,
         }
 
     def with_defaults(
@@ -93,13 +97,17 @@ class TextToImage:
         steps: int | None = None,
         guidance: float | None = None,
         negative: str | None = None,
+        eta: float | None = None,
         scheduler: dict | None = None,
     ) -> "TextToImage":
         """The same pipeline with other defaults, None: as they are. Raises UserError for what it cannot have."""
         if guidance is not None and not 0 <= guidance <= MAX_GUIDANCE:
             raise UserError(f"`guidance` is {guidance}, not a number from 0 to {MAX_GUIDANCE:g}")
+        if eta is not None and not 0 <= eta <= 1:
+            raise UserError(f"`eta` is {eta}, not a number from 0 to 1")
         changed = copy.copy(self)
-        for name, value in (("steps", steps), ("guidance", guidance), ("negative", negative), ("scheduler", scheduler)):
+        wanted = {"steps": steps, "guidance": guidance, "negative": negative, "eta": eta, "scheduler": scheduler}
+        for name, value in wanted.items():
             if value is not None:
                 setattr(changed, name, value)
         changed.check(changed.negative, negative=True)
@@ -167,7 +175,7 @@ class TextToImage:
             raise UserError(f"`steps`: {steps} is not a number from 1 to {MAX_STEPS}")
         from edge_hadanorm.pipelines.probing import probe
 
-        return probe(make_scheduler(self.scheduler), steps)
+        return probe(make_scheduler(self.scheduler), steps, self.eta)
 
 
 def encoder_shapes(pipeline: TextToImage, name: str) -> Tensors:

@@ -36,6 +36,7 @@ def export(
     steps: int | None = None,
     guidance: float | None = None,
     negative: str | None = None,
+    eta: float | None = None,
     scheduler: str | Path | None = None,
     guidance_steps: tuple[float, float] | None = None,
     force: bool = False,
@@ -49,16 +50,16 @@ def export(
 
     quantized: a model or its folder. target: a name in `exporters.targets.TARGETS`. prompts: encode these here, and
     leave the text encoders out. decode_tile: side of the latents that are decoded at once, 64 by default. precision:
-    of the floats in a program, where the target leaves a choice. steps, guidance, negative, scheduler: defaults of the
-    bundle, see `sampling_defaults.Sampling`; None: the checkpoint's. guidance_steps: shares of the steps, from and to,
-    that guidance is for, (0.0, 0.6) for the first 60 %; the others take the text's prediction alone. force: replace an
-    earlier bundle. status: is told what is being done. Raises UserError for what the target cannot have, and then
+    of the floats in a program, where the target leaves a choice. steps, guidance, negative, eta, scheduler: defaults of
+    the bundle, see `sampling_defaults.Sampling`; None: the checkpoint's. guidance_steps: shares of the steps, from and
+    to, that guidance is for, (0.0, 0.6) for the first 60 %; the others take the text's prediction alone. force: replace
+    an earlier bundle. status: is told what is being done. Raises UserError for what the target cannot have, and then
     nothing is left at `out`.
     """
     from edge_hadanorm.exporters import writer  # with it come the targets' tools, which take seconds
 
     options = targets.Options(tuple(prompt_list(prompts)), decode_tile, precision, guidance_steps)
-    wanted = Sampling(steps, guidance, negative, scheduler)
+    wanted = Sampling(steps, guidance, negative, eta, scheduler)
     with _as_folder(quantized) as (source, saved):
         given = [*wanted.given, *(() if guidance_steps is None else ("guidance_steps",))]
         if saved.pipeline is not None:

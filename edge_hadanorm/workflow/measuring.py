@@ -36,6 +36,7 @@ def evaluate(
     name = saved.recipe.name if isinstance(quantized, Checkpoint) else quantized
     model = told(load(saved.source if reference is None else reference), status)
     checkpoint.check_config(name, saved, model)
+    model = checkpoint.sampled_alike(model, saved)
     data = evaluation_data(model, inputs, progress("evaluating"))
     return evaluation.evaluate(model.denoiser, saved.denoiser, *data, saved.recipe.name)
 

@@ -62,6 +62,7 @@ def calibrate(
     steps: int | None = None,
     guidance: float | None = None,
     negative: str | None = None,
+    eta: float | None = None,
     scheduler: str | Path | None = None,
     seed: int = 0,
 ) -> CalibrationData:
@@ -74,7 +75,7 @@ def calibrate(
 
     Raises UserError where there is nothing to calibrate on; see `quantize` for the arguments.
     """
-    model = Sampling(steps, guidance, negative, scheduler).of_model(load(model))
+    model = Sampling(steps, guidance, negative, eta, scheduler).of_model(load(model))
     data = collect(model, prompts, inputs, seed)
     if data is None:
         raise UserError(f"{model.name} has nothing to calibrate on: give {calibration_data.missing(model)}")
@@ -91,6 +92,7 @@ def quantize(
     steps: int | None = None,
     guidance: float | None = None,
     negative: str | None = None,
+    eta: float | None = None,
     scheduler: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -109,8 +111,8 @@ def quantize(
 
     model: see `load`; one in memory is left as it is. recipe: a name of `recipes`, a .json file or a `Recipe`.
     prompts, inputs: what to calibrate on, see `calibration_data.collect`; by default the model's own prompts. steps,
-    guidance, negative, scheduler: of pictures, in calibration and as defaults of the checkpoint and its bundles, see
-    `sampling_defaults.Sampling`; None: the pipeline's own. seed: of the first picture's noise. device: where
+    guidance, negative, eta, scheduler: of pictures, in calibration and as defaults of the checkpoint and its bundles,
+    see `sampling_defaults.Sampling`; None: the pipeline's own. seed: of the first picture's noise. device: where
     calibration runs. average_bits: weight bits on average, more where it matters. calibration: data of this model, in
     place of prompts, inputs, seed and what sampling takes.
     measure: whether to fill `metrics` on held-back prompts, else on the inputs. force: replace an earlier `out`.
@@ -122,7 +124,7 @@ def quantize(
     recipe, device = _recipe(recipe, average_bits), pick_device(device)
     with _new_checkpoint(out, force) as (folder, state):
         borrowed = not isinstance(model, str | Path)
-        model = Sampling(steps, guidance, negative, scheduler).of_model(told(load(model), status))
+        model = Sampling(steps, guidance, negative, eta, scheduler).of_model(told(load(model), status))
         if calibration is not None and calibration.model.denoiser is not model.denoiser:
             raise UserError(
                 f"the calibration data are of {calibration.model.name} as loaded for them: give their `model`"
@@ -190,6 +192,7 @@ def dry_run(
     steps: int | None = None,
     guidance: float | None = None,
     negative: str | None = None,
+    eta: float | None = None,
     scheduler: str | Path | None = None,
     seed: int = 0,
     average_bits: float | None = None,
@@ -200,7 +203,7 @@ def dry_run(
     No weight is read and nothing is written. See `quantize` for the arguments. Raises UserError as it does.
     """
     recipe, outlined = _recipe(recipe, average_bits), told(loading.outline(str(model)), status)
-    outlined = Sampling(steps, guidance, negative, scheduler).of_model(outlined)
+    outlined = Sampling(steps, guidance, negative, eta, scheduler).of_model(outlined)
     quantization.check_recipe(recipe, outlined.denoiser)
     data = collect(outlined, prompts, inputs, seed)
     if data is None:

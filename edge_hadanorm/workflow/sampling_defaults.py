@@ -14,12 +14,14 @@ class Sampling:
     """What the user wants instead of a pipeline's defaults; None: as they are.
 
     steps: of the sampler. guidance: classifier-free guidance, 1 for none. negative: the prompt for what is not wanted.
-    scheduler: a scheduler_config.json, or the name of a class of diffusers.
+    eta: share of noise, of schedulers that take one. scheduler: a scheduler_config.json, or the name of a class of
+    diffusers.
     """
 
     steps: int | None = None
     guidance: float | None = None
     negative: str | None = None
+    eta: float | None = None
     scheduler: str | Path | None = None
 
     @property
@@ -32,7 +34,7 @@ class Sampling:
         if not self.given:
             return pipeline
         config = None if self.scheduler is None else given_scheduler(self.scheduler, pipeline.scheduler)
-        return pipeline.with_defaults(self.steps, self.guidance, self.negative, config)
+        return pipeline.with_defaults(self.steps, self.guidance, self.negative, self.eta, config)
 
     def of_model(self, model: FloatModel) -> FloatModel:
         """The model, whose weights are shared, with these defaults. Raises UserError for a transformer alone."""

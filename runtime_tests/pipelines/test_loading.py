@@ -99,36 +99,37 @@ def test_sharded_weights_give_the_same_denoiser(model, tiny_pipeline, tmp_path):
 
 
 def ids_of(model: loading.FloatModel, prompt: str) -> torch.Tensor:
-    return model.pipeline.tokenizers["text_encoder"].rows(prompt)[0]
+    return model.pipeline.tokenizers["text_encoder"].inputs(prompt)["ids"]
 
 
-def test_ids_are_the_empty_prompt_and_the_prompt(model, reference):
+def test_ids_are_padded_to_the_length(model, reference):
     ids = ids_of(model, "red a")
-    assert ids.shape == (2, WORDS)
+    assert ids.shape == (1, WORDS)
     assert ids.dtype == torch.int64
-    assert ids[0].tolist() == [reference.tokenizer.pad_token_id] * WORDS
-    assert model.pipeline.tokenizers["text_encoder"]("red a") == ids[1].tolist()
+    assert ids_of(model, "").tolist() == [[reference.tokenizer.pad_token_id] * WORDS]
+    assert model.pipeline.tokenizers["text_encoder"]("red a") == ids[0].tolist()
+    assert model.pipeline.tokenizers["text_encoder"].inputs("red a")["mask"].tolist() == [[1, 1] + [0] * (WORDS - 2)]
 
 
 @pytest.mark.parametrize("prompt", ["", "red", "red a", "RED, a!", "a b c d e f g h", "  pale\tb\n"])
 def test_ids_are_those_of_transformers(model, tiny_pipeline, prompt):
     tokenizer = AutoTokenizer.from_pretrained(tiny_pipeline / "tokenizer")
-    expected = tokenizer(["", prompt], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    expected = tokenizer([prompt], padding="max_length", truncation=True, return_tensors="pt").input_ids
     assert torch.equal(ids_of(model, prompt), expected)
 
 
 def test_text_is_that_of_transformers(model, tiny_pipeline):
     encoder = T5EncoderModel.from_pretrained(tiny_pipeline / "text_encoder").eval()
     text = model.pipeline.prompt("red a")["text"]
-    assert text.shape == (2, WORDS, TEXT_WIDTH)
+    assert text.shape == (1, WORDS, TEXT_WIDTH)
     with torch.no_grad():
         assert torch.equal(text, encoder(ids_of(model, "red a")).last_hidden_state)
 
 
-def test_the_first_row_does_not_depend_on_the_prompt(model):
-    a, b = model.pipeline.prompt("red a")["text"], model.pipeline.prompt("blue c")["text"]
-    assert torch.equal(a[0], b[0])
-    assert not torch.equal(a[1], b[1])
+def test_a_negative_prompt_is_encoded_like_any_other_where_there_is_no_prefix(model):
+    prompt, negative = (model.pipeline.prompt("red a", negative)["text"] for negative in (False, True))
+    assert torch.equal(prompt, negative)
+    assert not torch.equal(prompt, model.pipeline.prompt("blue c")["text"])
 
 
 def test_case_punctuation_and_space_do_not_matter(model):
@@ -174,7 +175,7 @@ def test_words_are_the_vocabulary_in_order_of_id(model, reference):
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 1.5, 4.0])
 def test_the_float_denoiser_draws_the_picture_of_the_reference_pipeline(model, reference, guidance):
     noise = torch.from_numpy(normal(3, (1, *model.denoiser.latent_shape())))
-    expected = reference(["red a"], noise, num_inference_steps=8, guidance_scale=guidance)[0]
+    expected = reference(["red a"], noise, num_inference_steps=8, guidance_scale=max(1.0, guidance))[0]
     runner = TorchRunner(model.denoiser, model.pipeline)
     actual = picture(runner, Wish("red a", model.pipeline.plan(8), guidance, 3))
     assert actual.shape == (3, 8, 8)
@@ -199,26 +200,38 @@ def test_guidance_has_bounds(model, guidance):
 
 
 def test_recorded_inputs_are_those_of_every_step(model):
-    """Given to the sampler's loop again, their predictions make the same pictures."""
-    pipeline, table = model.pipeline, model.pipeline.plan(3)
-    trajectories = Trajectories(pipeline, ["red a", "blue c"], 3, 1.5, seed=5)
+    """What both conditionings are given at a step is one call, the negative prompt first; the pictures follow."""
+    pipeline, plan = model.pipeline, model.pipeline.plan(3)
+    trajectories = Trajectories(pipeline, ["red a", "blue c"], 3, 1.5, seed=5, negative="green b")
     calls = trajectories.record(model.denoiser)
-    assert [call.timestep.item() for call in calls] == 2 * [pytest.approx(t) for t in table.timesteps]
+    assert [call.timestep.item() for call in calls] == 2 * [pytest.approx(row.timestep) for row in plan.rows]
+    kept = iter(calls)
 
     class Replay:
         latent_shape = model.denoiser.latent_shape()
 
-        def prepare(self, prompt):
-            assert torch.equal(calls[0].prompt["text"], pipeline.prompt(prompt)["text"])
-            return []
+        def prepare(self, prompt, negative=False):
+            return [pipeline.prompt(prompt, negative)["text"], torch.tensor(negative)]
 
         def denoise(self, latents, timestep, conditioning):
-            assert torch.equal(latents, calls[0].latents)
-            return calls.pop(0).run(model.denoiser)
+            text, negative = conditioning
+            if not negative:  # the first of the two
+                self.call, self.prediction = (call := next(kept)), call.run(model.denoiser)
+            row = int(not negative)
+            torch.testing.assert_close(latents, self.call.latents[row : row + 1], rtol=1e-4, atol=1e-4)
+            assert torch.equal(text, self.call.prompt["text"][row : row + 1])
+            return self.prediction[row : row + 1]
 
     for i, (prompt, draw) in enumerate(zip(trajectories.prompts, trajectories.samples(model.denoiser), strict=True)):
-        assert torch.equal(latents(Replay(), Wish(prompt, table, 1.5, 5 + i)), draw())
-    assert calls == []
+        drawn = latents(Replay(), Wish(prompt, plan, 1.5, 5 + i, "green b"))
+        torch.testing.assert_close(drawn, draw(), rtol=1e-4, atol=1e-4)  # of two sequences at once, and one by one
+    assert next(kept, None) is None
+
+
+def test_recorded_inputs_without_guidance_are_of_the_text_alone(model):
+    calls = Trajectories(model.pipeline, ["red a"], 3, 1.0, seed=5).record(model.denoiser)
+    assert [call.latents.shape[0] for call in calls] == [1, 1, 1]
+    assert torch.equal(calls[0].prompt["text"], model.pipeline.prompt("red a")["text"])
 
 
 # Captured inputs.

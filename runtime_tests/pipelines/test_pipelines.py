@@ -1,5 +1,8 @@
 """Whole pipelines: diffusers' own pictures in float, and the way from a pipeline's folder to a bundle that draws."""
 
+import itertools
+import math
+
 import diffusers
 import numpy as np
 import pytest
@@ -12,12 +15,11 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters import writer
 from edge_hadanorm.exporters.targets import Options, simulation
 from edge_hadanorm.measure import metrics
-from edge_hadanorm.pipelines import loading
+from edge_hadanorm.pipelines import loading, probing
 from edge_hadanorm.pipelines.decoder import tiled
 from edge_hadanorm.pipelines.drawing import TorchRunner, Wish, picture
 from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.pictures import to_pixels
-from runtime_tests.support.helpers import relative_error
 from runtime_tests.support.tiny_pipelines import CLASSES, PIPELINES, save
 
 STEPS, GUIDANCE, SEED = 3, 2.5, 4
@@ -44,12 +46,27 @@ def prompts(name: str) -> list[str]:
     return ["goldfish", "tench"] if name == "dit" else PROMPTS
 
 
-def drawn_by_diffusers(folder, name: str, prompt: str, shape) -> torch.Tensor:
-    """The picture [3, H, W] in [-1, 1] of the pipeline itself, from the noise of SEED."""
+def drawn_by_diffusers(folder, name: str, prompt: str, shape, negative: str = "", scheduler=None) -> torch.Tensor:
+    """The picture [3, H, W] in [-1, 1] of the pipeline itself, from the noise of SEED, that of its steps too."""
     pipeline = diffusers.DiffusionPipeline.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
-    noise = torch.from_numpy(normal(SEED, (1, *shape)))
+    if scheduler is not None:
+        pipeline.scheduler = scheduler
+        rows = 2 if name == "dit" else 1  # the one that steps the latents of both conditionings
+        noises = (noise_of(shape, number).repeat(rows, 1, 1, 1) for number in itertools.count(1))
+        with probing.drawing(scheduler, noises):
+            return _drawn(pipeline, name, prompt, shape, negative)
+    return _drawn(pipeline, name, prompt, shape, negative)
+
+
+def noise_of(shape, number: int) -> torch.Tensor:
+    return torch.from_numpy(normal(SEED, (1, *shape), stream=number))
+
+
+def _drawn(pipeline, name: str, prompt: str, shape, negative: str) -> torch.Tensor:
+    noise = noise_of(shape, 0)
     options = dict(num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="latent", latents=noise)
+    options |= {} if name == "dit" else dict(negative_prompt=negative)
     if name == "dit":
         return _drawn_classes(pipeline, prompt, noise)
     if name == "pixart":
@@ -76,16 +93,43 @@ def _drawn_classes(pipeline, prompt: str, noise: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(found.images)[0] * 2 - 1
 
 
+def float_psnr_db(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """PSNR of pictures in [-1, 1] before they are rounded to pixels; one that was clamped is compared clamped."""
+    if expected.abs().max() <= 1:
+        actual = actual.clamp(-1, 1)
+    assert actual.shape == expected.shape
+    return -10 * math.log10(((actual - expected) / 2).square().mean().clamp(min=1e-12).item())
+
+
 @torch.no_grad()
 def test_a_float_picture_is_diffusers(name, folder, model):
-    prompt = prompts(name)[0]
-    expected = drawn_by_diffusers(folder, name, prompt, model.denoiser.latent_shape())
+    prompt, negative = prompts(name)[0], "" if name == "dit" else "a dog, blurry"
+    expected = drawn_by_diffusers(folder, name, prompt, model.denoiser.latent_shape(), negative)
     runner = TorchRunner(model.denoiser, model.pipeline)
-    actual = picture(runner, Wish(prompt, model.pipeline.plan(STEPS), GUIDANCE, SEED))
-    assert actual.shape == expected.shape
-    if name == "dit":  # which clamps
-        actual = actual.clamp(-1, 1)
-    assert relative_error(actual, expected) < 2e-3
+    actual = picture(runner, Wish(prompt, model.pipeline.plan(STEPS), GUIDANCE, SEED, negative))
+    assert float_psnr_db(actual, expected) > 60
+
+
+FLOW_LCM, FLOW_EULER = diffusers.FlowMatchLCMScheduler, diffusers.FlowMatchEulerDiscreteScheduler
+STOCHASTIC = {
+    "pixart": [diffusers.LCMScheduler(), diffusers.EulerAncestralDiscreteScheduler()],
+    "sana": [diffusers.LCMScheduler(), FLOW_EULER(stochastic_sampling=True)],
+    "sd3": [FLOW_LCM(shift=3.0), FLOW_EULER(stochastic_sampling=True)],
+    "dit": [diffusers.DDPMScheduler(clip_sample=False)],
+}
+
+
+@torch.no_grad()
+def test_a_stochastic_picture_is_diffusers(folder, model, name):
+    """The noise of every step is given to both."""
+    for scheduler in STOCHASTIC[name]:
+        prompt, shape = prompts(name)[0], model.denoiser.latent_shape()
+        expected = drawn_by_diffusers(folder, name, prompt, shape, scheduler=scheduler)
+        plan = probing.probe(scheduler, STEPS, model.pipeline.eta)
+        assert any(row.c for row in plan.rows)
+        runner = TorchRunner(model.denoiser, model.pipeline)
+        actual = picture(runner, Wish(prompt, plan, GUIDANCE, SEED))
+        assert float_psnr_db(actual, expected) > 60, type(scheduler).__name__
 
 
 def test_defaults_are_the_pipelines(model, name):

@@ -3,8 +3,8 @@
 //     edge-hadanorm export checkpoint --target coreml --prompts-embedded prompts.txt --out bundle
 //     swiftc -O -parse-as-library generate.swift && ./generate bundle "red apple" 7 apple.png
 //
-// NEVER COMPILED AND NEVER RUN SO FAR: it was written without a Mac, after edge_hadanorm/bundle.py (the manifest),
-// sampling.py (the loop), noise.py (the noise) and runtime.py (guidance), whose docstrings are the definitions.
+// NEVER COMPILED AND NEVER RUN SO FAR: it was written without a Mac, after edge_hadanorm/bundle/README.md (the manifest,
+// plans and the loop) and edge_hadanorm/pipelines/noise.py (the noise), which are the definitions.
 //
 // Prompts are those that the bundle carries encoded, or names of classes. An app with any prompts calls `encode` of the
 // text encoders as `prepare` is called here, with ids that a reader of the bundle's tokenizer.json makes.
@@ -27,14 +27,14 @@ struct Manifest: Decodable {
     struct Tensor: Decodable { let name, feature: String; let shape: [Int] }
     struct Method: Decodable { let package, function: String; let inputs, outputs: [Tensor] }
     struct Program: Decodable { let methods: [String: Method] }
-    struct Embedded: Decodable { let file: String; let prompts: [String] }
+    struct Embedded: Decodable { let file: String; let prompts, negatives: [String] }
     struct Prompt: Decodable { let labels: [String: Int]?; let embedded: Embedded? }
-    struct Table: Decodable {
-        let timesteps, input_scale, a: [Double]
-        let b: [[Double]]
-        let noise_scale: Double
+    struct Row: Decodable {
+        let timestep, input_scale, a: Double
+        let b, b_text, b_negative, c: [Double]?
     }
-    struct Sampling: Decodable { let steps: Int; let guidance: Double; let tables: [String: Table] }
+    struct Plan: Decodable { let noise_scale: Double; let rows: [Row] }
+    struct Sampling: Decodable { let plan: String; let guidance: Double; let negative: String; let plans: [String: Plan] }
     struct Latents: Decodable { let shape: [Int] }
 
     let target: String
@@ -56,8 +56,8 @@ func floats(_ array: MLMultiArray) -> [Float] {
     Array(MLShapedArray<Float>(converting: array).scalars)
 }
 
-/// Of each tensor [n, ...] in a safetensors file rows 0, of the empty prompt, and `row`, as [2, ...].
-func pairs(with row: Int, in file: URL) throws -> Tensors {
+/// Of each tensor [n, ...] in a safetensors file one row, as [1, ...].
+func tensors(of row: Int, in file: URL) throws -> Tensors {
     let data = try Data(contentsOf: file)
     let start = 8 + data.prefix(8).reversed().reduce(0) { $0 << 8 | Int($1) }
     guard let header = try JSONSerialization.jsonObject(with: data.subdata(in: 8..<start)) as? [String: [String: Any]]
@@ -66,21 +66,19 @@ func pairs(with row: Int, in file: URL) throws -> Tensors {
     for (name, entry) in header where name != "__metadata__" {
         guard let shape = entry["shape"] as? [Int], let ends = entry["data_offsets"] as? [Int] else { continue }
         let size = (ends[1] - ends[0]) / shape[0], rest = Array(shape.dropFirst())
-        let both = [0, row].reduce(into: Data()) { both, i in
-            both += data.subdata(in: start + ends[0] + i * size..<start + ends[0] + (i + 1) * size)
-        }
-        found[name] = try both.withUnsafeBytes { bytes -> MLMultiArray in
+        let own = data.subdata(in: start + ends[0] + row * size..<start + ends[0] + (row + 1) * size)
+        found[name] = try own.withUnsafeBytes { bytes -> MLMultiArray in
             switch entry["dtype"] as? String {
             case "F32":
                 let values = stride(from: 0, to: bytes.count, by: 4).map {
                     bytes.loadUnaligned(fromByteOffset: $0, as: Float.self)
                 }
-                return tensor(values, [2] + rest)
+                return tensor(values, [1] + rest)
             case "I64":
                 let values = stride(from: 0, to: bytes.count, by: 8).map {
                     Int32(bytes.loadUnaligned(fromByteOffset: $0, as: Int64.self))
                 }
-                return MLMultiArray(MLShapedArray<Int32>(scalars: values, shape: [2] + rest))
+                return MLMultiArray(MLShapedArray<Int32>(scalars: values, shape: [1] + rest))
             default: throw Failure("\(file.path): \(name) is neither float32 nor int64")
             }
         }
@@ -125,8 +123,8 @@ struct Program {
 
 // The noise: Philox4x32-10 and Box-Muller in float64, each operation rounded, never fused.
 
-func philox(_ block: UInt64, seed: UInt64) -> [UInt32] {
-    var c: [UInt32] = [UInt32(truncatingIfNeeded: block), UInt32(truncatingIfNeeded: block >> 32), 0, 0]
+func philox(_ block: UInt64, seed: UInt64, stream: UInt32) -> [UInt32] {
+    var c: [UInt32] = [UInt32(truncatingIfNeeded: block), UInt32(truncatingIfNeeded: block >> 32), stream, 0]
     var k = (UInt32(truncatingIfNeeded: seed), UInt32(truncatingIfNeeded: seed >> 32))
     for _ in 0..<10 {
         let first = c[0].multipliedFullWidth(by: 0xD251_1F53), second = c[2].multipliedFullWidth(by: 0xCD9E_8D57)
@@ -153,10 +151,10 @@ func logarithm(_ u: Double) -> Double {
     return Double(e) * 0.6931471805599453 + (s + s) * horner(s * s, logTerms)
 }
 
-func normals(_ count: Int, seed: UInt64) -> [Float] {
+func normals(_ count: Int, seed: UInt64, stream: Int) -> [Float] {
     var found: [Float] = []
     for block in 0..<UInt64((count + 3) / 4) {
-        let words = philox(block, seed: seed)
+        let words = philox(block, seed: seed, stream: UInt32(stream))
         for (v, w) in [(words[0], words[1]), (words[2], words[3])] {
             let radius = (-2 * logarithm((Double(v) + 0.5) * 0x1p-32)).squareRoot()
             let octant = (Int64(w) + 1 << 29) >> 30
@@ -171,40 +169,87 @@ func normals(_ count: Int, seed: UInt64) -> [Float] {
 
 // The picture.
 
-/// What `prepare` takes of a prompt: row 0 of the empty one, row 1 of this.
-func inputs(of prompt: String, _ manifest: Manifest, in bundle: URL) throws -> Tensors {
+/// What `prepare` takes of a prompt, or of a negative one.
+func inputs(of prompt: String, negative: Bool, _ manifest: Manifest, in bundle: URL) throws -> Tensors {
     if let labels = manifest.prompt?.labels {
-        guard let number = labels[prompt] else { throw Failure("\(prompt) is no class of the model") }
-        return ["label": tensor([Float(labels.count), Float(number)], [2])]
+        guard let number = prompt.isEmpty ? labels.count : labels[prompt] else {
+            throw Failure("\(prompt) is no class of the model")
+        }
+        return ["label": tensor([Float(number)], [1])]
     }
     guard let embedded = manifest.prompt?.embedded else { throw Failure("export with --prompts-embedded FILE") }
-    guard let index = embedded.prompts.firstIndex(of: prompt) else {
-        throw Failure("the bundle carries: \(embedded.prompts.joined(separator: ", "))")
+    let known = negative ? embedded.negatives : embedded.prompts
+    guard let index = known.firstIndex(of: prompt) else {
+        throw Failure("the bundle carries: \(known.joined(separator: ", "))")
     }
-    return try pairs(with: index + 1, in: bundle.appendingPathComponent(embedded.file))
+    let row = negative ? embedded.prompts.count + index : index
+    return try tensors(of: row, in: bundle.appendingPathComponent(embedded.file))
+}
+
+/// A row at one guidance: coefficients of predictions and noise by steps back.
+struct Step {
+    let timestep, inputScale, a: Float
+    let text, negative, noise: [Float]
+
+    init(_ row: Manifest.Row, guidance: Double) {
+        let guidance = max(1, guidance), b = row.b ?? []
+        func sums(_ own: [Double]?, _ factor: Double) -> [Float] {
+            let own = own ?? []
+            return (0..<max(own.count, b.count)).map { j in
+                Float((j < own.count ? own[j] : 0) + factor * (j < b.count ? b[j] : 0))
+            }
+        }
+        timestep = Float(row.timestep)
+        inputScale = Float(row.input_scale)
+        a = Float(row.a)
+        text = sums(row.b_text, guidance)
+        negative = sums(row.b_negative, 1 - guidance)
+        noise = (row.c ?? []).map { Float($0) }
+    }
+}
+
+/// Whether some step takes what was predicted in step k.
+func isUsed(_ coefficients: [[Float]], _ k: Int) -> Bool {
+    coefficients.enumerated().contains { i, row in i >= k && i - k < row.count && row[i - k] != 0 }
 }
 
 /// The last latents [C, H, W] of a prompt.
 func sampled(_ prompt: String, seed: UInt64, _ manifest: Manifest, in bundle: URL) async throws -> [Float] {
-    guard let sampling = manifest.sampling, let table = sampling.tables[String(sampling.steps)] else {
+    guard let sampling = manifest.sampling, let plan = sampling.plans[sampling.plan] else {
         throw Failure("the bundle holds a transformer alone")
     }
     let prepare = try await Program(manifest, "denoiser", "prepare", in: bundle)
     let denoise = try await Program(manifest, "denoiser", "denoise", in: bundle)
-    var given = try prepare(inputs(of: prompt, manifest, in: bundle))
-    let shape = manifest.latents.shape, count = shape.reduce(1, *), guidance = Float(sampling.guidance)
-    var latents = normals(count, seed: seed).map { Float(table.noise_scale) * $0 }
-    var history: [[Float]] = []  // predictions, the latest first
-    for k in 0..<sampling.steps {
-        let scaled = latents.map { Float(table.input_scale[k]) * $0 }
-        given["latents"] = tensor(scaled + scaled, [2] + shape)
-        given["timestep"] = tensor([Float(table.timesteps[k])], [1])
-        guard let prediction = try denoise(given)["prediction"] else { throw Failure("no prediction") }
-        let both = floats(prediction), empty = both[..<count], text = both[count...]
-        history.insert(guidance == 1 ? Array(text) : zip(empty, text).map { $0 + guidance * ($1 - $0) }, at: 0)
-        latents = latents.map { Float(table.a[k]) * $0 }
-        for (coefficient, past) in zip(table.b[k], history) {
-            latents = zip(latents, past).map { $0 + Float(coefficient) * $1 }
+    let steps = plan.rows.map { Step($0, guidance: sampling.guidance) }
+    let shape = manifest.latents.shape, count = shape.reduce(1, *)
+    var latents = normals(count, seed: seed, stream: 0).map { Float(plan.noise_scale) * $0 }
+    // The text, and the negative prompt if any step takes it.
+    let sides = [(prompt, false, steps.map { $0.text }), (sampling.negative, true, steps.map { $0.negative })]
+    var conditionings: [Tensors] = [[:], [:]], predictions: [[Int: [Float]]] = [[:], [:]]
+    for (side, (text, negative, coefficients)) in sides.enumerated()
+    where steps.indices.contains(where: { isUsed(coefficients, $0) }) {
+        conditionings[side] = try prepare(inputs(of: text, negative: negative, manifest, in: bundle))
+    }
+    for (k, step) in steps.enumerated() {
+        let given = latents.map { step.inputScale * $0 }
+        for (side, (_, _, coefficients)) in sides.enumerated() where isUsed(coefficients, k) {
+            var arguments = conditionings[side]
+            arguments["latents"] = tensor(given, [1] + shape)
+            arguments["timestep"] = tensor([step.timestep], [1])
+            guard let prediction = try denoise(arguments)["prediction"] else { throw Failure("no prediction") }
+            predictions[side][k] = floats(prediction)
+        }
+        latents = latents.map { step.a * $0 }
+        func add(_ coefficient: Float, _ values: [Float]) {
+            latents = zip(latents, values).map { $0 + coefficient * $1 }
+        }
+        for (side, (_, _, coefficients)) in sides.enumerated() {
+            for (j, coefficient) in coefficients[k].enumerated() where coefficient != 0 {
+                add(coefficient, predictions[side][k - j]!)
+            }
+        }
+        for (j, coefficient) in step.noise.enumerated() where coefficient != 0 {
+            add(coefficient, normals(count, seed: seed, stream: k + 1 - j))
         }
     }
     return latents
