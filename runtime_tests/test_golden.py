@@ -59,18 +59,22 @@ def test_the_checkpoint_has_the_same_codes(saved):
     assert saved.metrics["bits"]["weight"] == 4
 
 
+# What it says of sampling by leaving it out.
+SINCE = {"negative": "", "eta": 0.0}
+
+
 def test_its_defaults_are_what_they_were_and_nothing_is_unwanted(saved):
     written = json.loads((CHECKPOINT / "config.json").read_text())["sampling"]
     assert written == {"kind": "PixArtSigmaPipeline", "steps": 20, "guidance": 4.5, "prefix": ""}
-    assert saved.pipeline.settings == written | {"negative": ""}
+    assert saved.pipeline.settings == written | SINCE
 
 
-def test_saved_again_it_is_the_same_files_but_for_a_negative_prompt_of_no_words(saved, tmp_path):
+def test_saved_again_it_is_the_same_files_but_for_what_has_a_name_since(saved, tmp_path):
     edge_hadanorm.save(saved, tmp_path / "again")
     names = {path.relative_to(CHECKPOINT) for path in CHECKPOINT.rglob("*") if path.is_file()}
     assert {path.relative_to(tmp_path / "again") for path in (tmp_path / "again").rglob("*") if path.is_file()} == names
     config = json.loads((CHECKPOINT / "config.json").read_text())
-    config["sampling"]["negative"] = ""
+    config["sampling"] |= SINCE
     assert json.loads((tmp_path / "again/config.json").read_text()) == config
     for name in names - {Path("config.json")}:
         assert (tmp_path / "again" / name).read_bytes() == (CHECKPOINT / name).read_bytes(), name

@@ -1,4 +1,4 @@
-"""`--steps`, `--guidance`, `--negative`, `--scheduler`: where they land, in a checkpoint and in a bundle of it."""
+"""`--steps`, `--guidance`, `--negative`, `--eta`, `--scheduler`: where they land in a checkpoint and its bundle."""
 
 import json
 import shutil
@@ -22,13 +22,14 @@ OPTIONS = f"--steps 3 --guidance 4 --negative 'blue c' --scheduler {UNIPC}"
 SCHEDULER = "scheduler/scheduler_config.json"
 
 
-def settings(steps: int = 8, guidance: float = 1.5, negative: str = "") -> dict:
+def settings(steps: int = 8, guidance: float = 1.5, negative: str = "", eta: float | None = None) -> dict:
     return {
         "kind": "ReferencePipeline",
         "steps": steps,
         "guidance": guidance,
         "prefix": "",
         "negative": negative,
+        "eta": eta,
     }
 
 
@@ -93,6 +94,7 @@ def test_each_option_changes_what_it_names_alone(tiny_pipeline, quantize):
         ("--steps 2", settings(steps=2)),
         ("--guidance 0", settings(guidance=0.0)),
         ("--negative 'blue c'", settings(negative="blue c")),
+        ("--eta 0.5", settings(eta=0.5)),
     ):
         folder = quantize(option)
         assert saved_sampling(folder) == expected
@@ -112,6 +114,17 @@ def test_a_scheduler_of_a_file_or_a_folder_keeps_its_own_settings(quantize, tmp_
         assert edge_hadanorm.load_checkpoint(folder).pipeline.plan(2) == probe(given, 2)
 
 
+def test_a_share_of_noise_is_in_the_rows_of_a_scheduler_that_takes_one(quantize, tmp_path):
+    given = diffusers.DDIMScheduler(clip_sample=False)
+    given.save_pretrained(tmp_path / "given")
+    folder = quantize(f"--scheduler {tmp_path / 'given'} --steps 3 --eta 0.5")
+    assert saved_sampling(folder) == settings(steps=3, eta=0.5)
+    plan = edge_hadanorm.load_checkpoint(folder).pipeline.plan(3)
+    assert plan == probe(given, 3, eta=0.5)
+    assert plan.rows[0].c[0] > 0
+    assert not any(row.c for row in probe(given, 3).rows)
+
+
 def test_quantized_again_by_its_own_scheduler_it_is_the_same(quantize, tmp_path):
     """What a checkpoint keeps is what another model may be given."""
     shutil.copytree(quantize(OPTIONS), tmp_path / "first")
@@ -122,7 +135,7 @@ def test_quantized_again_by_its_own_scheduler_it_is_the_same(quantize, tmp_path)
 def test_calibration_that_was_interrupted_goes_on_for_the_same_options_alone(tiny_pipeline):
     """A state beside the output is of one way to sample."""
     model = edge_hadanorm.load(str(tiny_pipeline))
-    options = [{}, {"steps": 2}, {"guidance": 4}, {"negative": "blue c"}, {"scheduler": UNIPC}]
+    options = [{}, {"steps": 2}, {"guidance": 4}, {"negative": "blue c"}, {"eta": 0.5}, {"scheduler": UNIPC}]
     first, again = (
         [edge_hadanorm.calibrate(model, prompts=["red a"], **own).fingerprint() for own in options] for _ in range(2)
     )
