@@ -92,8 +92,8 @@ def test_a_pipeline_in_memory_is_quantized_as_its_folder_is_and_left_as_it_was(n
     assert all(torch.equal(tensor, before[key]) for key, tensor in pipeline.transformer.state_dict().items())
     assert ours.pipeline.settings == theirs.pipeline.settings
     assert ours.pipeline.plan(3) == theirs.pipeline.plan(3)
-    for prompt in ("", *prompts):
-        given, expected = ours.pipeline.prompt(prompt), theirs.pipeline.prompt(prompt)
+    for asked in (("", True), ("", False), *((prompt, negative) for prompt in prompts for negative in (False, True))):
+        given, expected = ours.pipeline.prompt(*asked), theirs.pipeline.prompt(*asked)
         assert given.keys() == expected.keys()
         assert all(torch.equal(tensor, expected[key]) for key, tensor in given.items())
     latents = torch.ones(1, *ours.denoiser.latent_shape())
@@ -144,6 +144,49 @@ def test_calibration_data_are_of_the_model_that_they_were_collected_of(tiny_pipe
     with pytest.raises(UserError, match="give their `model`"):
         edge_hadanorm.quantize(str(tiny_pipeline), "rtn-w4a8", calibration=data)
     assert edge_hadanorm.quantize(data.model, "rtn-w4a8", calibration=data, measure=False).recipe.name == "rtn-w4a8"
+
+
+SAMPLED = dict(steps=3, guidance=4.0, negative="blue c", scheduler="UniPCMultistepScheduler")
+
+
+def assert_sampled(pipeline) -> None:
+    """That a pipeline has those defaults."""
+    assert (pipeline.steps, pipeline.guidance, pipeline.negative) == (3, 4.0, "blue c")
+    assert pipeline.scheduler["_class_name"] == "UniPCMultistepScheduler"
+
+
+def test_what_is_asked_of_sampling_is_the_checkpoints_and_not_the_models(tiny_pipeline):
+    """It is measured as it is drawn with."""
+    model = edge_hadanorm.load(str(tiny_pipeline))
+    quantized = edge_hadanorm.quantize(model, "rtn-w4a8", **SAMPLED)
+    assert_sampled(quantized.pipeline)
+    assert (model.pipeline.steps, model.pipeline.guidance, model.pipeline.negative) == (8, 1.5, "")
+    assert model.pipeline.scheduler["_class_name"] == "DPMSolverMultistepScheduler"
+    assert list(quantized.metrics["timesteps"]) == [str(row.timestep) for row in quantized.pipeline.plan(3).rows]
+    assert edge_hadanorm.evaluate(quantized, reference=model) == quantized.metrics
+    assert (
+        edge_hadanorm.quantize(model, "rtn-w4a8").metrics["timesteps"].keys() != quantized.metrics["timesteps"].keys()
+    )
+
+
+def test_calibration_data_bring_the_sampling_that_they_were_collected_by(tiny_pipeline):
+    model = edge_hadanorm.load(str(tiny_pipeline))
+    data = edge_hadanorm.calibrate(model, prompts=["red a"], **SAMPLED)
+    for given in (model, data.model):
+        shared = edge_hadanorm.quantize(given, "hadanorm-w4a8", calibration=data, measure=False)
+        assert_sampled(shared.pipeline)
+    assert_same(shared, edge_hadanorm.quantize(model, "hadanorm-w4a8", prompts=["red a"], **SAMPLED, measure=False))
+    plain = edge_hadanorm.quantize(model, "hadanorm-w4a8", prompts=["red a"], measure=False)
+    assert not torch.equal(*(own.denoiser.state_dict()["blocks.0.ff.up.bias"] for own in (shared, plain)))
+
+
+@pytest.mark.parametrize("option", SAMPLED)
+def test_a_transformer_alone_is_sampled_by_nobody(tiny_pipeline, option):
+    model = edge_hadanorm.load(str(tiny_pipeline / "transformer"))
+    asked = {option: SAMPLED[option]}
+    for call in (edge_hadanorm.quantize, edge_hadanorm.calibrate):
+        with pytest.raises(UserError, match=f"transformer alone, which samples nothing: leave out `{option}`"):
+            call(model, **asked)
 
 
 def test_a_model_can_be_quantized_again(tiny_pipeline):

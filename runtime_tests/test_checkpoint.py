@@ -20,6 +20,7 @@ from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.models.pixart import PixArtDenoiser
 from edge_hadanorm.pipelines import loading
 from edge_hadanorm.pipelines.drawing import TorchRunner, Wish, picture
+from edge_hadanorm.pipelines.schedulers import given_scheduler
 from edge_hadanorm.pipelines.trajectories import Trajectories
 from edge_hadanorm.quantization.calibration import calibrate
 from edge_hadanorm.quantization.quantize import quantize
@@ -281,7 +282,14 @@ def test_config_json_says_how_to_read_the_tensors(saved, model):
     assert config["transformer_class"] == "PixArtTransformer2DModel"
     assert config["transformer"] == model.config
     assert config["text"] == {"tokens": 8, "masked": False}
-    assert config["sampling"] == {"kind": "ReferencePipeline", "steps": 8, "guidance": 1.5, "prefix": ""}
+    assert config["sampling"] == {
+        "kind": "ReferencePipeline",
+        "steps": 8,
+        "guidance": 1.5,
+        "prefix": "",
+        "negative": "",
+        "eta": None,
+    }
     assert list(config["linears"]) == model.denoiser.quantizable()
     for name, linear in config["linears"].items():
         producer, absorbed, transform = FOLDING[name.split(".", 2)[2]]
@@ -332,6 +340,62 @@ def test_bits_summary_counts_the_bytes_of_the_file_but_for_what_was_absorbed(sav
     # Of centre and scale, absorbed for four of a block's seven inputs of 64 features.
     recipe = content.recipe
     assert absorbed == 2 * 4 * 64 * 4 * ((recipe.centre != "none") + (recipe.scale != "none"))
+
+
+# How it samples.
+
+
+def resampled(content: Checkpoint, folder, **defaults):
+    """Save it with other defaults of sampling; returns what is loaded, and the config."""
+    folder.mkdir()
+    pipeline = content.pipeline.with_defaults(**defaults)
+    checkpoint.save(folder, dataclasses.replace(content, pipeline=pipeline))
+    return checkpoint.load(folder), json.loads((folder / "config.json").read_text())
+
+
+def test_defaults_of_sampling_are_kept(saved, tmp_path):
+    loaded, config = resampled(saved(PLAIN)[0], tmp_path / "own", steps=3, guidance=4.5, negative="green b", eta=0.25)
+    expected = {"kind": "ReferencePipeline", "steps": 3, "guidance": 4.5, "prefix": "", "negative": "green b"}
+    assert config["sampling"] == loaded.pipeline.settings == expected | {"eta": 0.25}
+
+
+def test_a_negative_prompt_that_is_kept_is_drawn_with(saved, tmp_path):
+    content = saved(PLAIN)[0]
+    loaded, _ = resampled(content, tmp_path / "own", negative="green b")
+
+    def drawn(pipeline, negative: str) -> torch.Tensor:
+        return picture(TorchRunner(loaded.denoiser, pipeline), Wish("red a", pipeline.plan(3), 3, 7, negative))
+
+    assert torch.equal(drawn(loaded.pipeline, loaded.pipeline.negative), drawn(content.pipeline, "green b"))
+    assert not torch.equal(drawn(loaded.pipeline, loaded.pipeline.negative), drawn(content.pipeline, ""))
+
+
+def test_another_scheduler_is_kept_and_the_pipelines_own_stays_as_it_is(saved, tiny_pipeline, tmp_path):
+    content, file = saved(PLAIN)[0], "scheduler/scheduler_config.json"
+    before = (tiny_pipeline / file).read_bytes()
+    other = given_scheduler("UniPCMultistepScheduler", content.pipeline.scheduler)
+    loaded, config = resampled(content, tmp_path / "own", scheduler=other)
+    assert json.loads((tmp_path / "own" / file).read_text())["_class_name"] == "UniPCMultistepScheduler"
+    assert "scheduler" not in config["sampling"]  # it has a folder of its own, as in diffusers
+    assert loaded.pipeline.plan(5) == content.pipeline.with_defaults(scheduler=other).plan(5)
+    assert loaded.pipeline.plan(5) != content.pipeline.plan(5)
+    assert (tiny_pipeline / file).read_bytes() == before
+    again, _ = resampled(loaded, tmp_path / "again", steps=5)
+    assert again.pipeline.plan(5) == loaded.pipeline.plan(5)
+
+
+def test_a_scheduler_that_nothing_takes_the_place_of_is_the_same_file(saved, tiny_pipeline):
+    name = "scheduler/scheduler_config.json"
+    assert (saved(PLAIN)[1] / name).read_bytes() == (tiny_pipeline / name).read_bytes()
+
+
+@pytest.mark.parametrize("without", [["negative"], ["eta"], ["negative", "eta"]])
+def test_a_checkpoint_that_leaves_out_what_is_new_loads(saved, tmp_path, without):
+    """As those do that were made before there was a name for it."""
+    content, folder = saved(PLAIN)[0], tmp_path / "checkpoint"
+    shutil.copytree(saved(PLAIN)[1], folder)
+    edited("config.json", lambda c: [c["sampling"].pop(name) for name in without])(folder)
+    assert checkpoint.load(folder).pipeline.settings == content.pipeline.settings
 
 
 # What is broken.
@@ -404,6 +468,9 @@ BROKEN = {
         edited("config.json", lambda c: c["linears"][UP]["transform"].update(rotation=[[50, 1]])),
         "order 50",
     ),
+    "an unknown default": (edited("config.json", lambda c: c["sampling"].update(cfg=1)), "broken .*cfg"),
+    "no default steps": (edited("config.json", lambda c: c["sampling"].pop("steps")), "broken .*steps"),
+    "no scheduler": (gone("scheduler/scheduler_config.json"), "scheduler_config.json"),
     "no text": (edited("config.json", lambda c: c.pop("text")), "text"),
     "an impossible recipe": (edited("recipe.json", lambda c: c.update(weight_bits=9)), "weight_bits is 9"),
     "no float weight": (without("final.weight"), "final.weight"),

@@ -44,7 +44,7 @@ def describe_float_model(model: FloatModel) -> str:
     rows = [(name, _shape(weight.shape)) for name, weight in weights.items()]
     quantized = sum(weight.numel() for weight in weights.values())
     head = f"float model {model.name}: {model.denoiser.source_class}, {total:,} parameters, {quantized:,} quantizable"
-    return "\n".join([head, "", table(("linear", "shape"), rows), *_words(model.pipeline)])
+    return "\n".join([head, *_defaults(model.pipeline), "", table(("linear", "shape"), rows), *_words(model.pipeline)])
 
 
 def describe_checkpoint(saved: Checkpoint, metrics: dict) -> str:
@@ -58,6 +58,7 @@ def describe_checkpoint(saved: Checkpoint, metrics: dict) -> str:
     if metrics.get("denoiser_sqnr_db") is not None:
         pictures = _decibel(metrics["image_psnr_db"])
         lines.append(f"denoiser SQNR {_decibel(metrics['denoiser_sqnr_db'])} dB, pictures {pictures} dB PSNR")
+    lines += _defaults(saved.pipeline)
     rows = linear_rows(saved.denoiser, metrics.get("layers", {}))
     return "\n".join([*lines, "", table(LINEAR_HEADER, rows), *_words(saved.pipeline)])
 
@@ -89,6 +90,8 @@ def describe_bundle(loaded: Bundle) -> str:
         f"bundle {loaded.recipe} for {manifest['target']} ({manifest['family']}), pictures of {width}x{height}",
         f"{len(manifest['files'])} files, {size / 1e6:.1f} MB, all verified",
     ]
+    if manifest["sampling"]:
+        lines.append(_sampling(loaded))
     if golden := loaded.golden:
         lines.append(f"golden sample: {golden['prompt']!r}, seed {golden['seed']}, at least {golden['psnr_db']} dB")
     for program in loaded.programs.values():
@@ -117,6 +120,30 @@ def tensor_table(programs: dict[str, dict]) -> str:
         )
     ]
     return table(("method", "", "tensor", "dtype", "shape"), rows)
+
+
+def _defaults(pipeline: TextToImage | None) -> list[str]:
+    """How a pipeline samples where nothing else is asked for, in a line; none for a transformer alone."""
+    if pipeline is None:
+        return []
+    noise = f", share of noise {pipeline.eta:g}" if pipeline.eta else ""
+    wanted = _guidance(pipeline.guidance, pipeline.negative)
+    return [f"sampling: {pipeline.steps} steps of {pipeline.scheduler['_class_name']}{noise}, {wanted}"]
+
+
+def _sampling(loaded: Bundle) -> str:
+    """The defaults of a bundle, and the plans that there are."""
+    sampling = loaded.sampling
+    plan, names = sampling["plan"], list(sampling["plans"])
+    counts = sorted(int(name) for name in names if name.isdecimal())
+    steps = [f"{counts[0]} to {counts[-1]} steps" if len(counts) > 1 else f"{counts[0]} steps"] if counts else []
+    plans = ", ".join([*steps, *(repr(name) for name in names if not name.isdecimal())])
+    default = f"{plan} steps" if plan.isdecimal() else f"plan {plan!r} of {loaded.plan(plan).steps} steps"
+    return f"sampling: {default}, {_guidance(sampling['guidance'], sampling['negative'])}; plans of {plans}"
+
+
+def _guidance(guidance: float, negative: str) -> str:
+    return f"guidance {guidance:g}" + (f", negative prompt {negative!r}" if negative else "")
 
 
 def _shape(shape: tuple[int, ...]) -> str:

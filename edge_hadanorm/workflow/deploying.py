@@ -67,7 +67,9 @@ def export(
             saved = replace(saved, pipeline=wanted.of(saved.pipeline))
             if size is not None:
                 saved = replace(saved, denoiser=saved.denoiser.resized(*latents_of(size, saved.pipeline)))
-        elif given := [*wanted.given, *(["size"] if size is not None else [])]:
+            if guidance_steps is not None:  # what are no shares is refused before programs are lowered, for minutes
+                saved.pipeline.plan(saved.pipeline.steps).guided_between(*guidance_steps)
+        elif given := [*wanted.given, *_named(guidance_steps=guidance_steps, size=size)]:
             raise UserError(f"{source} is a transformer alone, which samples nothing: leave out `{given[0]}`")
         targets.check_target(target, saved, precision)
         if source.resolve() in (Path(out).resolve(), *Path(out).resolve().parents):
@@ -75,6 +77,11 @@ def export(
         with files.new_folder(out, force) as folder:
             writer.write_bundle(folder, source, saved, target, status, options)
     return bundles.load(Path(out))
+
+
+def _named(**options: object) -> list[str]:
+    """Names of the options that are given."""
+    return [name for name, value in options.items() if value is not None]
 
 
 @contextmanager
@@ -133,10 +140,11 @@ def generate(
     plan = loaded.plan(sampling["plan"] if steps is None else steps)
     if guidance_steps is not None:
         plan = plan.guided_between(*guidance_steps)
+    default = sampling["guidance"] if plan.guidance is None else plan.guidance
     wish = Wish(
         prompt,
         plan,
-        sampling["guidance"] if guidance is None else guidance,
+        default if guidance is None else guidance,
         seed,
         sampling["negative"] if negative is None else negative,
     )

@@ -14,8 +14,26 @@ from edge_hadanorm import bundle
 from edge_hadanorm.bundle import Bundle, load, manifest, write_manifest
 from edge_hadanorm.bundle.schema import DTYPES, SCHEMA
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.pipelines.sampling import SamplerTable
-from runtime_tests.support.manifests import FILES, INPUT, UNSAFE, WRONG, edit, example, make, read, table, write
+from edge_hadanorm.pipelines.plans import Plan
+from runtime_tests.support.manifests import (
+    APART,
+    BAD_PLANS,
+    ENCODED,
+    ENCODER,
+    FILES,
+    INPUT,
+    LONG_PLANS,
+    UNSAFE,
+    WRONG,
+    edit,
+    edit_plan,
+    example,
+    keep,
+    make,
+    plan,
+    read,
+    write,
+)
 
 
 @pytest.fixture
@@ -50,7 +68,8 @@ def test_a_bundle_says_what_it_holds(folder):
         "timestep",
         "conditioning",
     ]
-    assert list(loaded.tables) == [4, 8, 20]
+    assert loaded.sampling == loaded.manifest["sampling"]
+    assert loaded.plans == {name: Plan.from_json(plan(int(name))) for name in ("8", "20", "4")}
 
 
 def test_the_manifest_lists_size_and_sha256_of_every_other_file(folder):
@@ -81,13 +100,13 @@ def test_a_file_that_is_not_there_is_a_user_error(folder, name):
 
 
 @pytest.mark.parametrize("steps", [4, 8, 20])
-def test_a_table_is_that_of_its_steps(folder, steps):
-    assert load(folder).plan(steps) == SamplerTable.from_json(table(steps))
+def test_a_plan_is_that_of_its_steps(folder, steps):
+    assert load(folder).plan(steps) == load(folder).plan(str(steps)) == Plan.from_json(plan(steps))
 
 
-@pytest.mark.parametrize("steps", [5, 0, -1, 80])
-def test_a_missing_table_is_answered_with_those_that_there_are(folder, steps):
-    with pytest.raises(UserError, match=f"has no table for {steps} steps; take one of 4, 8, 20"):
+@pytest.mark.parametrize("steps", [5, 0, -1, 80, "fast", "08", ""])
+def test_a_missing_plan_is_answered_with_those_that_there_are(folder, steps):
+    with pytest.raises(UserError, match=rf"has no plan for {steps} steps; take one of 8, 20, 4$"):
         load(folder).plan(steps)
 
 
@@ -102,9 +121,10 @@ def test_a_transformer_alone_is_a_bundle(tmp_path):
     loaded = load(make(tmp_path / "bundle", alone()))
     assert loaded.token_length is None
     assert loaded.golden is None
-    assert loaded.tables == {}
-    with pytest.raises(UserError, match="has no sampler tables; export a whole pipeline"):
-        loaded.plan(8)
+    assert loaded.plans == {}
+    for ask in (lambda: loaded.plan(8), lambda: loaded.sampling):
+        with pytest.raises(UserError, match="holds a transformer alone: it cannot draw prompts"):
+            ask()
     with pytest.raises(UserError, match="has no 'golden'"):
         loaded.file("golden")
 
@@ -116,14 +136,59 @@ def test_a_program_may_be_a_folder_as_core_ml_has_it(tmp_path):
     assert load(folder).file("denoiser") == folder / "simulation"
 
 
-def test_a_table_may_have_more_steps_than_were_asked_for(folder):
+def test_a_plan_may_have_more_rows_than_steps_were_asked_for(folder):
     """A scheduler that calls the model more than once a step."""
-    edit(folder, "sampling/tables/20", table(39))
+    edit(folder, "sampling/plans/20", plan(39))
     assert load(folder).plan(20).steps == 39
 
 
+@pytest.mark.parametrize("name", ["fast", "", "8.0", "٨", "eight steps"])
+def test_a_plan_may_have_any_name(folder, name):
+    edit(folder, "sampling/plans", read(folder)["sampling"]["plans"] | {name: plan(3)})
+    edit(folder, "sampling/plan", name)
+    assert load(folder).plan(load(folder).sampling["plan"]) == Plan.from_json(plan(3))
+
+
+def test_what_a_row_leaves_out_is_nothing(folder):
+    edit_plan(folder, "rows", [{"timestep": 500, "input_scale": 1, "a": 0}] * 2)
+    assert [(row.b, row.b_text, row.b_negative, row.c, row.known) for row in load(folder).plan(20).rows] == [
+        ((), (), (), (), None)
+    ] * 2
+
+
+def test_a_plan_may_be_for_one_guidance(folder):
+    edit_plan(folder, "guidance", 4.5)
+    assert load(folder).plan(20).guidance == 4.5
+    assert load(folder).plan(8).guidance is None
+
+
+def test_a_text_encoder_may_take_ids_alone(folder):
+    edit(folder, ENCODED, read(folder)["programs"]["text_encoder"]["methods"]["encode"]["inputs"][:1])
+    assert load(folder).token_length == 16
+
+
+def test_a_text_encoder_may_give_the_states_of_some_places(folder):
+    keep(folder)
+    assert load(folder).manifest["prompt"]["encoders"]["text_encoder"]["kept"]["prompt"] == [0, 13, 14, 15]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (f"{ENCODED}/2/shape", [5]),
+        (f"{ENCODED}/2/shape", [1, 4]),
+        (f"{ENCODED}/2/name", "places"),
+        (f"{ENCODER}/kept", {"prompt": [0], "negative": [0]}),
+    ],
+)
+def test_places_go_with_the_input_that_takes_them(folder, place, value):
+    keep(folder)
+    edit(folder, place, value)
+    assert "encode.inputs are not ids, mask, kept of their lengths" in refusal(folder)
+
+
 def test_a_tokenizer_may_know_every_word(folder):
-    edit(folder, "prompt/encoders/text_encoder/unknown_id", None)
+    edit(folder, f"{ENCODER}/unknown_id", None)
     assert load(folder).manifest["prompt"]["encoders"]["text_encoder"]["unknown_id"] is None
 
 
@@ -226,7 +291,7 @@ def test_a_manifest_that_is_not_json_is_refused(folder, text):
     assert "is not JSON" in refusal(folder)
 
 
-@pytest.mark.parametrize("value", [None, [], {}, "x", 1, [{"schema": 1}]])
+@pytest.mark.parametrize("value", [None, [], {}, "x", 1, [{"schema": 3}]])
 def test_a_manifest_of_another_shape_is_refused(folder, value):
     write(folder, value)
     assert "is not a valid manifest" in refusal(folder)
@@ -236,7 +301,14 @@ def test_a_manifest_of_another_shape_is_refused(folder, value):
 def test_a_newer_schema_asks_for_an_update(folder, schema):
     write(folder, {"schema": schema, "all": "new"})
     message = refusal(folder)
-    assert f"made by a newer edge-hadanorm (schema {schema}, this one reads up to {SCHEMA}); update" in message
+    assert f"made by a newer edge-hadanorm (schema {schema}, this one reads {SCHEMA}); update" in message
+
+
+@pytest.mark.parametrize("schema", range(1, SCHEMA))
+def test_an_older_schema_asks_for_another_export(folder, schema):
+    write(folder, {"schema": schema, "all": "old"})
+    message = refusal(folder)
+    assert f"made by an older edge-hadanorm (schema {schema}, this one reads {SCHEMA}); export the check" in message
 
 
 @pytest.mark.parametrize("schema", [0, -1, "1", 1.0, True, None, [1]])
@@ -273,7 +345,7 @@ def test_guidance_is_any_finite_number(folder, guidance):
 
 @pytest.mark.parametrize("path", UNSAFE)
 @pytest.mark.parametrize(
-    "place", ["files", "programs/denoiser/file", "prompt/encoders/text_encoder/tokenizer", "golden/file", "simulation"]
+    "place", ["files", "programs/denoiser/file", f"{ENCODER}/tokenizer", "golden/file", "simulation"]
 )
 def test_no_path_leaves_the_bundle(folder, place, path):
     if place == "files":
@@ -283,9 +355,7 @@ def test_no_path_leaves_the_bundle(folder, place, path):
     assert "not a plain relative path" in refusal(folder)
 
 
-@pytest.mark.parametrize(
-    "place", ["programs/denoiser/file", "prompt/encoders/text_encoder/tokenizer", "golden/file", "simulation"]
-)
+@pytest.mark.parametrize("place", ["programs/denoiser/file", f"{ENCODER}/tokenizer", "golden/file", "simulation"])
 @pytest.mark.parametrize("path", ["missing", "manifest.json", "LICENSE/x"])
 def test_what_the_manifest_speaks_of_is_listed(folder, place, path):
     edit(folder, place, path)
@@ -293,7 +363,7 @@ def test_what_the_manifest_speaks_of_is_listed(folder, place, path):
     assert f"{path!r}, the {role}, is not in .files" in refusal(folder)
 
 
-@pytest.mark.parametrize("part", ["prompt/encoders/text_encoder/tokenizer", "golden/file"])
+@pytest.mark.parametrize("part", [f"{ENCODER}/tokenizer", "golden/file"])
 def test_only_programs_and_the_simulation_may_be_folders(folder, part):
     edit(folder, part, "simulation")
     assert "is not in .files" in refusal(folder)
@@ -322,27 +392,19 @@ def test_a_missing_part_is_named(folder, place, missing):
     assert missing in refusal(folder)
 
 
-@pytest.mark.parametrize("key", ["", "0", "08", "8.0", "-8", "eight", "٨", "8 ", "1_0", "12345678"])
-def test_tables_are_named_by_plain_numbers(folder, key):
-    edit(folder, "sampling/tables", {"8": table(8), "4": table(4), key: table(8)})
-    assert "not a number of steps" in refusal(folder)
+@pytest.mark.parametrize(("place", "value", "words"), BAD_PLANS + LONG_PLANS)
+def test_a_plan_that_the_loop_could_not_run_is_refused(folder, place, value, words):
+    edit_plan(folder, place, value)
+    message = refusal(folder)
+    assert f"plan: {words}" in message
+    assert ".sampling.plans['20']" in message
 
 
-@pytest.mark.parametrize("value", [None, {}, [], table(8) | {"a": [1.0]}, table(8) | {"noise_scale": "1"}])
-def test_a_table_that_the_loop_could_not_run_is_refused(folder, value):
-    edit(folder, "sampling/tables/20", value)
-    assert "sampler table" in refusal(folder)
-
-
-@pytest.mark.parametrize("part", ["sampling", "golden"])
-def test_default_and_golden_steps_have_a_table(folder, part):
-    edit(folder, f"{part}/steps", 5)
-    assert f".{part}.steps is 5, for which there is no table" in refusal(folder)
-
-
-def test_a_golden_sample_needs_tables(folder):
-    edit(folder, "sampling", None)
-    assert ".golden.steps is 4" in refusal(folder)
+@pytest.mark.parametrize(("edits", "words"), APART.values(), ids=APART)
+def test_parts_that_do_not_go_together_are_refused(folder, edits, words):
+    for place, value in edits:
+        edit(folder, place, value)
+    assert re.search(words, refusal(folder))
 
 
 # Writing
@@ -354,9 +416,9 @@ def test_writing_returns_what_loading_does(folder):
 
 def test_numbers_of_steps_may_be_numbers_when_written(tmp_path):
     manifest = example()
-    manifest["sampling"]["tables"] = {4: table(4), 8: table(8)}
+    manifest["sampling"]["plans"] = {4: plan(4), 8: plan(8)}
     manifest["latents"]["shape"] = (3, 8, 12)
-    assert list(load(make(tmp_path / "bundle", manifest)).tables) == [4, 8]
+    assert list(load(make(tmp_path / "bundle", manifest)).plans) == ["4", "8"]
 
 
 def test_a_bundle_is_written_again_after_a_change(folder):
@@ -367,7 +429,14 @@ def test_a_bundle_is_written_again_after_a_change(folder):
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema": 3}, {"noise": "other"}, {"simulation": "../x"}, {"latents": {"shape": [float("nan")] * 3}}]
+    "change",
+    [
+        {"schema": SCHEMA - 1},
+        {"schema": SCHEMA + 1},
+        {"noise": "other"},
+        {"simulation": "../x"},
+        {"latents": {"shape": [float("nan")] * 3}},
+    ],
 )
 def test_a_wrong_manifest_is_not_written(folder, change):
     (folder / "manifest.json").unlink()

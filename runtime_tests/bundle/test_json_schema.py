@@ -10,7 +10,21 @@ import pytest
 from edge_hadanorm import bundle
 from edge_hadanorm.bundle import json_schema
 from edge_hadanorm.bundle.schema import DTYPES, ENCODERS, FIELDS, METHODS, NOISE, Value
-from runtime_tests.support.manifests import UNSAFE, WRONG, edit, example, make, read, table
+from edge_hadanorm.pipelines.plans import Plan, Row
+from runtime_tests.support.manifests import (
+    APART,
+    BAD_PLANS,
+    LONG_PLANS,
+    UNSAFE,
+    WRONG,
+    edit,
+    edit_plan,
+    example,
+    keep,
+    make,
+    plan,
+    read,
+)
 
 PAGE = (Path(bundle.__file__).parent / "README.md").read_text(encoding="utf-8")
 # JSON has one kind of number: where the reader wants 8, a validator takes 8.0 too.
@@ -75,8 +89,8 @@ def test_every_key_is_needed(validator, folder, key):
     assert not accepted(validator, folder)
 
 
-@pytest.mark.parametrize("schema", [0, -1, "1", True, None, [1], bundle.SCHEMA + 1])
-def test_an_impossible_or_newer_schema_is_refused(validator, folder, schema):
+@pytest.mark.parametrize("schema", [0, -1, "3", True, None, [3], bundle.SCHEMA - 1, bundle.SCHEMA + 1])
+def test_an_impossible_or_another_schema_is_refused(validator, folder, schema):
     edit(folder, "schema", schema)
     assert not accepted(validator, folder)
 
@@ -95,16 +109,40 @@ def test_a_plain_path_is_accepted(validator, folder, path):
     assert accepted(validator, folder)
 
 
-@pytest.mark.parametrize("key", ["", "0", "08", "8.0", "-8", "eight", "٨", "8 ", "1_0", "12345678"])
-def test_tables_are_named_by_plain_numbers(validator, folder, key):
-    edit(folder, "sampling/tables", {"8": table(8), "4": table(4), key: table(8)})
+def test_kept_places_and_encoded_prompts_are_accepted(validator, folder):
+    keep(folder)
+    edit(folder, "prompt/embedded", {"file": "tokenizer.json", "prompts": ["a", ""], "negatives": [""]})
+    assert accepted(validator, folder)
+
+
+@pytest.mark.parametrize("name", ["fast", "", "8.0"])
+def test_a_plan_may_have_any_name(validator, folder, name):
+    edit(folder, "sampling/plans", {name: plan(8, guidance=4.5)})
+    assert accepted(validator, folder)
+
+
+@pytest.mark.parametrize("row", [{}, {"known": None}, {"b": [], "b_text": [1], "b_negative": [-0.5], "c": [0]}])
+def test_a_row_may_leave_lists_out(validator, folder, row):
+    edit_plan(folder, "rows", [{"timestep": 500, "input_scale": 1.0, "a": 0} | row])
+    assert accepted(validator, folder)
+    assert bundle.load(folder).plan(20).steps == 1
+
+
+@pytest.mark.parametrize(("place", "value", "words"), BAD_PLANS)
+def test_a_plan_of_the_wrong_types_is_refused(validator, folder, place, value, words):
+    edit_plan(folder, place, value)
     assert not accepted(validator, folder)
 
 
-@pytest.mark.parametrize("value", [None, {}, [], table(8) | {"noise_scale": "1"}, table(8) | {"b": [[]] * 8}])
-def test_what_is_no_table_is_refused(validator, folder, value):
-    edit(folder, "sampling/tables/20", value)
-    assert not accepted(validator, folder)
+def test_what_it_cannot_state_is_the_readers(validator, folder):
+    """Lengths that depend on a place, and parts that go together."""
+    good = read(folder)
+    edits = [[(f"sampling/plans/20/{place}", value)] for place, value, _ in LONG_PLANS]
+    for changes in edits + [changes for changes, _ in APART.values()]:
+        (folder / "manifest.json").write_text(json.dumps(good))
+        for place, value in changes:
+            edit(folder, place, value)
+        assert accepted(validator, folder), changes
 
 
 @pytest.mark.parametrize(
@@ -146,7 +184,9 @@ def keys(kind) -> set[str]:
 def test_the_page_is_the_schema():
     rows = re.findall(r"^\| `(\w+)` \|", PAGE.split("## Programs")[0], re.MULTILINE)
     assert rows == [key.rstrip("?") for key in FIELDS]
-    code = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`]+)`", PAGE))))
+    fenced = re.compile(r"^```$(.*?)^```$", re.MULTILINE | re.DOTALL)
+    code = set(re.findall(r"\w+", " ".join(fenced.findall(PAGE) + re.findall(r"`([^`]+)`", fenced.sub("", PAGE)))))
+    assert {*Plan.from_json(plan(1)).to_json(), *Row.__annotations__} <= code
     assert keys(FIELDS) | {"package", "function", "feature", "notes"} <= code
     assert {*ENCODERS, *METHODS} <= code
     assert f"one of\n{', '.join(DTYPES)}." in PAGE

@@ -23,6 +23,7 @@ from edge_hadanorm.models.calls import read_captured
 from edge_hadanorm.pipelines.drawing import Wish
 from edge_hadanorm.pipelines.plans import Plan
 from edge_hadanorm.pipelines.sampling import sample
+from edge_hadanorm.pipelines.schedulers import given_scheduler
 from edge_hadanorm.pipelines.text_encoders import PromptTokenizer
 from edge_hadanorm.tensor_files import read_shapes, read_tensors, write_tensors
 from runtime_tests.device.machine import RunnerError
@@ -115,7 +116,7 @@ def tokenizers(tiny_pipeline, place) -> dict[str, PromptTokenizer]:
     tokenizer("$A <eos>", 16).backend_tokenizer.save(str(place / "bytes.json"))
     return {
         "words": PromptTokenizer(tiny_pipeline / "tokenizer/tokenizer.json", 8),
-        "bytes": PromptTokenizer(place / "bytes.json", 16),
+        "bytes": PromptTokenizer(place / "bytes.json", 16, kept=([0, *range(8, 16)], [*range(9)])),
     }
 
 
@@ -131,7 +132,9 @@ def test_a_manifest(folder, manifest, data):
         loaded = load(folder)
         assert all(loaded.file(role).exists() for role in loaded.programs)
         assert all(plan.steps for plan in loaded.plans.values())
-        BundlePrompts(loaded)("red a", lambda role, given: [torch.zeros(2, 8, 32)])
+        assert all(plan.at(plan.guidance or 1.5) for plan in loaded.plans.values())
+        for negative in (False, True):
+            BundlePrompts(loaded)("red a", negative, lambda role, given: [torch.zeros(1, 8, 32)])
 
     answered(read)
 
@@ -166,12 +169,23 @@ def test_a_tokenizer(tiny_pipeline, place, data):
 
 @fuzz(300)
 @given(
-    prompt=st.text(max_size=40) | st.lists(st.sampled_from(["red", "a", "\n", "\0", "\udcff", "<pad>"])).map(" ".join)
+    prompt=st.text(max_size=40) | st.lists(st.sampled_from(["red", "a", "\n", "\0", "\udcff", "<pad>"])).map(" ".join),
+    negative=st.booleans(),
 )
-@example(prompt="\udcff")
+@example(prompt="\udcff", negative=False)
+@example(prompt="\udcff", negative=True)
 @pytest.mark.parametrize("name", ["words", "bytes"])
-def test_a_prompt(tokenizers, name, prompt):
-    answered(tokenizers[name].inputs, prompt)
+def test_a_prompt(tokenizers, name, prompt, negative):
+    answered(tokenizers[name].inputs, prompt, negative)
+
+
+@fuzz(80)
+@given(data=st.data())
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_scheduler(model, place, steps, data):
+    own, file = model.pipeline.scheduler, place / "scheduler.json"
+    file.write_bytes(data.draw(document({name: own[name] for name in own if name != "_file"})))
+    answered(lambda: model.pipeline.with_defaults(steps=steps, scheduler=given_scheduler(file, own)))
 
 
 @fuzz(200)
@@ -232,15 +246,16 @@ def test_the_tensors_of_a_checkpoint(alone, place, data):
 @fuzz(150)
 @given(data=st.data())
 def test_embedded_prompts(manifest, place, data):
-    prompts = {"file": "prompts.safetensors", "prompts": ["red a", "blue c"]}
+    prompts = {"file": "prompts.safetensors", "prompts": ["red a", "blue c"], "negatives": [""]}
     manifest = manifest | {"prompt": manifest["prompt"] | {"encoders": {}, "embedded": prompts}}
     manifest["files"] = {"prompts.safetensors": {"sha256": "0" * 64, "bytes": 0}}
     content = save({"text": torch.zeros(3, 8, 32), "mask": torch.ones(3, 8)})
     (place / "prompts.safetensors").write_bytes(data.draw(safetensors(content)))
-    answered(lambda: BundlePrompts(Bundle(place, manifest))("blue c", None))
+    for prompt, negative in (("blue c", False), ("", True)):
+        answered(lambda: BundlePrompts(Bundle(place, manifest))(prompt, negative, None))  # noqa: B023 (called at once)
 
 
-# The native runner's plan.
+# The native runner's script.
 
 FIELDS = [
     "",

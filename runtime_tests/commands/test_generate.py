@@ -4,12 +4,17 @@ import io
 import math
 import subprocess
 import sys
+from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from edge_hadanorm import console
+from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.bundle.runner import ExecuTorchRunner, has_executorch
+from edge_hadanorm.cli import Shares
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters.targets import simulation
 from edge_hadanorm.measure.metrics import psnr_db
@@ -134,20 +139,41 @@ def test_a_second_prompt_does_not_change_what_was_prepared_for_the_first(bundle)
 def test_a_second_step_does_not_change_the_first_prediction(bundle):
     runner = ExecuTorchRunner(bundle)
     conditioning = runner.prepare(PROMPT)
-    first = runner.denoise(torch.zeros(2, *runner.latent_shape), torch.tensor([900.0]), conditioning)
+    first = runner.denoise(torch.zeros(1, *runner.latent_shape), torch.tensor([900.0]), conditioning)
     before = first.clone()
-    runner.denoise(torch.ones(2, *runner.latent_shape), torch.tensor([100.0]), conditioning)
+    runner.denoise(torch.ones(1, *runner.latent_shape), torch.tensor([100.0]), conditioning)
     assert torch.equal(first, before)
 
 
 def test_the_defaults_are_the_bundles(bundle, draw):
     sampling = bundle.manifest["sampling"]
-    assert draw() == draw(seed=0, steps=sampling["steps"], guidance=sampling["guidance"], backend="auto")
+    assert (sampling["plan"], sampling["guidance"], sampling["negative"]) == ("4", 1.5, "")
+    assert draw() == draw(seed=0, steps=4, guidance=1.5, negative="", guidance_steps=(0, 1), backend="auto")
+
+
+def test_other_defaults_are_the_bundles_too(bundle, tmp_path):
+    sampling = bundle.manifest["sampling"] | {"plan": "3", "guidance": 4, "negative": "blue c"}
+    changed = Bundle(bundle.folder, bundle.manifest | {"sampling": sampling})
+    given = generate(bundle, PROMPT, steps=3, guidance=4, negative="blue c", backend="simulation").image
+    assert generate(changed, PROMPT, backend="simulation").image.tobytes() == given.tobytes()
+
+
+def test_a_plan_of_one_guidance_is_drawn_with_it_and_no_other(bundle):
+    """Whatever the default of the other plans is."""
+    plans = bundle.manifest["sampling"]["plans"]
+    own = plans | {"3": plans["3"] | {"guidance": 4.0}}
+    changed = Bundle(bundle.folder, bundle.manifest | {"sampling": bundle.manifest["sampling"] | {"plans": own}})
+    given = generate(bundle, PROMPT, steps=3, guidance=4, backend="simulation").image.tobytes()
+    for asked in (None, 4):
+        drawn = generate(changed, PROMPT, steps=3, guidance=asked, backend="simulation")
+        assert drawn.image.tobytes() == given
+    with pytest.raises(UserError, match="the plan was made for `guidance` 4 alone; leave it out"):
+        generate(changed, PROMPT, steps=3, guidance=1.5, backend="simulation")
 
 
 @on_every_backend
 @pytest.mark.parametrize("steps", [1, 4, 20])
-def test_steps_are_those_of_the_table(bundle, draw, tmp_path, backend, steps):
+def test_steps_are_those_of_the_plan(bundle, draw, tmp_path, backend, steps):
     watch = Stopwatch()
     latents = picture(RUNNERS[backend](bundle), Wish(PROMPT, bundle.plan(steps), 1.5, 0), watch)
     save_png(latents, tmp_path / "expected.png")
@@ -156,29 +182,125 @@ def test_steps_are_those_of_the_table(bundle, draw, tmp_path, backend, steps):
 
 
 class Garbled:
-    """A runner whose predictions without the prompt are not numbers."""
+    """A runner whose predictions for the negative prompt are not numbers, and which counts both kinds."""
 
     def __init__(self, runner):
-        self.runner, self.latent_shape = runner, runner.latent_shape
-        self.prepare, self.decode = runner.prepare, runner.decode
+        self.runner, self.latent_shape, self.decode = runner, runner.latent_shape, runner.decode
+        self.negative, self.predicted = None, Counter()
 
-    def denoise(self, *inputs: torch.Tensor) -> torch.Tensor:
-        prediction = self.runner.denoise(*inputs)
-        prediction[0] = math.nan
-        return prediction
+    def prepare(self, prompt: str, negative: bool = False) -> list[torch.Tensor]:
+        conditioning = self.runner.prepare(prompt, negative)
+        if negative:
+            self.negative = conditioning
+        return conditioning
+
+    def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
+        negative = conditioning is self.negative
+        self.predicted["negative" if negative else "text"] += 1
+        prediction = self.runner.denoise(latents, timestep, conditioning)
+        return torch.full_like(prediction, math.nan) if negative else prediction
 
 
 @on_every_backend
 def test_guidance_1_is_the_prompts_prediction_alone(bundle, backend):
-    runner, table = RUNNERS[backend](bundle), bundle.plan(4)
-    alone = picture(Garbled(runner), Wish(PROMPT, table, 1, 0))
-    assert torch.equal(alone, picture(runner, Wish(PROMPT, table, 1, 0)))
-    assert not torch.equal(alone, picture(runner, Wish(PROMPT, table, 1.5, 0)))
-    assert picture(Garbled(runner), Wish(PROMPT, table, 1.5, 0)).isnan().all()
+    runner, plan = RUNNERS[backend](bundle), bundle.plan(4)
+    garbled = Garbled(runner)
+    alone = picture(garbled, Wish(PROMPT, plan, 1, 0))
+    assert garbled.predicted == {"text": 4}
+    assert garbled.negative is None  # nor is it prepared
+    assert torch.equal(alone, picture(runner, Wish(PROMPT, plan, 1, 0)))
+    assert not torch.equal(alone, picture(runner, Wish(PROMPT, plan, 1.5, 0)))
+    assert picture(garbled, Wish(PROMPT, plan, 1.5, 0)).isnan().all()
+    assert garbled.predicted == {"text": 8, "negative": 4}
 
 
-def test_guidance_0_ignores_the_prompt(draw):
-    assert draw("red a", guidance=0) == draw("blue c", guidance=0) != draw("red a")
+@pytest.mark.parametrize("guidance", [0, 0.5, 1])
+def test_guidance_below_1_is_that_of_1(draw, guidance):
+    """As in diffusers, which makes the text's prediction alone then."""
+    red, blue = (draw(prompt, guidance=guidance) for prompt in ("red a", "blue c"))
+    assert red == draw("red a", guidance=1) != draw("red a", guidance=1.5)
+    assert red != blue
+
+
+# What is not wanted.
+
+
+@on_every_backend
+def test_a_negative_prompt_changes_the_picture_and_an_empty_one_does_not(draw, backend):
+    plain, empty, other, more = (
+        draw(backend=backend, **options) for options in ({}, {"negative": ""}, {"negative": "blue c"}, {"guidance": 4})
+    )
+    assert plain == empty
+    assert len({plain, other, more}) == 3
+    assert draw(backend=backend, negative="blue c", guidance=4) not in (plain, other, more)
+
+
+def test_without_guidance_a_negative_prompt_does_nothing(draw):
+    assert draw(guidance=1, negative="blue c") == draw(guidance=1)
+
+
+def test_what_is_wanted_and_unwanted_is_the_prompts_prediction_alone(draw):
+    """Whatever guidance takes of the difference to itself; but for a code that rounding makes another one."""
+    both, alone = (to_tensor(draw(negative=PROMPT, guidance=guidance)) for guidance in (4, 1))
+    assert psnr_db(both, alone) >= 40
+
+
+def to_tensor(png: bytes) -> torch.Tensor:
+    return torch.from_numpy(np.array(Image.open(io.BytesIO(png))))
+
+
+def test_simulation_and_runtime_draw_the_same_picture_with_a_negative_prompt(bundle):
+    wish = Wish(PROMPT, bundle.plan(8), 3, 3, "blue c")
+    assert psnr_db(*(to_pixels(picture(runner(bundle), wish)) for runner in RUNNERS.values())) >= 45
+
+
+# Guidance on a part of the steps.
+
+
+@on_every_backend
+def test_guidance_on_a_part_of_the_steps_is_that_of_the_plan(bundle, draw, tmp_path, backend):
+    runner, plan = RUNNERS[backend](bundle), bundle.plan(8).guided_between(0.25, 0.75)
+    save_png(picture(runner, Wish(PROMPT, plan, 3, 0, "blue c")), tmp_path / "expected.png")
+    drawn = draw(steps=8, guidance=3, negative="blue c", guidance_steps=(0.25, 0.75), backend=backend)
+    assert drawn == (tmp_path / "expected.png").read_bytes()
+    assert drawn != draw(steps=8, guidance=3, negative="blue c", backend=backend)
+
+
+def test_guidance_on_no_step_is_none(draw):
+    assert draw(guidance=4, guidance_steps=(0, 0)) == draw(guidance=1)
+
+
+def test_fewer_steps_with_guidance_are_fewer_predictions(bundle):
+    counts = {}
+    for last in (0.0, 0.5, 1.0):
+        garbled = Garbled(RUNNERS["simulation"](bundle))
+        picture(garbled, Wish(PROMPT, bundle.plan(8).guided_between(0, last), 3, 0))
+        counts[last] = dict(garbled.predicted)
+    assert counts == {0.0: {"text": 8}, 0.5: {"text": 8, "negative": 4}, 1.0: {"text": 8, "negative": 8}}
+
+
+# The command.
+
+
+def test_the_command_takes_all_of_it(bundle, tmp_path, run):
+    out = tmp_path / "picture.png"
+    line = f"generate {bundle.folder} 'red a' --out {out} --backend simulation --steps 6 --guidance 3 --seed 5"
+    assert run(f"{line} --negative 'blue c' --guidance-steps 0.0-0.5") == (0, "")
+    options = dict(seed=5, steps=6, guidance=3, backend="simulation")
+    expected = generate(bundle, PROMPT, negative="blue c", guidance_steps=(0, 0.5), **options).image
+    with Image.open(out) as drawn:
+        assert drawn.tobytes() == expected.tobytes()
+    assert run(line) == (0, "")
+    with Image.open(out) as drawn:
+        assert drawn.tobytes() != expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"), [("0-1", (0, 1)), ("0.0-0.6", (0, 0.6)), (".25-.75", (0.25, 0.75)), ("1-1", (1, 1))]
+)
+def test_shares_of_the_steps_are_two_numbers(shares, expected):
+    assert Shares().convert(shares, None, None) == expected
+    assert Shares().convert(expected, None, None) == expected
 
 
 def test_threads_change_the_time_and_not_the_picture(bundle, tmp_path):

@@ -17,6 +17,7 @@ from diffusers import PixArtTransformer2DModel
 from safetensors.torch import load_file, save_file
 
 from edge_hadanorm import console, workflow
+from edge_hadanorm.bundle.schema import SCHEMA
 from edge_hadanorm.reference.model import make_text_encoder
 from edge_hadanorm.workflow import deploying
 from runtime_tests.support.helpers import assert_answered, tree
@@ -157,6 +158,11 @@ CAPTURED = ALONE + INPUTS
 EXPORT = "export {given}/checkpoint --target xnnpack --out {out}"
 GENERATE = "generate {given}/bundle 'red a' --backend simulation --out {out}.png"
 OWN = "{given}/checkpoint"
+OTHER_SCHEDULER = RTN + " --scheduler {given}/s.json"
+BROKEN, CLIPS = (
+    json.dumps({"_class_name": "DDIMScheduler"} | fields)
+    for fields in ({"num_train_timesteps": "x"}, {"clip_sample": True})
+)
 EVALUATE = "evaluate {given}/checkpoint --json {out}.json"
 REPORT = "report {given}/bundle {given}/checkpoint --out {out}.html"
 
@@ -234,7 +240,7 @@ MISTAKES = [
     ("rank beyond a linear", write("recipe.json", TYPED_RANK), RECIPE, ["rank 65", "64 of blocks.0.attn1.qkv"]),
     # what to calibrate on
     ("auto without data", NO_PROMPTS, AUTO, ["hadanorm-auto-w4a8", "needs calibration data", "--prompts FILE"]),
-    ("default without data", nothing, AUTO.replace("model", "model/transformer"), ["hadanorm-auto-w4a8", "--inputs"]),
+    ("default without data", nothing, ALONE.replace(" --recipe hadanorm-w8a8", ""), ["hadanorm-auto-w4a8", "--inputs"]),
     ("budget without data", NO_PROMPTS, recipe("rtn-w4a8 --average-bits 5"), ["rtn-w4a8-avg5", "--prompts FILE"]),
     ("transformer alone", nothing, ALONE, ["hadanorm-w8a8", "--inputs FILE"]),
     ("pipeline without prompts", NO_PROMPTS, HADANORM, ["hadanorm-w8a8", "--prompts FILE"]),
@@ -260,6 +266,39 @@ MISTAKES = [
     ("quantize in -1 steps", nothing, RTN + " --steps -1", ["steps", "-1", "from 1"]),
     ("quantize in too many steps", nothing, RTN + " --steps 1000000", ["steps", "1000000", "1000"]),
     ("steps of no number", nothing, RTN + " --steps many", ["--steps", "'many'", "integer"]),
+    ("guidance of NaN to quantize with", nothing, RTN + " --guidance nan", ["--guidance is nan", "0 to 100"]),
+    ("guidance of -1 to quantize with", nothing, RTN + " --guidance -1", ["--guidance is -1", "0 to 100"]),
+    ("guidance beyond 100", nothing, RTN + " --guidance 100.5", ["--guidance is 100.5", "0 to 100"]),
+    ("guidance of no number", nothing, RTN + " --guidance much", ["--guidance", "'much'", "float"]),
+    ("all noise and more", nothing, RTN + " --eta 1.5", ["--eta is 1.5", "0 to 1"]),
+    ("negative share of noise", nothing, RTN + " --eta -0.1", ["--eta is -0.1", "0 to 1"]),
+    ("share of noise of NaN", nothing, EXPORT + " --eta nan", ["--eta is nan", "0 to 1"]),
+    ("unknown word that is unwanted", nothing, RTN + " --negative mauve", ["'mauve'", "inspect"]),
+    ("too many unwanted words", nothing, RTN + f" --negative '{'red ' * 9}'", ["9 tokens", "at most 8", "shorten"]),
+    ("no such scheduler", nothing, RTN + " --scheduler magic", ["'magic'", "no scheduler of diffusers"]),
+    ("scheduler of another kind", nothing, RTN + " --scheduler UNet2DModel", ["'UNet2DModel'", "no scheduler"]),
+    ("scheduler that is a function", nothing, RTN + " --scheduler logging", ["'logging'", "no scheduler"]),
+    ("scheduler file that is not there", nothing, OTHER_SCHEDULER, ["given/s.json", "does not exist", "--scheduler"]),
+    ("scheduler of no JSON", write("s.json", "{"), OTHER_SCHEDULER, ["given/s.json", "not JSON"]),
+    ("scheduler of no object", write("s.json", "[]"), OTHER_SCHEDULER, ["given/s.json", "no object"]),
+    ("scheduler without a class", write("s.json", "{}"), OTHER_SCHEDULER, ["given/s.json", "None", "no scheduler"]),
+    ("scheduler of a wrong type", write("s.json", BROKEN), OTHER_SCHEDULER, ["given/s.json", "copy it again"]),
+    (
+        "scheduler folder without one",
+        nothing,
+        RTN + " --scheduler {given}/model",
+        ["given/model", "scheduler_config.json"],
+    ),
+    ("scheduler that clips", write("s.json", CLIPS), OTHER_SCHEDULER, ["DDIMScheduler", "sets clip_sample"]),
+    ("scheduler of codes", nothing, RTN + " --scheduler VQDiffusionScheduler", ["VQDiffusionScheduler"]),
+    ("steps of a transformer alone", inputs(), CAPTURED + " --steps 4", ["samples nothing", "leave out --steps"]),
+    ("guidance of a transformer alone", inputs(), CAPTURED + " --guidance 2", ["leave out --guidance"]),
+    ("negative of a transformer alone", inputs(), CAPTURED + " --negative ''", ["leave out --negative"]),
+    ("noise of a transformer alone", inputs(), CAPTURED + " --eta 0", ["leave out --eta"]),
+    ("scheduler of a transformer alone", inputs(), CAPTURED + " --scheduler x", ["leave out --scheduler"]),
+    ("dry run in 0 steps", nothing, RTN + " --dry-run --steps 0", ["steps", "0", "from 1"]),
+    ("dry run of a transformer alone", inputs(), CAPTURED + " --dry-run --guidance 2", ["leave out --guidance"]),
+    ("dry run by no such scheduler", nothing, RTN + " --dry-run --scheduler magic", ["'magic'", "no scheduler"]),
     ("negative noise seed", nothing, RTN + " --seed -1", ["seed", "-1", "0"]),
     ("unknown device", nothing, RTN + " --device tpu", ["'tpu'", "cpu, cuda"]),
     ("no such device here", nothing, RTN + " --device cuda", ["cuda", "--device auto"]),
@@ -293,6 +332,27 @@ MISTAKES = [
     ("groups of 8 bits", quantized("rtn-w8a8-g32"), EXPORT, ["rtn-w8a8-g32", "at most 4 bits"]),
     ("float weights", quantized("rtn-w16a8"), EXPORT, ["rtn-w16a8", "at most 8 bits"]),
     ("float activations", quantized("rtn-w8a16"), EXPORT, ["rtn-w8a16", "at most 8 bits"]),
+    # how a bundle samples
+    ("export in 0 steps", nothing, EXPORT + " --steps 0", ["steps", "0", "from 1"]),
+    ("export in too many steps", nothing, EXPORT + " --steps 1001", ["steps", "1001", "1000"]),
+    ("export with guidance of NaN", nothing, EXPORT + " --guidance nan", ["--guidance is nan", "0 to 100"]),
+    ("export with an unknown word", nothing, EXPORT + " --negative mauve", ["'mauve'", "inspect"]),
+    ("export with no such scheduler", nothing, EXPORT + " --scheduler magic", ["'magic'", "no scheduler of diffusers"]),
+    ("export of backward shares", nothing, EXPORT + " --guidance-steps 0.6-0.2", ["from 0.6 to 0.2", "no shares"]),
+    (
+        "export of too large shares",
+        nothing,
+        EXPORT + " --guidance-steps 0-60",
+        ["from 0 to 60", "no shares", "0.0-1.0"],
+    ),
+    ("export of no shares", nothing, EXPORT + " --guidance-steps most", ["--guidance-steps", "'most'", "0.0-0.6"]),
+    ("export of a transformer in steps", quantized("rtn-w8a8"), EXPORT + " --steps 4", ["leave out --steps"]),
+    (
+        "export of a transformer with shares",
+        quantized("rtn-w8a8"),
+        EXPORT + " --guidance-steps 0-0.5",
+        ["given/checkpoint", "samples nothing", "leave out --guidance-steps"],
+    ),
     # what to evaluate with
     ("other reference", edit(CONFIG, interpolation_scale=2), EVALUATE + " --reference {given}/model", ["--reference"]),
     ("no reference", nothing, EVALUATE + " --reference nosuch", ["nosuch", "give 'reference'"]),
@@ -339,18 +399,39 @@ MISTAKES = [
     ("altered file", flip("bundle/text_encoder.pte"), GENERATE, ["'text_encoder.pte'", "altered", "copy"]),
     ("foreign file", write("bundle/notes.txt", "hello"), GENERATE, ["'notes.txt'", "foreign", "remove it"]),
     ("manifest of no JSON", truncate(MANIFEST), GENERATE, ["manifest.json", "not JSON"]),
-    ("newer schema", edit(MANIFEST, schema=3), GENERATE, ["schema 3", "update"]),
+    ("newer schema", edit(MANIFEST, schema=SCHEMA + 1), GENERATE, [f"schema {SCHEMA + 1}", "newer", "update"]),
+    ("older schema", edit(MANIFEST, schema=2), GENERATE, ["schema 2", "older", "export the checkpoint again"]),
+    (
+        "no plans",
+        edit(MANIFEST, sampling=None, golden=None),
+        GENERATE,
+        ["given/bundle", "transformer alone", "prompts"],
+    ),
     ("file outside", edit(MANIFEST, simulation="../model"), GENERATE, ["simulation", "'../model'", "export"]),
     ("no simulation", edit(MANIFEST, simulation=None), GENERATE, ["no checkpoint", "--backend executorch"]),
     # the picture
     ("unknown word", nothing, GENERATE.replace("red a", "red mauve a"), ["'mauve'", "inspect"]),
     ("prompt of no UTF-8", nothing, GENERATE.replace("red a", "red \udcff"), ["'red \\udcff'", "UTF-8"]),
     ("too many words", nothing, GENERATE.replace("red a", "red " * 9), ["9 tokens", "at most 8", "shorten"]),
-    ("picture in 0 steps", nothing, GENERATE + " --steps 0", ["0 steps", "1, 2, 3"]),
+    ("picture in 0 steps", nothing, GENERATE + " --steps 0", ["no plan for 0 steps", "1, 2, 3"]),
     ("picture in -3 steps", nothing, GENERATE + " --steps -3", ["-3 steps", "1, 2, 3"]),
     ("picture in too many steps", nothing, GENERATE + " --steps 1000000", ["1000000 steps", "40, 50"]),
-    ("guidance of NaN", nothing, GENERATE + " --guidance nan", ["guidance is nan", "0 to 100"]),
-    ("negative guidance", nothing, GENERATE + " --guidance -1", ["guidance is -1", "0 to 100"]),
+    ("guidance of NaN", nothing, GENERATE + " --guidance nan", ["--guidance is nan", "0 to 100"]),
+    ("negative guidance", nothing, GENERATE + " --guidance -1", ["--guidance is -1", "0 to 100"]),
+    ("too much guidance", nothing, GENERATE + " --guidance 101", ["--guidance is 101", "0 to 100"]),
+    ("unknown unwanted word", nothing, GENERATE + " --negative 'red mauve a'", ["'mauve'", "inspect"]),
+    (
+        "too many words unwanted",
+        nothing,
+        GENERATE + f" --negative '{'red ' * 9}'",
+        ["9 tokens", "at most 8", "shorten"],
+    ),
+    ("negative of no UTF-8", nothing, GENERATE + " --negative 'red \udcff'", ["'red \\udcff'", "UTF-8"]),
+    ("one share of the steps", nothing, GENERATE + " --guidance-steps 0.6", ["--guidance-steps", "'0.6'", "0.0-0.6"]),
+    ("shares of no numbers", nothing, GENERATE + " --guidance-steps 0.1.2-1", ["--guidance-steps", "'0.1.2-1'"]),
+    ("a negative share", nothing, GENERATE + " --guidance-steps -0.5-1", ["--guidance-steps", "'-0.5-1'", "0.0-0.6"]),
+    ("backward shares", nothing, GENERATE + " --guidance-steps 0.6-0.2", ["from 0.6 to 0.2", "no shares", "0.0-1.0"]),
+    ("too large a share", nothing, GENERATE + " --guidance-steps 0-1.5", ["from 0 to 1.5", "no shares", "0.0-1.0"]),
     ("negative seed", nothing, GENERATE + " --seed -1", ["seed", "-1"]),
     ("seed beyond 64 bits", nothing, GENERATE + f" --seed {2**64}", ["seed", str(2**64)]),
     ("no PNG", nothing, GENERATE.replace(".png", ".jpg"), ["out.jpg", ".png"]),

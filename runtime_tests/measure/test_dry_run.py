@@ -145,6 +145,10 @@ def test_programs_are_those_of_the_bundle(tiny_pipeline, tiny_bundle):
     assert text.endswith(inspection.tensor_table(loaded.programs))
 
 
+# What a text encoder takes where it is more than ids.
+INPUTS = {"pixart": ["ids", "mask"], "sana": ["ids", "mask", "kept"]}
+
+
 @pytest.mark.parametrize("name", tiny_pipelines.PIPELINES)
 @torch.no_grad()
 def test_programs_of_a_pipeline_are_what_its_components_take_and_give(name, tmp_path):
@@ -156,9 +160,10 @@ def test_programs_of_a_pipeline_are_what_its_components_take_and_give(name, tmp_
     assert not outlined.pipeline._encoders
     assert outlined.pipeline._decoder is None
     pipeline, denoiser = model.pipeline, model.denoiser
-    given = pipeline.encode("")
-    conditioning = {f"conditioning.{i}": t for i, t in enumerate(denoiser.prepare(**pipeline.prompt("")))}
-    latents = torch.zeros(2, *denoiser.latent_shape())
+    given = pipeline.encode("", negative=True)
+    prompt = pipeline.prompt("", negative=True)
+    conditioning = {f"conditioning.{i}": t for i, t in enumerate(denoiser.prepare(**prompt))}
+    latents = torch.zeros(1, *denoiser.latent_shape())
     expected = {
         "denoiser": {
             "prepare": signature(given, conditioning),
@@ -168,14 +173,13 @@ def test_programs_of_a_pipeline_are_what_its_components_take_and_give(name, tmp_
         }
     }
     for role, tokenizer in pipeline.tokenizers.items():
-        encoder, (ids, mask) = pipeline.encoder(role), tokenizer.rows("")
-        inputs = {"ids": ids} | ({"mask": mask} if encoder.form.masked else {})
+        encoder = pipeline.encoder(role)
+        inputs = tokenizer.inputs_of(encoder.form, "", negative=True)
+        assert list(inputs) == INPUTS.get(name, ["ids"])
         names = [output + role.removeprefix("text_encoder") for output in encoder.widths]
         made = dict(zip(names, encoder(*inputs.values()), strict=True))
         expected[role] = {"encode": signature(inputs, made)}
-    expected[bundle.DECODER] = {
-        "decode": signature({"latents": latents[:1]}, {"picture": pipeline.decoder(latents[:1])})
-    }
+    expected[bundle.DECODER] = {"decode": signature({"latents": latents}, {"picture": pipeline.decoder(latents)})}
     assert {role: program["methods"] for role, program in programs.items()} == expected
 
 
@@ -190,8 +194,8 @@ def test_a_transformer_alone_is_given_what_was_captured(tiny_pipeline, tmp_path)
     text = workflow.dry_run(str(tiny_pipeline / "transformer"), "hadanorm-w8a8", inputs=tmp_path / "inputs.safetensors")
     assert "calibrated on: 3 captured inputs\n" in text
     rows = cells(text)
-    assert ["prepare", "inputs", "text", "float32", "2x5x32"] in rows
-    assert ["prepare", "inputs", "mask", "float32", "2x5"] in rows
+    assert ["prepare", "inputs", "text", "float32", "1x5x32"] in rows
+    assert ["prepare", "inputs", "mask", "float32", "1x5"] in rows
     assert "encode" not in text
 
 
@@ -202,7 +206,7 @@ def test_a_transformer_alone_is_given_what_was_captured(tiny_pipeline, tmp_path)
 def test_without_anything_to_calibrate_on_it_says_whether_that_is_refused(tiny_pipeline, name, given):
     text = workflow.dry_run(str(tiny_pipeline / "transformer"), name)
     assert f"\ncalibrated on: {given}\n" in text
-    assert ["prepare", "inputs", "text", "float32", "2x120x32"] in cells(text)
+    assert ["prepare", "inputs", "text", "float32", "1x120x32"] in cells(text)
 
 
 def test_a_pipeline_without_prompts_may_be_given_some(tiny_pipeline, tmp_path):
@@ -332,6 +336,9 @@ def damaged(name: str):
         (None, "--recipe svdquant-r32-w4a8 --average-bits 3 --dry-run", ["average_bits is 3"]),
         (None, "--inputs nosuch --dry-run", ["nosuch", "does not exist"]),
         (None, "--steps 0 --dry-run", ["steps", "0"]),
+        (None, "--guidance nan --dry-run", ["--guidance is nan"]),
+        (None, "--negative mauve --dry-run", ["'mauve'", "inspect"]),
+        (None, "--scheduler magic --dry-run", ["'magic'", "no scheduler of diffusers"]),
         ("missing", "--dry-run", ["proj_out.weight", "missing"]),
         ("unknown", "--dry-run", ["unknown tensor 'x'"]),
         ("truncated", "--dry-run", ["truncated", "copy it again"]),

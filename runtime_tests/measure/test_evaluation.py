@@ -268,14 +268,14 @@ def test_the_prediction_sqnr_is_that_of_all_predictions(model, report, calls):
 
 def test_timesteps_are_in_sampling_order_with_the_sqnr_of_their_calls(model, report, calls, held_out):
     measured, quantized = report("rtn-w4a4")
-    table = model.pipeline.plan(held_out.steps)
-    assert list(measured["timesteps"]) == [str(float(timestep)) for timestep in table.timesteps]
+    timesteps = [row.timestep for row in model.pipeline.plan(held_out.steps).rows]
+    assert list(measured["timesteps"]) == [str(timestep) for timestep in timesteps]
     for timestep, db in measured["timesteps"].items():
         own = [call for call in calls if call.timestep.item() == float(timestep)]
         assert len(own) == len(held_out.prompts)
         assert db == pytest.approx(denoiser_sqnr_db(Original.of(model.denoiser, own), quantized), abs=1e-9)
     shuffled = timestep_sqnr(Original.of(model.denoiser, calls[::-1]), quantized)
-    assert list(shuffled) == table.timesteps
+    assert list(shuffled) == timesteps
 
 
 def test_pictures_are_compared_with_those_of_the_same_seeds(model, report, held_out):
@@ -325,9 +325,9 @@ def test_pictures_are_one_a_prompt_with_seeds_counted_up(model, held_out):
     drawn = pictures(model.denoiser, held_out)
     assert drawn.dtype == torch.uint8
     assert drawn.shape == (2, 3, 8, 8)
-    runner, table = TorchRunner(model.denoiser, model.pipeline), model.pipeline.plan(4)
+    runner, plan = TorchRunner(model.denoiser, model.pipeline), model.pipeline.plan(4)
     for i, prompt in enumerate(held_out.prompts):
-        assert torch.equal(drawn[i], to_pixels(picture(runner, Wish(prompt, table, 1.5, 1000 + i))))
+        assert torch.equal(drawn[i], to_pixels(picture(runner, Wish(prompt, plan, 1.5, 1000 + i))))
 
 
 def test_bits_are_counted(report, model):

@@ -1,5 +1,6 @@
 """inspection.py: what `inspect` says of a model, a checkpoint and a bundle are its facts, and nothing else is said."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,10 +13,11 @@ import pytest
 
 from edge_hadanorm import bundle, checkpoint, files
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.measure.inspection import describe, tensor_table
+from edge_hadanorm.measure.inspection import describe, describe_checkpoint, tensor_table
 from edge_hadanorm.method.cost import linear_cost
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.tables import table
+from runtime_tests.support import manifests
 
 INSPECT = "from edge_hadanorm.cli import main; main()"
 RECIPE = "hadanorm-balanced-w4a8"
@@ -42,6 +44,7 @@ def test_a_pipeline_is_its_sizes_its_linears_and_its_words(tiny_pipeline, model)
     head = text.splitlines()[0]
     total = sum(p.numel() for p in model.denoiser.parameters())
     assert f"float model {tiny_pipeline}: PixArtTransformer2DModel, {total:,} parameters, 131,072 quantizable" == head
+    assert text.splitlines()[1] == "sampling: 8 steps of DPMSolverMultistepScheduler, guidance 1.5"
     rows = cells(text)
     assert ["linear", "shape"] in rows
     assert [row[0] for row in rows if row[0].startswith("blocks.")] == model.denoiser.quantizable()
@@ -57,6 +60,7 @@ def test_a_transformer_alone_has_no_words(tiny_pipeline):
     assert_tidy(text)
     assert "131,072 quantizable" in text
     assert "prompts" not in text
+    assert "sampling" not in text
 
 
 # A checkpoint.
@@ -111,6 +115,18 @@ def test_a_checkpoint_is_the_folding_and_grids_of_every_linear(tiny_checkpoint, 
     assert f"{metrics['image_psnr_db']:.1f} dB PSNR" in text
     assert f"quantized: 131,072 parameters, {metrics['bits']['quantized_bytes'] / 1e6:.2f} MB" in text
     assert "of 13 words: " in text
+    assert text.splitlines()[3] == "sampling: 4 steps of DPMSolverMultistepScheduler, guidance 1.5"
+
+
+def test_a_checkpoint_says_how_it_samples(tiny_checkpoint):
+    saved = checkpoint.load(tiny_checkpoint(RECIPE))
+    asked = saved.pipeline.with_defaults(2, 0.5, "blue c", 0.25)
+    text = describe_checkpoint(dataclasses.replace(saved, pipeline=asked), {})
+    assert_tidy(text)
+    assert text.splitlines()[2] == (
+        "sampling: 2 steps of DPMSolverMultistepScheduler, share of noise 0.25, guidance 0.5, negative prompt 'blue c'"
+    )
+    assert "sampling" not in describe_checkpoint(dataclasses.replace(saved, pipeline=None), {})
 
 
 def test_a_checkpoint_that_was_not_measured_has_no_metrics(tiny_checkpoint, tmp_path):
@@ -136,7 +152,8 @@ def test_a_bundle_is_its_programs_and_what_they_delegate(tiny_bundle):
     count = sum(p.is_file() for p in loaded.folder.rglob("*")) - 1
     assert lines[0] == f"bundle {RECIPE} for xnnpack (PixArtTransformer2DModel), pictures of 8x8"
     assert lines[1] == f"{count} files, {size / 1e6:.1f} MB, all verified"
-    assert lines[2] == "golden sample: 'red a', seed 0, at least 30.0 dB"
+    assert lines[2] == "sampling: 4 steps, guidance 1.5; plans of 1 to 50 steps"
+    assert lines[3] == "golden sample: 'red a', seed 0, at least 30.0 dB"
     assert ["program", "method", "delegate calls", "integer linears", "float linears", "outside the delegate"] in rows
     assert [row for row in rows if row[0] == "denoiser.pte"] == [
         ["denoiser.pte", "prepare", "1", "2", "2", "nothing"],
@@ -173,6 +190,30 @@ def test_a_bundle_of_another_writer_has_no_account(tiny_bundle, tmp_path):
             del method["delegation"]
     bundle.write_manifest(folder, manifest)
     assert ["denoiser.pte", "denoise", "?", "?", "?", "?"] in cells(describe(folder))
+
+
+@pytest.mark.parametrize(
+    ("names", "default", "negative", "line"),
+    [
+        (["8", "20", "4"], "8", "blurry", "8 steps, guidance 4.5, negative prompt 'blurry'; plans of 4 to 20 steps"),
+        (["8"], "8", "", "8 steps, guidance 4.5; plans of 8 steps"),
+        (["8", "fast", "4"], "fast", "", "plan 'fast' of 3 steps, guidance 4.5; plans of 4 to 8 steps, 'fast'"),
+        (["fast"], "fast", "", "plan 'fast' of 3 steps, guidance 4.5; plans of 'fast'"),
+    ],
+)
+def test_a_bundle_says_how_it_samples(tmp_path, names, default, negative, line):
+    manifest = manifests.example() | {"golden": None}
+    plans = {name: manifests.plan(int(name) if name.isdecimal() else 3) for name in names}
+    manifest["sampling"] |= {"plan": default, "negative": negative, "plans": plans}
+    text = describe(manifests.make(tmp_path / "bundle", manifest))
+    assert_tidy(text)
+    assert f"sampling: {line}" in text.splitlines()
+
+
+def test_a_bundle_of_a_transformer_alone_samples_nothing(tmp_path):
+    manifest = manifests.example() | {"prompt": None, "sampling": None, "golden": None}
+    del manifest["programs"]["text_encoder"]
+    assert "sampling" not in describe(manifests.make(tmp_path / "bundle", manifest))
 
 
 # Anything else.

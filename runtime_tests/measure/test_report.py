@@ -97,10 +97,11 @@ def built(tiny_checkpoint, tmp_path_factory) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def drawn(model, tiny_checkpoint) -> list[torch.Tensor]:
-    """The pictures [N, 3, 8, 8] of the float model and of both checkpoints."""
-    trajectories = evaluation_trajectories(model)
-    denoisers = [model.denoiser, *(checkpoint.load(tiny_checkpoint(name)).denoiser for name in RECIPES)]
-    return [evaluation.pictures(denoiser, trajectories) for denoiser in denoisers]
+    """The pictures [N, 3, 8, 8] of the float model and of both checkpoints, sampled as those are by default."""
+    loaded = [checkpoint.load(tiny_checkpoint(name)) for name in RECIPES]
+    trajectories = evaluation_trajectories(checkpoint.sampled_alike(model, loaded[0]))
+    assert (trajectories.steps, model.pipeline.steps) == (4, 8)
+    return [evaluation.pictures(denoiser, trajectories) for denoiser in (model.denoiser, *(s.denoiser for s in loaded))]
 
 
 # What is on the page.
@@ -216,6 +217,23 @@ def test_two_of_one_recipe_are_told_apart(tiny_checkpoint, tmp_path):
     assert [row[0].split(" (")[0] for row in rows] == ["rtn-w4a4"] * 2
     for row, path in zip(rows, (first, second), strict=True):
         assert f"rtn-w4a4 ({path})" in row[0]
+
+
+def test_all_are_drawn_as_the_first_is_by_default(model, tiny_checkpoint, tmp_path):
+    first, second = tmp_path / "first", tiny_checkpoint("rtn-w4a4")
+    shutil.copytree(second, first)
+    config = json.loads((first / "config.json").read_text())
+    config["sampling"] |= {"steps": 2, "guidance": 3.0, "negative": "blue c"}
+    (first / "config.json").write_text(json.dumps(config))
+    page = Page(made(first, second, "--out", tmp_path / "x.html"))
+    assert "8 held-out prompts, 2 steps each at guidance 3.0 with the negative prompt “blue c”, with" in page.text
+    trajectories = evaluation_trajectories(checkpoint.sampled_alike(model, checkpoint.load(first)))
+    expected = [evaluation.pictures(own.denoiser, trajectories) for own in (model, checkpoint.load(second))]
+    shown = page.pictures()
+    assert len(shown) == 3 * 8
+    for i, pictures in enumerate([*expected, expected[1]]):
+        for j, picture in enumerate(pictures.permute(0, 2, 3, 1).numpy()):
+            assert np.array_equal(shown[8 * i + j], picture)
 
 
 def test_names_are_text_and_never_markup(tiny_checkpoint, tmp_path):
