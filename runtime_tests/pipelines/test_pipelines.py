@@ -16,8 +16,9 @@ from edge_hadanorm.exporters import writer
 from edge_hadanorm.exporters.targets import Options, simulation
 from edge_hadanorm.measure import metrics
 from edge_hadanorm.pipelines import loading, probing
-from edge_hadanorm.pipelines.decoder import tiled
+from edge_hadanorm.pipelines.decoder import pixels_a_latent, tiled
 from edge_hadanorm.pipelines.drawing import TorchRunner, Wish, picture
+from edge_hadanorm.pipelines.loading import Size
 from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.pictures import to_pixels
 from runtime_tests.support.tiny_pipelines import CLASSES, PIPELINES, save
@@ -73,8 +74,9 @@ def _drawn(pipeline, name: str, prompt: str, shape, negative: str) -> torch.Tens
         options |= dict(use_resolution_binning=False, clean_caption=False)
     if name == "sana":
         options |= dict(use_resolution_binning=False)
-    side = 32 if name == "sana" else shape[-1] * pipeline.vae_scale_factor
-    latents = pipeline(prompt, height=side, width=side, **options)[0]
+    factor = 32 // shape[-1] if name == "sana" else pipeline.vae_scale_factor  # which Sana wants, and does not read
+    factor = 32 if name == "sana" and shape[-1] != shape[-2] else factor
+    latents = pipeline(prompt, height=factor * shape[-2], width=factor * shape[-1], **options)[0]
     latents = latents / pipeline.vae.config.scaling_factor + (pipeline.vae.config.get("shift_factor") or 0)
     with torch.no_grad():
         return pipeline.vae.decode(latents, return_dict=False)[0][0]
@@ -108,6 +110,29 @@ def test_a_float_picture_is_diffusers(name, folder, model):
     runner = TorchRunner(model.denoiser, model.pipeline)
     actual = picture(runner, Wish(prompt, model.pipeline.plan(STEPS), GUIDANCE, SEED, negative))
     assert float_psnr_db(actual, expected) > 60
+
+
+@torch.no_grad()
+def test_a_float_picture_of_another_size_is_diffusers(name, folder):
+    """Of half the height, which DiTPipeline does not have."""
+    native = loading.load(str(folder))
+    channels, height, width = native.denoiser.latent_shape()
+    factor = pixels_a_latent(folder / "vae", native.pipeline.kind.decoder)
+    size = Size(picture=(factor * width, factor * height // 2))
+    if name == "dit":
+        with pytest.raises(UserError, match="no square"):
+            loading.load(str(folder), size)
+        return
+    model, prompt = loading.load(str(folder), size), prompts(name)[0]
+    assert model.denoiser.latent_shape() == (channels, height // 2, width)
+    expected = drawn_by_diffusers(folder, name, prompt, model.denoiser.latent_shape())
+    runner = TorchRunner(model.denoiser, model.pipeline)
+    actual = picture(runner, Wish(prompt, model.pipeline.plan(STEPS), GUIDANCE, SEED))
+    assert actual.shape == (3, factor * height // 2, factor * width)
+    assert float_psnr_db(actual, expected) > 60
+    for wrong in ((factor * width + 1, factor * height), (0, factor)):
+        with pytest.raises(UserError, match=rf"`size` {wrong[0]}x{wrong[1]}: .* multiples of {factor} pixels"):
+            loading.load(str(folder), Size(picture=wrong))
 
 
 FLOW_LCM, FLOW_EULER = diffusers.FlowMatchLCMScheduler, diffusers.FlowMatchEulerDiscreteScheduler
@@ -188,6 +213,19 @@ def test_a_bundle_has_a_program_for_every_component(name, drawing):
             if role.startswith("text_encoder"):
                 assert account["delegation"]["integer_linears"] > 0, (role, method)
     assert drawing.manifest["golden"]["psnr_db"] == 40.0
+
+
+def test_a_bundle_of_another_size(name, quantized, drawing, tmp_path):
+    """The same checkpoint, half as high; its program is that of the simulation."""
+    if name != "pixart":  # one of those whose pictures need not be square: programs take a minute
+        return
+    width, height = drawing.image_size
+    made = workflow.export(quantized, tmp_path / "bundle", size=(width, height // 2), prompts=prompts(name))
+    assert made.image_size == (width, height // 2)
+    assert made.latent_shape[1:] == (drawing.latent_shape[1] // 2, drawing.latent_shape[2])
+    device, simulated = draw(made, prompts(name)[1]), draw(made, prompts(name)[1], simulation(made))
+    assert device.shape == (3, height // 2, width)
+    assert metrics.psnr_db(device, simulated) > 30
 
 
 def test_prompts_can_be_carried_encoded(name, quantized, drawing, tmp_path):
