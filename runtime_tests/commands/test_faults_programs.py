@@ -119,15 +119,16 @@ def test_a_damaged_program_of_the_right_sha256_is_refused_by_the_runtime(tiny_bu
 
 # The manifest of another program.
 
-DENOISE = "programs/denoiser/methods/denoise"
+DENOISE, PREPARE = (f"programs/denoiser/methods/{name}" for name in ("denoise", "prepare"))
 OTHERS = [
     ("a wider input", f"{DENOISE}/inputs/2/shape/1", 9, ["inputs of 'denoise'"]),
     ("an input of another dtype", f"{DENOISE}/inputs/1/dtype", "int64", ["inputs of 'denoise'"]),
     ("an input less", f"{DENOISE}/inputs/2", ..., ["inputs of 'denoise'"]),
-    ("an output of another batch", f"{DENOISE}/outputs/0/shape/0", 3, ["outputs of 'denoise'"]),
+    ("an output of two sequences", f"{DENOISE}/outputs/0/shape/0", 2, ["denoise.outputs", "[1, *latents.shape]"]),
+    ("an output of another shape", f"{PREPARE}/outputs/0/shape/0", 2, ["outputs of 'prepare'"]),
     ("an output of another dtype", f"{DENOISE}/outputs/0/dtype", "float16", ["outputs of 'denoise'"]),
     ("no output", f"{DENOISE}/outputs", [], ["denoise.outputs", "latents.shape"]),
-    ("outputs of `prepare`", "programs/denoiser/methods/prepare/outputs", [], ["outputs of 'prepare'"]),
+    ("outputs of `prepare`", f"{PREPARE}/outputs", [], ["outputs of 'prepare'"]),
     (
         "a method more",
         "programs/denoiser/methods/forward",
@@ -137,7 +138,7 @@ OTHERS = [
     ("other latents", "latents/shape", [3, 8, 4], ["denoise.inputs", "latents.shape"]),
     ("too many latents", "latents/shape", [2**31 - 1] * 3, ["denoise.inputs", "latents.shape"]),
     ("too many tokens", "prompt/encoders/text_encoder/length", 2**31 - 1, ["encode.inputs", "length"]),
-    ("an unknown condition", "programs/denoiser/methods/prepare/inputs/0/name", "x", ["nothing gives 'x'", "prepare"]),
+    ("an unknown condition", f"{PREPARE}/inputs/0/name", "x", ["nothing gives 'x'", "prepare"]),
     ("padding that no encoder knows", "prompt/encoders/text_encoder/pad_id", 9999, ["text_encoder.pte", "cannot run"]),
     ("programs exchanged", "programs/denoiser/file", "text_encoder.pte", ["has no method 'prepare'"]),
     ("Core ML's", "target", "coreml", ["for coreml", "--backend simulation"]),
