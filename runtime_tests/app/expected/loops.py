@@ -7,6 +7,7 @@ recorded. Java has to make the same calls with the same bits, and of their answe
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from edge_hadanorm.tensor_files import write_tensors
 from runtime_tests.app.expected import plans
 from runtime_tests.app.expected.files import numbers, write
 from runtime_tests.app.expected.vocabularies import REFERENCE
+from runtime_tests.app.parity import by_program
 
 SCHEDULER = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.5)
 LENGTH, KEPT, WIDTH = 8, 4, 6
@@ -180,17 +182,10 @@ def _drawn(folder: Path, name: str, written: bundle.Bundle, programs: dict[str, 
     save_png(drawn, folder / f"{name}.png")
     return {
         "request": request,
-        "calls": by_program(written, calls),
+        "calls": by_program(written, calls, itemgetter("file")),
         "pixels": numbers(folder / f"{name}.pixels", to_pixels(drawn).long()),
         "shape": list(drawn.shape),
     }
-
-
-def by_program(written: bundle.Bundle, calls: list[dict]) -> list[dict]:
-    """Calls as a device makes them, which has one program in memory at a time and loads each once."""
-    roles = sorted(written.programs, key=lambda role: (role == bundle.DECODER, role == "denoiser"))
-    order = [written.programs[role]["file"] for role in roles]
-    return sorted(calls, key=lambda call: order.index(call["file"]))
 
 
 def _refusal(written: bundle.Bundle, programs: dict[str, Signatures], request: dict) -> str:

@@ -25,8 +25,10 @@ public final class Bundle {
             programs.put(role, new Program(role, folder, Manifest.object(listed, role)));
         }
         Map<String, Object> byName = Manifest.object(manifest.object("sampling"), "plans");
-        for (Map.Entry<String, Object> entry : byName.entrySet()) {
-            plans.put(entry.getKey(), PlanReader.read(entry.getValue()));
+        List<String> names = new ArrayList<>(byName.keySet());
+        names.sort(Comparator.comparing(Bundle::steps));
+        for (String name : names) {
+            plans.put(name, PlanReader.read(byName.get(name)));
         }
     }
 
@@ -129,13 +131,11 @@ public final class Bundle {
     }
 
     /**
-     * Names of the plans that can be asked for; none of a transformer alone. First are those of schedulers, which are
-     * numbers of steps, the smallest first, and then others in the manifest's order.
+     * The plans that can be asked for, by their names; none of a transformer alone. First are those of schedulers,
+     * which are named by their number of steps, the smallest first, and then others in the manifest's order.
      */
-    public List<String> plans() {
-        List<String> names = new ArrayList<>(plans.keySet());
-        names.sort(Comparator.comparing(Bundle::steps));
-        return names;
+    public Map<String, Plan> plans() {
+        return Collections.unmodifiableMap(plans);
     }
 
     /** The name of the plan to ask for; empty of a transformer alone. */
@@ -158,7 +158,7 @@ public final class Bundle {
         Plan plan = plans.get(name);
         if (plan == null) {
             throw new BundleException("bundle " + name() + " has no plan '" + Text.plain(name) + "'; take one of "
-                    + Text.plain(Text.some(plans(), 40)));
+                    + Text.plain(Text.some(plans.keySet(), 40)));
         }
         return plan;
     }

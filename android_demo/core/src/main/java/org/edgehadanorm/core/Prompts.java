@@ -94,8 +94,9 @@ final class Prompts {
         Map<Conditioning, Map<String, Tensor>> tensors = new EnumMap<>(Conditioning.class);
         for (Map.Entry<Conditioning, String> entry : prompts.entrySet()) {
             Optional<long[]> kept = encoder.kept(entry.getKey());
-            long[] ids = entry.getKey() == Conditioning.TEXT ? tokenizer.ids(entry.getValue())
-                    : tokenizer.negativeIds(entry.getValue(), kept.map(places -> places.length).orElse(encoder.length()));
+            int most = kept.map(places -> places.length).orElse(encoder.length());
+            long[] ids = entry.getKey() == Conditioning.TEXT
+                    ? tokenizer.ids(entry.getValue()) : tokenizer.negativeIds(entry.getValue(), most);
             Map<String, Tensor> made = sequence(tokenizer.padded(ids), ids.length);
             kept.ifPresent(places -> made.put(KEPT, Tensor.of(places, places.length)));
             tensors.put(entry.getKey(), made);
