@@ -3,7 +3,6 @@ package org.edgehadanorm.core;
 import java.io.File;
 import java.util.ArrayList;
 import java.util.Collections;
-import java.util.Comparator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -26,7 +25,7 @@ public final class Bundle {
         }
         Map<String, Object> byName = Manifest.object(manifest.object("sampling"), "plans");
         List<String> names = new ArrayList<>(byName.keySet());
-        names.sort(Comparator.comparing(Bundle::steps));
+        names.sort((one, other) -> Integer.compare(steps(one), steps(other)));
         for (String name : names) {
             plans.put(name, PlanReader.read(byName.get(name)));
         }

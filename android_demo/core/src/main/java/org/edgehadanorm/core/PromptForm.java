@@ -58,7 +58,7 @@ public final class PromptForm {
         return kind;
     }
 
-    /** The labels or embedded prompts to choose from; empty where any text is taken. An empty label is no class. */
+    /** The labels or embedded prompts to choose from; none where any text is taken. Labels may be left empty. */
     public List<String> choices() {
         return Collections.unmodifiableList(choices);
     }

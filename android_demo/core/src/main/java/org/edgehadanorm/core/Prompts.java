@@ -37,13 +37,24 @@ final class Prompts {
      */
     Map<Conditioning, Tensor[]> inputs(Map<Conditioning, String> prompts, Encode encode)
             throws RunnerException, BundleException, Cancelled {
-        Map<Conditioning, Map<String, Tensor>> given =
-                form.kind() == PromptForm.Kind.ENCODERS ? encoded(prompts, encode) : found(prompts);
+        Map<Conditioning, Map<String, Tensor>> given = given(prompts, encode);
         Map<Conditioning, Tensor[]> inputs = new EnumMap<>(Conditioning.class);
         for (Conditioning conditioning : prompts.keySet()) {
             inputs.put(conditioning, ordered(given.get(conditioning)));
         }
         return inputs;
+    }
+
+    private Map<Conditioning, Map<String, Tensor>> given(Map<Conditioning, String> prompts, Encode encode)
+            throws RunnerException, BundleException, Cancelled {
+        switch (form.kind()) {
+            case LABELS:
+                return labelled(prompts);
+            case EMBEDDED:
+                return carried(prompts);
+            default:
+                return encoded(prompts, encode);
+        }
     }
 
     private Tensor[] ordered(Map<String, Tensor> given) throws BundleException {
@@ -114,42 +125,49 @@ final class Prompts {
         return made;
     }
 
-    /** Of classes, and of prompts that are carried encoded. */
-    private Map<Conditioning, Map<String, Tensor>> found(Map<Conditioning, String> prompts) throws BundleException {
-        boolean labelled = form.kind() == PromptForm.Kind.LABELS;
-        Map<String, Tensor> carried = labelled ? Collections.emptyMap() : Safetensors.read(form.embedded());
+    /** The number of the class that a prompt names; of the empty one that of no class. */
+    private Map<Conditioning, Map<String, Tensor>> labelled(Map<Conditioning, String> prompts) throws BundleException {
+        Map<String, Long> labels = form.labels();
         Map<Conditioning, Map<String, Tensor>> given = new EnumMap<>(Conditioning.class);
         for (Map.Entry<Conditioning, String> entry : prompts.entrySet()) {
-            given.put(entry.getKey(), labelled ? label(entry.getValue())
-                    : row(carried, entry.getKey(), entry.getValue()));
+            String prompt = entry.getValue();
+            if (!prompt.isEmpty() && !labels.containsKey(prompt)) {
+                throw new BundleException("prompt '" + prompt + "' is no class of the model; classes: "
+                        + Text.shortened(Text.some(labels.keySet(), 40), 200));
+            }
+            float number = labels.getOrDefault(prompt, (long) labels.size());
+            given.put(entry.getKey(),
+                    Collections.singletonMap("label", Tensor.of(new float[] {number}, 1)));
         }
         return given;
     }
 
-    /** The number of the class that a prompt names; of the empty one that of no class. */
-    private Map<String, Tensor> label(String prompt) throws BundleException {
-        Map<String, Long> labels = form.labels();
-        if (!prompt.isEmpty() && !labels.containsKey(prompt)) {
-            throw new BundleException("prompt '" + prompt + "' is no class of the model; classes: "
-                    + Text.shortened(Text.some(labels.keySet(), 40), 200));
+    /** Every prompt is found right or wrong before the file is read. */
+    private Map<Conditioning, Map<String, Tensor>> carried(Map<Conditioning, String> prompts) throws BundleException {
+        Map<Conditioning, Integer> places = new EnumMap<>(Conditioning.class);
+        for (Map.Entry<Conditioning, String> entry : prompts.entrySet()) {
+            places.put(entry.getKey(), place(entry.getKey(), entry.getValue()));
         }
-        float number = labels.getOrDefault(prompt, (long) labels.size());
-        return Collections.singletonMap("label", Tensor.of(new float[] {number}, 1));
+        Map<String, Tensor> all = Safetensors.read(form.embedded());
+        Map<Conditioning, Map<String, Tensor>> given = new EnumMap<>(Conditioning.class);
+        for (Map.Entry<Conditioning, Integer> entry : places.entrySet()) {
+            Map<String, Tensor> rows = new LinkedHashMap<>();
+            for (Map.Entry<String, Tensor> tensor : all.entrySet()) {
+                rows.put(tensor.getKey(), row(tensor.getKey(), tensor.getValue(), entry.getValue()));
+            }
+            given.put(entry.getKey(), rows);
+        }
+        return given;
     }
 
-    private Map<String, Tensor> row(Map<String, Tensor> carried, Conditioning conditioning, String prompt)
-            throws BundleException {
+    /** The row of a prompt in the file. */
+    private int place(Conditioning conditioning, String prompt) throws BundleException {
         boolean isText = conditioning == Conditioning.TEXT;
         List<String> known = isText ? form.choices() : form.negatives();
-        int row = known.indexOf(prompt) + (isText ? 0 : form.choices().size());
         if (!known.contains(prompt)) {
             throw unknown(isText ? "prompt" : "negative prompt", prompt, known);
         }
-        Map<String, Tensor> given = new LinkedHashMap<>();
-        for (Map.Entry<String, Tensor> entry : carried.entrySet()) {
-            given.put(entry.getKey(), row(entry.getKey(), entry.getValue(), row));
-        }
-        return given;
+        return known.indexOf(prompt) + (isText ? 0 : form.choices().size());
     }
 
     private static BundleException unknown(String what, String prompt, List<String> known) {

@@ -203,6 +203,28 @@ public class BundleTest {
         assertTrue(error.getMessage(), error.getMessage().contains("more than a phone can hold"));
     }
 
+    @Test
+    public void carriedPromptsOfAnotherNumberThanTheFileHasAreRefused() throws Exception {
+        folder = Files.bundle("embedded", new File(scratch.getRoot(), "d"));
+        edit("\"two dogs, running\"", "\"two dogs, running\", \"a dog\"");
+        notDrawn("a dog", "", "bundle d: 'mask' has not one row for each of 5 prompts; export the bundle again");
+    }
+
+    @Test
+    public void whereNoNegativePromptIsCarriedThereIsAWayWithout() throws Exception {
+        folder = Files.bundle("embedded", new File(scratch.getRoot(), "d"));
+        edit("\"negatives\"", "\"negatives\": [], \"others\"");
+        notDrawn("a cat", "", "the bundle carries no negative prompt; take guidance 1, which needs none");
+    }
+
+    private void notDrawn(String prompt, String negative, String message) throws BundleException {
+        Bundle bundle = Bundle.open(folder, Progress.NONE);
+        Generator unloaded = new Generator(bundle, Scripted.unloaded(bundle));
+        BundleException error = assertThrows(BundleException.class,
+                () -> unloaded.generate(new Request(prompt, negative, 0, "4", 1.5), Listener.NONE));
+        assertEquals(message, error.getMessage());
+    }
+
     private void edit(String before, String after) throws IOException {
         File manifest = new File(folder, "manifest.json");
         String text = new String(Vectors.bytes(manifest), "UTF-8");
