@@ -15,13 +15,15 @@ from runtime_tests.support.tiny_pipelines import save
 
 REFERENCE = ("hadanorm-w8a8", "hadanorm-w4a8")
 RECIPE = "rtn-w8a8"
-PROMPT = {"pixart": "a red cat", "sd3": "a red cat", "dit": "tench", "embedded": "a red cat"}
-# A text encoder and tiles; three text encoders; classes; prompts that were encoded before.
-PIPELINES = {
-    "pixart": ("pixart", Options(tile=4)),
-    "sd3": ("sd3", Options()),
-    "dit": ("dit", Options()),
-    "embedded": ("pixart", Options(prompts=("a red cat", "a blue house"))),
+PROMPT = {"pixart": "a red cat", "sd3": "a red cat", "sana": "a red cat", "dit": "tench", "embedded": "a red cat"}
+# A text encoder and tiles, and a scheduler that draws noise; three text encoders, and guidance in some of the steps;
+# an instruction before the prompt; classes; prompts that were encoded before.
+PIPELINES: dict[str, tuple[str, Options, dict]] = {
+    "pixart": ("pixart", Options(tile=4), {"scheduler": "LCMScheduler", "negative": "a blue house"}),
+    "sd3": ("sd3", Options(guided=(0.3, 0.7)), {}),
+    "sana": ("sana", Options(), {"negative": "two green trees"}),
+    "dit": ("dit", Options(), {"negative": "goldfish"}),
+    "embedded": ("pixart", Options(prompts=("a red cat", "a blue house")), {"negative": "two green trees"}),
 }
 
 
@@ -40,9 +42,9 @@ def _tiny(name: str) -> Bundle:
 
 
 def _make(name: str, folder: Path) -> None:
-    pipeline, options = PIPELINES[name]
+    pipeline, options, defaults = PIPELINES[name]
     model = save(pipeline, folder / "model")
-    workflow.quantize(str(model), RECIPE, folder / "checkpoint", [PROMPT[name]], steps=1)
+    workflow.quantize(str(model), RECIPE, folder / "checkpoint", [PROMPT[name]], steps=1, **defaults)
     saved = checkpoint.load(folder / "checkpoint")
     (folder / "bundle").mkdir()
     writer.write_bundle(folder / "bundle", folder / "checkpoint", saved, "xnnpack", options=options)

@@ -1,48 +1,56 @@
 """What the app's loop should do on a desktop: every call of a program and every picture as Python's runtime has them.
 
-`write` leaves cases.json, a list of {name, bundle, prompt, seed, steps, guidance, calls, pixels}. calls: one of each
-call of a program in their order, "file method sha256", of all inputs and then all outputs, each as a line
-"dtype [sizes]" and its little-endian bytes. pixels: sha256 of the picture's bytes, [3, H, W].
+`write` leaves cases.json, a list of {name, bundle, prompt, negative, seed, plan, guidance, calls, pixels}. calls: one
+of each call of a program in the order of a device, "file method sha256", of all inputs and then all outputs, each as a
+line "dtype [sizes]" and its little-endian bytes. pixels: sha256 of the picture's bytes, [3, H, W].
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from edge_hadanorm import files
 from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.bundle.runner import ExecuTorchRunner, Method
-from edge_hadanorm.pipelines.drawing import picture
+from edge_hadanorm.bundle.schema import DECODER
+from edge_hadanorm.pipelines.drawing import Wish, picture
 from edge_hadanorm.pipelines.pictures import to_pixels
+
+Call = TypeVar("Call")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One picture that is asked of a bundle. guidance None: the bundle's own."""
+    """One picture that is asked of a bundle. guidance, negative None: the bundle's own."""
 
     name: str
     bundle: Bundle
     prompt: str
     seed: int
-    steps: int
+    plan: str
     guidance: float | None = None
+    negative: str | None = None
 
     def recorded(self) -> dict:
         """The case with what Python makes of it, as it stands in cases.json."""
-        guidance = self.bundle.manifest["sampling"]["guidance"] if self.guidance is None else self.guidance
+        sampling = self.bundle.sampling
+        guidance = sampling["guidance"] if self.guidance is None else self.guidance
+        negative = sampling["negative"] if self.negative is None else self.negative
         runner = Recorder(self.bundle)
-        drawn = picture(runner, self.prompt, self.bundle.table(self.steps), guidance, self.seed)
+        drawn = picture(runner, Wish(self.prompt, self.bundle.plan(self.plan), guidance, self.seed, negative))
         return {
             "name": self.name,
             "bundle": str(self.bundle.folder),
             "prompt": self.prompt,
+            "negative": negative,
             "seed": self.seed,
-            "steps": self.steps,
+            "plan": self.plan,
             "guidance": float(guidance),
-            "calls": runner.calls,
+            "calls": by_program(self.bundle, runner.calls, lambda call: call.split()[0]),
             "pixels": hashlib.sha256(to_pixels(drawn).numpy().tobytes()).hexdigest(),
         }
 
@@ -62,6 +70,16 @@ class Recorder(ExecuTorchRunner):
             return outputs
 
         return call
+
+
+def by_program(bundle: Bundle, calls: Sequence[Call], file: Callable[[Call], str]) -> list[Call]:
+    """Calls as a device makes them, which has one program in memory at a time and loads each once.
+
+    file: of the program of a call.
+    """
+    roles = sorted(bundle.programs, key=lambda role: (role == DECODER, role == "denoiser"))
+    order = [bundle.programs[role]["file"] for role in roles]
+    return sorted(calls, key=lambda call: order.index(file(call)))
 
 
 def digest(tensors: Sequence[torch.Tensor]) -> str:

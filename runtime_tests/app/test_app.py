@@ -20,12 +20,12 @@ ROOT = gradle.ROOT.parent
 ASSET = "reference.zip"
 BUNDLES = (*bundles.REFERENCE, *bundles.PIPELINES)
 EXACT = "exact 8"
-# Prompt, seed, steps, guidance.
+# Prompt, seed, plan, guidance, negative prompt.
 ASKED = [
-    ("red heart", 0, 1, 1.0),
-    ("grinning face", 7, 4, None),
-    ("rocket", 2**63 - 1, 20, 7.5),
-    ("", 2**32, 2, 0.0),
+    ("red heart", 0, "1", 1.0, "rocket"),
+    ("grinning face", 7, "4", None, None),
+    ("rocket", 2**63 - 1, "20", 7.5, "red heart"),
+    ("", 2**32, "2", 0.0, None),
 ]
 
 
@@ -226,7 +226,9 @@ def asked(name: str) -> list[Case]:
     bundle = bundles.made(name)
     if name in bundles.REFERENCE:
         return [Case(f"{name} {index}", bundle, *request) for index, request in enumerate(ASKED)]
-    return [Case(name, bundle, bundles.PROMPT[name], 3, 4), Case(f"{name} 1", bundle, "", 4, 2, 1.0)]
+    prompt = bundles.PROMPT[name]
+    other = prompt if name == "embedded" else ""
+    return [Case(name, bundle, prompt, 3, "4"), Case(f"{name} 1", bundle, other, 4, "2", 1.0)]
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import sys
 import time
 
 from edge_hadanorm.files import new_folder, write_json
-from runtime_tests.app.expected import bundles, loops, noise, pictures, tables, tokens
+from runtime_tests.app.expected import bundles, loops, noise, pictures, plans, tokens
 
 MAKERS = {
     "noise": noise.make,
-    "tables": tables.make,
+    "plans": plans.make,
     "pictures": pictures.make,
     "loops": loops.make,
     "bundles": bundles.make,

@@ -54,36 +54,67 @@ def _edited(folder: Path) -> Iterator[bytes]:
     edits += [(f"{known.INPUT}/0/dtype", dtype) for dtype in DTYPES]
     edits += [(place, path) for place in ("programs/denoiser/file", "golden/file", "simulation") for path in PATHS]
     edits += [("files", whole["files"] | {path: {"sha256": "0" * 64, "bytes": 0}}) for path in known.UNSAFE]
-    edits += [("sampling/tables", {"8": known.table(8), "4": known.table(4), key: known.table(8)}) for key in KEYS]
-    edits += [("sampling/tables/20", table) for table in TABLES]
-    edits += [("schema", schema) for schema in (0, 1, 2, 3, 99, -1, "1", 1.0, True, None, 2**31, 2**70)]
+    edits += [("sampling/plans", {"8": known.plan(8), "4": known.plan(4), name: known.plan(8)}) for name in NAMES]
+    plans = [(f"sampling/plans/20/{place}".rstrip("/"), value) for place, value, _ in [*known.BAD_PLANS, *PLANS]]
+    edits += plans + [(f"sampling/plans/20/{place}", value) for place, value, _ in known.LONG_PLANS]
+    edits += [("schema", schema) for schema in (0, 1, 2, 3, 4, 99, -1, "3", 3.0, True, None, 2**31, 2**70)]
     edits += OTHERS
-    for place, value in edits:
-        known.edit(folder, place, value)
+    for several in [*([edit] for edit in edits), *(edits for edits, _ in known.APART.values())]:
+        for place, value in several:
+            known.edit(folder, place, value)
         yield (folder / "manifest.json").read_bytes()
         known.write(folder, whole)
+    known.keep(folder)
+    kept = known.read(folder)
+    yield json.dumps(kept).encode()
+    for place, value in KEPT:
+        known.edit(folder, place, value)
+        yield (folder / "manifest.json").read_bytes()
+        known.write(folder, kept)
+    known.write(folder, whole)
 
 
 PATHS = [*known.UNSAFE, "missing", "manifest.json", "LICENSE/x", "simulation", "golden", "LICENSE", "a b", "é", "日本"]
-KEYS = ["", "0", "08", "8.0", "-8", "eight", "٨", "8 ", "1_0", "12345678", "123456", "7\n"]
-TABLES = [None, {}, [], known.table(39)]
-TABLES += [known.table(8) | change for change in (
-    {"a": [1.0]}, {"noise_scale": "1"}, {"noise_scale": True}, {"steps": 8.0}, {"steps": True}, {"b": [[]] * 8},
-    {"b": [[1.0, 2.0]] * 8}, {"a": [1e39] * 8}, {"a": [None] * 8}, {"timesteps": "12345678"}, {"extra": 1},
-    {"b": [[float(j) for j in range(k + 1)] for k in range(8)]},
-)]  # fmt: skip
+NAMES = ["", "0", "08", "8.0", "fast", "٨", "12345678", "7\n", "a" * 80]
+# As known.BAD_PLANS has them, most of them good.
+PLANS = [
+    ("guidance", 3.5, ""),
+    ("guidance", None, ""),
+    ("guidance", 1e39, ""),
+    ("noise_scale", True, ""),
+    ("noise_scale", 7, ""),
+    ("rows", known.plan(39)["rows"], ""),
+    ("rows/0/known", None, ""),
+    ("rows/0/b", [], ""),
+    ("rows/3/b_negative", [1, 2, 3, 4.5], ""),
+    ("rows/3/c", [0, -0.0, 3e38], ""),
+    ("rows/3/extra", [], ""),
+    ("rows/3/a", 2**70, ""),
+]
+KEPT = [
+    (f"{known.ENCODER}/kept", None),
+    (f"{known.ENCODER}/kept", {"prompt": [0, 1, 2], "negative": [0, 1, 2]}),
+    (f"{known.ENCODER}/kept", {"prompt": [0, 0, 0, 0], "negative": [15, 14, 13, 12]}),
+    (f"{known.ENCODER}/kept/negative", [0, 1, 2]),
+    (f"{known.ENCODER}/kept/prompt", [0, 1, 2, 2**31]),
+    (f"{known.ENCODED}/2/shape", [1, 4]),
+    (f"{known.ENCODED}/2/name", "places"),
+    (f"{known.ENCODED}/0/name", "kept"),
+]
 OTHERS = [
     ("prompt", None),
     ("prompt/labels", {}),
     ("prompt/labels", {"cat": 0}),
     ("prompt/encoders", {}),
-    ("prompt/embedded", {"file": "LICENSE", "prompts": ["a", "b"]}),
+    ("prompt/embedded", {"file": "LICENSE", "prompts": ["a", "b"], "negatives": [""]}),
+    ("prompt/embedded", {"file": "LICENSE", "prompts": [], "negatives": []}),
     ("prompt/encoders/text_encoder/unknown_id", None),
     ("prompt/encoders/text_encoder_2", known.example()["prompt"]["encoders"]["text_encoder"]),
     ("sampling", None),
-    ("sampling/steps", 5),
+    ("sampling/plan", "20"),
+    ("sampling/negative", ""),
     ("golden", None),
-    ("golden/steps", 5),
+    ("golden/plan", "20"),
     ("simulation", None),
     ("programs/image_decoder", {"file": "LICENSE", "methods": {}}),
     ("programs/image_decoder", {"file": "LICENSE", "methods": {"decode": {"inputs": [], "outputs": []}}}),

@@ -6,75 +6,107 @@ recorded. Java has to make the same calls with the same bits, and of their answe
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from pathlib import Path
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 
 from edge_hadanorm import bundle
 from edge_hadanorm.bundle.runner import BundleRunner, Method
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.pipelines import drawing
-from edge_hadanorm.pipelines.noise import normal
+from edge_hadanorm.pipelines.drawing import Wish
 from edge_hadanorm.pipelines.pictures import save_png, to_pixels
-from edge_hadanorm.pipelines.sampling import probe
+from edge_hadanorm.pipelines.plans import Plan
+from edge_hadanorm.pipelines.probing import probe
 from edge_hadanorm.tensor_files import write_tensors
+from runtime_tests.app.expected import plans
 from runtime_tests.app.expected.files import numbers, write
 from runtime_tests.app.expected.vocabularies import REFERENCE
+from runtime_tests.app.parity import by_program
 
 SCHEDULER = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.5)
-STEPS = (1, 2, 4, 8)
-LENGTH, WIDTH = 8, 6
+LENGTH, KEPT, WIDTH = 8, 4, 6
+# Of the ids after an instruction, and of all of a negative prompt.
+PLACES = {"prompt": [0, 5, 6, 7], "negative": [0, 1, 2, 3]}
+GUIDANCES, SEEDS = (1.5, 1, 4.1, 0), (0, 7, 2**63 - 1)
 Signatures = dict[str, dict[str, torch.Tensor]]
+
+
+def _scheduled(scheduler: object) -> dict[str, Plan]:
+    return {str(steps): probe(scheduler, steps) for steps in (1, 2, 4, 8)}
+
+
+def _others() -> dict[str, Plan]:
+    """Plans that draw noise, that have guidance in some of their steps, and that were made for one guidance."""
+    lcm = {str(steps): probe(LCMScheduler(clip_sample=False), steps) for steps in (4, 12, 2)}
+    own = {"own": plans.own(), "own guidance": replace(plans.own(), guidance=plans.OWN)}
+    return {"some guided": probe(SCHEDULER, 4).guided_between(0.25, 0.75), **lcm, **own}
 
 
 @dataclass(frozen=True)
 class Form:
     """A kind of bundle. encoders: names of what each gives, by role; masked: those that take a mask.
 
-    given: shapes of what `prepare` takes. tile, scale: of the decoder; None: latents are pixels.
+    given: shapes of what `prepare` takes. kept: whether encoders give the states of KEPT places. negatives: in turns,
+    of cases with guidance. carried: the negative prompts that are embedded. tile, scale: of the decoder; None: latents
+    are pixels. wrong, wrong_negatives: what is refused.
     """
 
     latents: tuple[int, int, int]
     prompts: tuple[str, ...]
     given: dict[str, tuple[int, ...]]
     encoders: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    negatives: tuple[str, ...] = ("",)
     masked: tuple[str, ...] = ()
     lower: bool = False
     prefix: str = ""
+    kept: bool = False
     labels: dict[str, int] | None = None
     embedded: tuple[str, ...] = ()
+    carried: tuple[str, ...] = ()
     tile: int | None = None
     scale: int = 1
-    scheduler: object = SCHEDULER
+    plans: Callable[[], dict[str, Plan]] = lambda: _scheduled(SCHEDULER)
     wrong: tuple[str, ...] = ()
+    wrong_negatives: tuple[str, ...] = ()
 
 
-TEXT, POOLED, MASK = (2, LENGTH, WIDTH), (2, WIDTH), (2, LENGTH)
+TEXT, POOLED, MASK = (1, LENGTH, WIDTH), (1, WIDTH), (1, LENGTH)
 FORMS = {
     "pixels": Form(
         (3, 16, 16), ("grinning face", "", "Red  APPLE!"), {"text": TEXT}, {"text_encoder": ("text",)},
-        wrong=("a zeppelin", "face " * 9),
+        negatives=("", "red", "face, apple"), wrong=("a zeppelin", "face " * 9), wrong_negatives=("a zeppelin",),
     ),
     "grey": Form((1, 5, 9), ("red apple",), {"text": TEXT}, {"text_encoder": ("text",)}),
     "masked": Form(
         (4, 8, 8), ("  Red APPLE \t",), {"mask": MASK, "text": TEXT}, {"text_encoder": ("text",)},
-        masked=("text_encoder",), lower=True, prefix="red face ", tile=8, scale=2,
+        negatives=(" Grinning FACE",), masked=("text_encoder",), lower=True, prefix="red face ", tile=8, scale=2,
+        wrong=("face " * 7,), wrong_negatives=("face " * 9,),
+    ),
+    "kept": Form(
+        (3, 6, 8), ("red apple", ""), {"mask": (1, KEPT), "text": (1, KEPT, WIDTH)},
+        {"text_encoder": ("text", "mask")}, negatives=("face", ""), masked=("text_encoder",), prefix="red face ",
+        kept=True, plans=_others, wrong=("face " * 7,), wrong_negatives=("red " * 5,),
     ),
     "three": Form(
         (4, 10, 24), ("red apple", ""),
         {"pooled_2": POOLED, "text_3": TEXT, "text": TEXT, "mask_3": MASK},
         {"text_encoder": ("text", "pooled"), "text_encoder_2": ("text_2", "pooled_2"), "text_encoder_3": ("text_3",)},
-        masked=("text_encoder_3",), tile=10, scale=3, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        negatives=("face", ""), masked=("text_encoder_3",), tile=10, scale=3,
+        plans=lambda: _scheduled(FlowMatchEulerDiscreteScheduler(shift=3.0)),
     ),
     "labels": Form(
-        (4, 21, 13), ("finch", "", "tench, Tinca tinca"), {"label": (2,)}, tile=8, scale=2,
+        (4, 21, 13), ("finch", "", "tench, Tinca tinca"), {"label": (1,)}, negatives=("", "jay"), tile=8, scale=2,
         labels={"tench, Tinca tinca": 0, "finch": 12, "jay": 17}, wrong=("Finch", "unicorn"),
+        wrong_negatives=("Finch",),
     ),
     "embedded": Form(
-        (2, 8, 8), ("a cat", "two dogs, running", ""), {"text": TEXT, "mask": MASK},
-        embedded=("a cat", "two dogs, running"), tile=5, scale=1, wrong=("a cat ", "A cat"),
+        (2, 8, 8), ("a cat", "two dogs, running"), {"text": TEXT, "mask": MASK},
+        negatives=("", "blurry"), embedded=("a cat", "two dogs, running"), carried=("blurry", ""), tile=5, scale=1,
+        wrong=("a cat ", "A cat", "", "blurry"), wrong_negatives=("a cat",),
     ),
 }  # fmt: skip
 
@@ -89,27 +121,50 @@ def _make(folder: Path, form: Form) -> None:
     source = folder / "bundle"
     (source / "golden").mkdir(parents=True)
     written, programs = _bundle(source, form), _signatures(form)
-    cases = []
-    for i, (prompt, steps) in enumerate((prompt, steps) for prompt in form.prompts for steps in STEPS):
-        guidance = (1.5, 1, 4.1, 0)[i % 4]
-        request = {"prompt": prompt, "seed": (0, 7, 2**63 - 1)[i % 3], "steps": steps, "guidance": guidance}
-        cases.append(_drawn(folder, f"{i}", written, programs, request))
+    asked = [_request(form, i, *each) for i, each in enumerate(_pairs(form.prompts, written))]
+    cases = [_drawn(folder, f"{i}", written, programs, request) for i, request in enumerate(asked)]
     golden = cases[0]["request"] | {"file": "golden/picture.png", "psnr_db": 40.0}
     shutil.copy(folder / "0.png", source / "golden/picture.png")
     bundle.write_manifest(source, written.manifest | {"golden": golden})
     refused = [cases[0]["request"] | change for change in (
-        {"guidance": -0.5}, {"guidance": 101}, {"steps": 3}, {"seed": -1}, *({"prompt": text} for text in form.wrong)
+        {"guidance": -0.5}, {"guidance": 101}, {"plan": "3"}, {"seed": -1},
+        *({"prompt": text} for text in form.wrong),
+        *({"negative": text, "guidance": 1.5} for text in form.wrong_negatives),
+        *({"plan": name, "guidance": 2} for name, plan in form.plans().items() if plan.guidance is not None),
     )]  # fmt: skip
     refusals = [{"request": request, "refusal": _refusal(written, programs, request)} for request in refused]
     write(folder / "cases.json", {"cases": cases, "refusals": refusals})
 
 
+def _pairs(prompts: tuple[str, ...], written: bundle.Bundle) -> list[tuple[str, str, Plan]]:
+    return [(prompt, name, plan) for prompt in prompts for name, plan in written.plans.items()]
+
+
+def _request(form: Form, index: int, prompt: str, name: str, plan: Plan) -> dict:
+    guidance = GUIDANCES[index % len(GUIDANCES)] if plan.guidance is None else plan.guidance
+    negatives = form.negatives
+    if not any("negative" in step.predicted for step in plan.at(guidance)):
+        negatives = form.wrong_negatives or negatives  # nobody reads it
+    return {
+        "prompt": prompt,
+        "negative": negatives[index // 2 % len(negatives)],
+        "seed": SEEDS[index % len(SEEDS)],
+        "plan": name,
+        "guidance": guidance,
+    }
+
+
+def _wish(written: bundle.Bundle, request: dict) -> Wish:
+    plan = written.plan(request["plan"])
+    return Wish(request["prompt"], plan, request["guidance"], request["seed"], request["negative"])
+
+
 def _drawn(folder: Path, name: str, written: bundle.Bundle, programs: dict[str, Signatures], request: dict) -> dict:
-    calls = []
+    calls, wish = [], _wish(written, request)
 
     def record(role: str, method: str, outputs: Signatures) -> Method:
         def run(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-            generator = torch.Generator().manual_seed(1000 * len(calls) + steps)
+            generator = torch.Generator().manual_seed(1000 * len(calls) + wish.plan.steps)
             answers = [torch.randn(tensor.shape, generator=generator) for tensor in outputs.values()]
             both = {"inputs": inputs, "outputs": answers}
             stem = f"{name}.{len(calls)}"
@@ -121,16 +176,13 @@ def _drawn(folder: Path, name: str, written: bundle.Bundle, programs: dict[str, 
 
         return run
 
-    steps, table = request["steps"], written.table(request["steps"])
-    drawn = drawing.picture(
-        _runner(written, programs, record), request["prompt"], table, request["guidance"], request["seed"]
-    )
+    drawn = drawing.picture(_runner(written, programs, record), wish)
     if drawn.shape[0] == 1:
         drawn = drawn.expand(3, -1, -1)
     save_png(drawn, folder / f"{name}.png")
     return {
         "request": request,
-        "calls": calls,
+        "calls": by_program(written, calls, itemgetter("file")),
         "pixels": numbers(folder / f"{name}.pixels", to_pixels(drawn).long()),
         "shape": list(drawn.shape),
     }
@@ -141,10 +193,7 @@ def _refusal(written: bundle.Bundle, programs: dict[str, Signatures], request: d
         return lambda inputs: [torch.zeros(tensor.shape) for tensor in outputs.values()]
 
     try:
-        normal(request["seed"], 1)
-        table = written.table(request["steps"])
-        runner = _runner(written, programs, blank)
-        drawing.picture(runner, request["prompt"], table, request["guidance"], request["seed"])
+        drawing.picture(_runner(written, programs, blank), _wish(written, request))
     except UserError as error:
         return str(error)
     raise AssertionError(f"{request} is not refused")
@@ -167,8 +216,9 @@ def _saved(folder: Path, name: str, tensor: torch.Tensor) -> dict:
 def _signatures(form: Form) -> dict[str, Signatures]:
     """(inputs, outputs) by method by role."""
     given = {name: torch.zeros(shape) for name, shape in form.given.items()}
-    conditioning = {"conditioning.0": torch.zeros(2, 3, 5), "conditioning.1": torch.zeros(2, 4)}
-    latents, timestep = torch.zeros(2, *form.latents), torch.zeros(1)
+    conditioning = {"conditioning.0": torch.zeros(1, 3, 5), "conditioning.1": torch.zeros(1, 4)}
+    latents, timestep = torch.zeros(1, *form.latents), torch.zeros(1)
+    shapes = {"text": (1, KEPT, WIDTH), "mask": (1, KEPT)} if form.kept else {"text": TEXT, "pooled": POOLED}
     programs = {
         "denoiser": {
             "prepare": (given, conditioning),
@@ -176,9 +226,10 @@ def _signatures(form: Form) -> dict[str, Signatures]:
         }
     }
     for role, names in form.encoders.items():
-        inputs = {"ids": torch.zeros(2, LENGTH, dtype=torch.int64)}
-        inputs |= {"mask": torch.zeros(2, LENGTH)} if role in form.masked else {}
-        outputs = {name: torch.zeros(POOLED if name.startswith("pooled") else TEXT) for name in names}
+        inputs = {"ids": torch.zeros(1, LENGTH, dtype=torch.int64)}
+        inputs |= {"mask": torch.zeros(MASK)} if role in form.masked else {}
+        inputs |= {"kept": torch.zeros(KEPT, dtype=torch.int64)} if form.kept else {}
+        outputs = {name: torch.zeros(shapes[name.partition("_")[0]]) for name in names}
         programs[role] = {"encode": (inputs, outputs)}
     if form.tile:
         tile = torch.zeros(1, form.latents[0], form.tile, form.tile)
@@ -198,7 +249,7 @@ def _bundle(folder: Path, form: Form) -> bundle.Bundle:
         shutil.copy(REFERENCE / "tokenizer/tokenizer.json", folder / f"{role}.tokenizer.json")
     if form.embedded:
         generator = torch.Generator().manual_seed(3)
-        rows = (1 + len(form.embedded),)
+        rows = (len(form.embedded) + len(form.carried),)
         carried = {name: torch.randn(rows + shape[1:], generator=generator) for name, shape in form.given.items()}
         write_tensors(folder / "prompts.safetensors", carried)
     (folder / "golden/picture.png").write_bytes(b"to come")
@@ -222,17 +273,25 @@ def _bundle(folder: Path, form: Form) -> bundle.Bundle:
                         "pad_id": 0,
                         "unknown_id": 1,
                         "prefix": form.prefix,
+                        "kept": PLACES if form.kept else None,
                     }
                     for role in form.encoders
                 },
                 "lower": form.lower,
                 "labels": form.labels,
-                "embedded": {"file": "prompts.safetensors", "prompts": list(form.embedded)} if form.embedded else None,
+                "embedded": {
+                    "file": "prompts.safetensors",
+                    "prompts": list(form.embedded),
+                    "negatives": list(form.carried),
+                }
+                if form.embedded
+                else None,
             },
             "sampling": {
-                "steps": 4,
+                "plan": "4",
                 "guidance": 1.5,
-                "tables": {str(steps): probe(form.scheduler, steps).to_json() for steps in STEPS},
+                "negative": form.negatives[-1],
+                "plans": {name: plan.to_json() for name, plan in form.plans().items()},
             },
             "noise": bundle.NOISE,
             "golden": None,

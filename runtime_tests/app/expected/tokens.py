@@ -16,6 +16,8 @@ from runtime_tests.app.expected.vocabularies import OLDER, REFUSED, TOKENIZERS, 
 # (length, lower, prefix)
 SETTINGS = [(64, False, ""), (64, True, ""), (400, True, "Enhanced prompt: a ")]
 PAD = 5
+# Ids that a negative prompt has at most where the encoder gives the states of so many places.
+KEPT = 24
 HARD = [
     "",
     " ",
@@ -92,14 +94,17 @@ def _aged(made: dict, changes: list[tuple[str, object]]) -> dict:
 
 
 def _setting(file: Path, length: int, lower: bool, prefix: str) -> dict:
-    tokenizer = PromptTokenizer(file, length, lower=lower, prefix=prefix, pad_id=PAD)
+    places = list(range(KEPT)), list(range(KEPT))
+    tokenizer = PromptTokenizer(file, length, lower=lower, prefix=prefix, pad_id=PAD, kept=places)
     answers = [{"prompt": prompt, **_answer(tokenizer, prompt)} for prompt in prompts()]
-    return {"length": length, "lower": lower, "prefix": prefix, "pad_id": PAD, "answers": answers}
+    negatives = [{"prompt": prompt, **_answer(tokenizer, prompt, negative=True)} for prompt in HARD]
+    about = {"length": length, "lower": lower, "prefix": prefix, "pad_id": PAD, "kept": KEPT}
+    return about | {"answers": answers, "negatives": negatives}
 
 
-def _answer(tokenizer: PromptTokenizer, prompt: str) -> dict:
+def _answer(tokenizer: PromptTokenizer, prompt: str, negative: bool = False) -> dict:
     try:
-        return {"ids": tokenizer(prompt)}
+        return {"ids": tokenizer(prompt, negative)}
     except UserError as error:
         return {"refusal": str(error)}
 

@@ -14,10 +14,9 @@ from runtime_tests.app.screens.resources import Resources, Unknown, attributes
 # fmt: off
 UNSEEN = frozenset((
     "accessibilityLiveRegion", "baselineAligned", "checkedButton", "clipToPadding", "completionThreshold",
-    "contentDescription", "digits", "dropDownHeight", "fitsSystemWindows", "hint", "id", "imeOptions",
+    "contentDescription", "digits", "dropDownHeight", "fitsSystemWindows", "id", "imeOptions",
     "importantForAccessibility", "indeterminateTint", "inputType", "labelFor", "layout", "maxHeight", "maxLength",
-    "popupBackground", "scaleType", "selectAllOnFocus", "stateListAnimator", "style", "textAllCaps", "textColorHint",
-    "textIsSelectable",
+    "popupBackground", "scaleType", "selectAllOnFocus", "stateListAnimator", "style", "textAllCaps", "textIsSelectable",
 ))
 # fmt: on
 TEXTS = frozenset(("TextView", "Button", "EditText", "AutoCompleteTextView", "RadioButton"))
@@ -155,7 +154,9 @@ class Page:
         self, kind: str, name: str, given: dict[str, str], texts: dict[str, str], states: frozenset[str]
     ) -> tuple[str, str, set[str]]:
         text = texts.get(name, self.resources.value(given.get("text", "")))
-        colour = self.resources.color(given["textColor"], states)
+        is_hint = not text and "hint" in given
+        text = self.resources.value(given["hint"]) if is_hint else text
+        colour = self.resources.color(given["textColorHint" if is_hint else "textColor"], states)
         css = f"display:flex;color:{colour};font-size:{self.resources.pixels(given['textSize'])}px;"
         css += "font-weight:bold;" if given.get("textStyle") == "bold" else ""
         css += self._gravity(given, "row")
@@ -173,6 +174,7 @@ class Page:
             words = f'<i class="radio {" ".join(states)}" style="color:{accent}"></i>' + words
             css += "align-items:center;"
         taken = {"text", "textColor", "textSize", "textStyle", "gravity", "maxLines", "ellipsize"}
+        taken |= {"hint", "textColorHint"}
         return words, css, taken | {"drawableTop", "drawableTint", "button"}
 
     def _gravity(self, given: dict[str, str], direction: str) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.bundle.runner import ExecuTorchRunner, set_threads
-from edge_hadanorm.pipelines.drawing import latents, picture
+from edge_hadanorm.pipelines.drawing import Wish, latents, picture
 
 THREADS = 1
 
@@ -51,7 +51,7 @@ class Run:
 
 
 def run(bundle: Bundle, prompt: str, seed: int) -> Run:
-    """The bundle's own number of steps and guidance. Of a bundle whose latents are pixels."""
+    """The bundle's own plan, guidance and negative prompt. Of a bundle whose latents are pixels."""
     set_threads(THREADS)
     load = {role: _load(bundle, program["file"]) for role, program in bundle.programs.items()}
     runner, pictures, moments = ExecuTorchRunner(bundle), [], []
@@ -60,12 +60,14 @@ def run(bundle: Bundle, prompt: str, seed: int) -> Run:
         moments.append(time.perf_counter())
         pictures.append(_address(_levels(state[0])))
 
+    sampling = bundle.sampling
+    plan, negative = bundle.plan(sampling["plan"]), sampling["negative"]
     begin = time.perf_counter()
     runner.prepare(prompt)
+    runner.prepare(negative, negative=True)
     prepare = 1000 * (time.perf_counter() - begin)
     moments.append(time.perf_counter())
-    sampling = bundle.manifest["sampling"]
-    latents(runner, prompt, bundle.table(sampling["steps"]), sampling["guidance"], seed, on_step)
+    latents(runner, Wish(prompt, plan, sampling["guidance"], seed, negative), on_step)
     steps = [1000 * (after - before) for before, after in itertools.pairwise(moments)]
     total = sum(load.values()) + 1000 * (time.perf_counter() - begin)
     cores = os.cpu_count() or 1
@@ -74,8 +76,10 @@ def run(bundle: Bundle, prompt: str, seed: int) -> Run:
 
 def _check(bundle: Bundle, runner: ExecuTorchRunner) -> Check:
     golden = bundle.golden
-    table = bundle.table(golden["steps"])
-    drawn = _levels(picture(runner, golden["prompt"], table, golden["guidance"], golden["seed"]))
+    plan = bundle.plan(golden["plan"])
+    drawn = _levels(
+        picture(runner, Wish(golden["prompt"], plan, golden["guidance"], golden["seed"], golden["negative"]))
+    )
     with Image.open(bundle.file(golden["file"])) as file:
         expected = np.asarray(file.convert("RGB"))
     error = np.square(drawn.astype(float) - expected).mean()

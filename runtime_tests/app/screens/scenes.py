@@ -78,7 +78,7 @@ def benchmark(resources: Resources, run: Run) -> Scene:
         (string("measured_threads"), string("threads_of_cores", run.threads, run.cores)),
     ]
     texts = {
-        "measure_steps": str(len(run.steps)),
+        "measure_steps": run.bundle.sampling["plan"],
         "measure_threads": str(run.threads),
         "measure_headline": milliseconds(run.median),
     }
@@ -128,9 +128,10 @@ def decibels(value: float) -> str:
 def _form(run: Run) -> dict[str, str]:
     return {
         "prompt": run.prompt,
+        "negative": run.bundle.sampling["negative"],
         "seed": str(run.seed),
-        "steps": str(len(run.steps)),
-        "guidance": str(run.bundle.manifest["sampling"]["guidance"]),
+        "steps": run.bundle.sampling["plan"],
+        "guidance": str(run.bundle.sampling["guidance"]),
     }
 
 

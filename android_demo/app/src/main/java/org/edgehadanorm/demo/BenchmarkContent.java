@@ -1,10 +1,14 @@
 package org.edgehadanorm.demo;
 
 import java.util.ArrayList;
+import java.util.Iterator;
 import java.util.List;
 import java.util.Optional;
 
 import org.edgehadanorm.core.Benchmark;
+import org.edgehadanorm.core.Bundle;
+import org.edgehadanorm.core.Golden;
+import org.edgehadanorm.core.Request;
 
 /** What the screen of the benchmark has in a state. */
 final class BenchmarkContent {
@@ -59,6 +63,17 @@ final class BenchmarkContent {
             }
         });
         return facts;
+    }
+
+    /** What is drawn with one of a bundle's plans, or with its usual one: the golden sample, where there is one. */
+    static Request request(Bundle bundle, Optional<String> chosen) {
+        Iterator<String> prompts = bundle.prompt().choices().iterator();
+        Request golden = bundle.golden().map(Golden::request).orElseGet(
+                () -> new Request(prompts.hasNext() ? prompts.next() : "", bundle.defaultNegative(), 0,
+                        bundle.defaultPlan(), bundle.defaultGuidance()));
+        String plan = chosen.orElse(golden.plan());
+        return new Request(golden.prompt(), golden.negative(), golden.seed(), plan,
+                bundle.plans().get(plan).guidance().orElse(golden.guidance()));
     }
 
     private static Fact of(int name, String role, double milliseconds) {

@@ -16,7 +16,6 @@ import java.util.Optional;
 
 import org.edgehadanorm.core.Benchmark;
 import org.edgehadanorm.core.Bundle;
-import org.edgehadanorm.core.Request;
 
 /** Measures one picture and shows the figures. */
 final class BenchmarkScreen implements Screen {
@@ -79,16 +78,14 @@ final class BenchmarkScreen implements Screen {
 
     private void fill(Bundle bundle) {
         if (!bundle.name().equals(filledFor)) {
-            Fields.choices(activity, steps, bundle.steps(), bundle.defaultSteps());
+            Fields.choices(activity, steps, new ArrayList<>(bundle.plans().keySet()), bundle.defaultPlan());
             filledFor = bundle.name();
         }
     }
 
     private void measure(Bundle bundle) {
-        Request golden = bundle.golden().map(sample -> sample.request())
-                .orElse(new Request("", 0, bundle.defaultSteps(), bundle.defaultGuidance()));
-        session.measure(new Request(golden.prompt(), golden.seed(), Fields.chosen(steps).orElse(golden.steps()),
-                golden.guidance()), Fields.chosen(threads).orElse(DeviceFacts.usualThreads()));
+        session.measure(BenchmarkContent.request(bundle, Fields.chosen(steps, String.class)),
+                Fields.chosen(threads, Integer.class).orElse(DeviceFacts.usualThreads()));
     }
 
     private void showResults(Benchmark benchmark, List<Fact> measured, int used) {

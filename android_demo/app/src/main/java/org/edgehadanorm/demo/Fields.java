@@ -3,6 +3,7 @@ package org.edgehadanorm.demo;
 import android.content.Context;
 import android.view.View;
 import android.widget.ArrayAdapter;
+import android.widget.AutoCompleteTextView;
 import android.widget.EditText;
 import android.widget.ProgressBar;
 import android.widget.Spinner;
@@ -11,32 +12,39 @@ import android.widget.TextView;
 import java.util.List;
 import java.util.Optional;
 import java.util.function.Function;
+import java.util.stream.Collectors;
 
 /** Reads the fields of a form and fills views. */
 final class Fields {
     private Fields() {
     }
 
-    /** The numbers to choose from, and the chosen one. */
-    static void choices(Context context, Spinner spinner, List<Integer> numbers, int chosen) {
-        ArrayAdapter<Integer> adapter = new ArrayAdapter<>(context, R.layout.item_choice, numbers);
+    /** What there is to choose from, and what is chosen. */
+    static <T> void choices(Context context, Spinner spinner, List<T> choices, T chosen) {
+        ArrayAdapter<T> adapter = new ArrayAdapter<>(context, R.layout.item_choice, choices);
         adapter.setDropDownViewResource(R.layout.item_choice_open);
         spinner.setAdapter(adapter);
         select(spinner, chosen);
     }
 
-    static void select(Spinner spinner, int number) {
+    static void select(Spinner spinner, Object chosen) {
         SpinnerAdapter adapter = spinner.getAdapter();
         for (int position = 0; adapter != null && position < adapter.getCount(); position++) {
-            if (adapter.getItem(position).equals(number)) {
+            if (adapter.getItem(position).equals(chosen)) {
                 spinner.setSelection(position);
             }
         }
     }
 
     /** Nothing as long as there are no choices. */
-    static Optional<Integer> chosen(Spinner spinner) {
-        return Optional.ofNullable((Integer) spinner.getSelectedItem());
+    static <T> Optional<T> chosen(Spinner spinner, Class<T> type) {
+        return Optional.ofNullable(type.cast(spinner.getSelectedItem()));
+    }
+
+    /** What a field completes to; an empty text is no completion. */
+    static void completions(Context context, AutoCompleteTextView field, List<String> texts) {
+        List<String> some = texts.stream().filter(text -> !text.isEmpty()).collect(Collectors.toList());
+        field.setAdapter(new ArrayAdapter<>(context, R.layout.item_choice_open, some));
     }
 
     /** The number in a field, or nothing and a word at the field. */

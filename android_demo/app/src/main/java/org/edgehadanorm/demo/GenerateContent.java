@@ -43,7 +43,7 @@ final class GenerateContent {
     /** As long as it draws. */
     Optional<Bar> bar() {
         return state.drawing().filter(now -> drawing).map(now ->
-                now.phase() == Phase.DENOISE ? Bar.of(now.done(), now.request().steps()) : Bar.unknown());
+                now.phase() == Phase.DENOISE ? Bar.of(now.done(), now.steps()) : Bar.unknown());
     }
 
     Phrase status() {
@@ -57,10 +57,10 @@ final class GenerateContent {
     Phrase figures() {
         if (drawing) {
             return state.drawing().filter(now -> now.done() > 0).map(now -> Phrase.of(R.string.step_figures,
-                    now.done(), now.request().steps(), Format.milliseconds(now.stepMilliseconds())))
+                    now.done(), now.steps(), Format.milliseconds(now.stepMilliseconds())))
                     .orElse(Phrase.NONE);
         }
-        return finished().map(now -> Phrase.of(R.string.finished_figures, now.request().steps(),
+        return finished().map(now -> Phrase.of(R.string.finished_figures, now.steps(),
                 Format.milliseconds(now.meanMilliseconds()))).orElse(Phrase.NONE);
     }
 

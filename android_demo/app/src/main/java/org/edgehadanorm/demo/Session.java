@@ -134,6 +134,8 @@ final class Session {
     void draw(Request request) {
         start(next -> next.begin(request), () -> {
             Bundle bundle = runnable();
+            int all = bundle.plan(request.plan()).steps();
+            drawing(drawing -> drawing.of(all));
             Picture picture = new Generator(bundle, loaders.apply(0)).generate(request, new Listener() {
                 @Override
                 public boolean cancelled() {

@@ -44,8 +44,8 @@ public final class FiguresTest {
 
     @Test
     public void picturesAreNamedForTheirPromptAndSeed() {
-        assertEquals("red-apple-7.png", Saver.fileName(new Request("red apple!", 7, 8, 1.5)));
-        assertEquals("picture-0.png", Saver.fileName(new Request("", 0, 8, 1.5)));
+        assertEquals("red-apple-7.png", Saver.fileName(new Request("red apple!", "", 7, "8", 1.5)));
+        assertEquals("picture-0.png", Saver.fileName(new Request("", "", 0, "8", 1.5)));
     }
 
     @Test

@@ -29,9 +29,9 @@ import org.junit.rules.TemporaryFolder;
 
 /** What the screens have in every state that a session publishes, also before its worker has begun with a task. */
 public final class ScreensTest {
-    private static final Request CAT = new Request("cat", 7, 2, 1.5);
-    private static final Request DOG = new Request("dog", 7, 2, 1.5);
-    private static final Request UNKNOWN = new Request("unicorn", 7, 2, 1.5);
+    private static final Request CAT = new Request("cat", "", 7, "2", 1.5);
+    private static final Request DOG = new Request("dog", "", 7, "2", 1.5);
+    private static final Request UNKNOWN = new Request("unicorn", "", 7, "2", 1.5);
 
     @Rule
     public final TemporaryFolder folder = new TemporaryFolder();
@@ -232,6 +232,42 @@ public final class ScreensTest {
         assertFalse(new BundlesContent(last()).hasCheck());
     }
 
+    @Test
+    public void theFieldOfTheNegativePromptSaysWhyItCannotBeUsed() {
+        add(TinyBundle.ofBytes(1));
+        takesNegative("2", "1.5", R.string.negative);
+        takesNegative("2", "", R.string.negative);
+        takesNegative("2", "1", R.string.negative_of_no_guidance);
+        takesNegative("2", "0.5", R.string.negative_of_no_guidance);
+        takesNegative("made for 3", "1", R.string.negative);
+        takesNegative("without", "1", R.string.negative_of_no_steps);
+        takesNegative("without", "7", R.string.negative_of_no_steps);
+    }
+
+    @Test
+    public void stepsThatWereMadeForOneGuidanceHaveNoOther() {
+        add(TinyBundle.ofBytes(1));
+        assertEquals(Optional.of("3.0"), form("made for 3", "1.5").guidance());
+        assertEquals(Optional.empty(), form("2", "1.5").guidance());
+        run(() -> session.draw(new Request("cat", "dog", 7, "made for 3", 1.5)));
+        assertEquals("guidance is 1.5, and these steps were made for 3.0 alone; take that", last().message());
+        assertFalse(new GenerateContent(last()).finished().isPresent());
+    }
+
+    @Test
+    public void aBenchmarkDrawsTheGoldenSampleWithTheChosenSteps() {
+        add(TinyBundle.ofBytes(1));
+        measured("2", "cat dog 0 2 1.5");
+        add(TinyBundle.withGolden());
+        measured("2", "dog  1 2 1.5");
+        measured("made for 3", "dog  1 made for 3 3.0");
+        Request usual = BenchmarkContent.request(last().bundle().get(), Optional.empty());
+        assertEquals("2", usual.plan());
+        run(() -> session.measure(BenchmarkContent.request(last().bundle().get(), Optional.of("made for 3")), 1));
+        assertTrue(last().message(), last().is(State.Kind.DONE, State.Task.MEASURE));
+        assertEquals(4, last().benchmark().get().predictions());
+    }
+
     /** Every task to every end that it can have. */
     private void walk() {
         run(session::begin);
@@ -272,6 +308,21 @@ public final class ScreensTest {
 
     private void add(TinyBundle bundle) {
         run(() -> session.add(bundle::zip, "tiny.zip"));
+    }
+
+    private FormContent form(String plan, String guidance) {
+        return new FormContent(last().bundle().get().plans().get(plan), guidance);
+    }
+
+    private void takesNegative(String plan, String guidance, int label) {
+        said(form(plan, guidance).negativeLabel(), label);
+        assertEquals(label == R.string.negative, form(plan, guidance).takesNegative());
+    }
+
+    private void measured(String plan, String expected) {
+        Request request = BenchmarkContent.request(last().bundle().get(), Optional.of(plan));
+        assertEquals(expected, request.prompt() + " " + request.negative() + " " + request.seed() + " "
+                + request.plan() + " " + request.guidance());
     }
 
     private void assertNothingOf(String prompt) {

@@ -8,6 +8,8 @@ import java.io.ByteArrayInputStream;
 import java.io.File;
 import java.io.IOException;
 import java.io.InputStream;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -25,7 +27,7 @@ import org.junit.rules.TemporaryFolder;
 
 /** The session with everything on one thread: a call returns when its task has ended. */
 public final class SessionTest {
-    private static final Request CAT = new Request("cat", 7, 2, 1.5);
+    private static final Request CAT = new Request("cat", "", 7, "2", 1.5);
     private static final long PLENTY = 1L << 40;
 
     @Rule
@@ -259,9 +261,31 @@ public final class SessionTest {
     @Test
     public void anUnknownPromptIsAnAnswerNotACrash() {
         session.begin();
-        session.draw(new Request("unicorn", 7, 2, 1.5));
+        session.draw(new Request("unicorn", "", 7, "2", 1.5));
         assertTrue(last().is(State.Kind.FAILED, State.Task.DRAW));
         assertTrue(last().message(), last().message().contains("unicorn"));
+    }
+
+    @Test
+    public void anUnknownNegativePromptIsToo() {
+        session.begin();
+        session.draw(new Request("cat", "unicorn", 7, "2", 1.5));
+        assertTrue(last().message(), last().message().contains("unicorn"));
+        session.draw(new Request("cat", "unicorn", 7, "2", 1));
+        assertTrue(last().message(), last().is(State.Kind.DONE, State.Task.DRAW));
+    }
+
+    @Test
+    public void aBundleOfAnEarlierSchemaThatWasImportedThenSaysWhatToDo() throws IOException {
+        session.begin();
+        File manifest = new File(folder.getRoot(), "bundles/reference/manifest.json");
+        String text = new String(Files.readAllBytes(manifest.toPath()), StandardCharsets.UTF_8);
+        Files.write(manifest.toPath(), text.replace("\"schema\": 3", "\"schema\": 2").getBytes(StandardCharsets.UTF_8));
+        session = session();
+        session.begin();
+        assertTrue(last().is(State.Kind.FAILED, State.Task.OPEN));
+        assertEquals("manifest of reference: made by an older edge-hadanorm (schema 2, this app reads 3); export the"
+                + " checkpoint again", last().message());
     }
 
     @Test

@@ -18,11 +18,18 @@ import org.edgehadanorm.core.ModuleRunner;
 import org.edgehadanorm.core.RunnerException;
 import org.edgehadanorm.core.Tensor;
 
-/** A zipped bundle of a model of classes that draws 2 x 2 pixels in two steps, and who runs it. */
+/**
+ * A zipped bundle of a model of classes that draws 2 x 2 pixels in two steps, and who runs it. It has steps under any
+ * guidance, steps that were made for one, and steps without.
+ */
 final class TinyBundle {
     private static final String TENSOR = "{\"name\": \"%s\", \"dtype\": \"%s\", \"shape\": %s}";
-    private static final String GOLDEN = "{\"file\": \"golden.png\", \"prompt\": \"dog\", \"seed\": 1, \"steps\": 2,"
-            + " \"guidance\": 1.5, \"psnr_db\": 40}";
+    private static final String GOLDEN = "{\"file\": \"golden.png\", \"prompt\": \"dog\", \"negative\": \"\","
+            + " \"seed\": 1, \"plan\": \"2\", \"guidance\": 1.5, \"psnr_db\": 40}";
+    /** A plan of two steps which halve the latents, for what is predicted is 0. */
+    private static final String PLAN = "{\"noise_scale\": 1, \"guidance\": %1$s, \"rows\": [{\"timestep\": 2, %2$s},"
+            + " {\"timestep\": 1, %2$s}]}";
+    private static final String ROW = "\"input_scale\": 1, \"a\": 0.5, \"%s\": [0.5]";
     private static final String XNNPACK = "xnnpack";
     private final String target;
     private final boolean golden;
@@ -66,24 +73,28 @@ final class TinyBundle {
         zip.closeEntry();
     }
 
-    /** Every step halves the latents: x = 0.5 x + 0 prediction. */
     private String manifest() {
-        String sample = "[2, 3, 2, 2]";
-        String table = "{\"steps\": 2, \"timesteps\": [2, 1], \"input_scale\": [1, 1], \"a\": [0.5, 0.5],"
-                + " \"b\": [[0], [0]], \"noise_scale\": 1}";
-        return "{\"schema\": 2, \"generator\": \"a test\", \"target\": \"" + target + "\", \"family\": \"Tiny\","
+        String sample = "[1, 3, 2, 2]";
+        String plans = "{\"made for 3\": " + plan("3", "b") + ", \"2\": " + plan("null", "b") + ", \"without\": "
+                + plan("null", "b_text") + "}";
+        return "{\"schema\": 3, \"generator\": \"a test\", \"target\": \"" + target + "\", \"family\": \"Tiny\","
                 + " \"recipe\": \"none\", \"image\": {\"width\": 2, \"height\": 2, \"channels\": 3},"
                 + " \"latents\": {\"shape\": [3, 2, 2]}, \"programs\": {\"denoiser\": {\"file\": \"denoiser.pte\","
-                + " \"methods\": {\"prepare\": {\"inputs\": [" + tensor("label", "float32", "[2]") + "], \"outputs\": ["
+                + " \"methods\": {\"prepare\": {\"inputs\": [" + tensor("label", "float32", "[1]") + "], \"outputs\": ["
                 + tensor("conditioning.0", "float32", "[1]") + "]}, \"denoise\": {\"inputs\": ["
                 + tensor("latents", "float32", sample) + ", " + tensor("timestep", "float32", "[1]") + ", "
                 + tensor("conditioning.0", "float32", "[1]") + "], \"outputs\": ["
                 + tensor("prediction", "float32", sample) + "]}}}}, \"prompt\": {\"encoders\": {}, \"lower\": false,"
-                + " \"labels\": {\"cat\": 0, \"dog\": 1}, \"embedded\": null}, \"sampling\": {\"steps\": 2,"
-                + " \"guidance\": 1.5, \"tables\": {\"2\": " + table + "}}, \"noise\": \"philox4x32-10/box-muller\","
-                + " \"golden\": " + (golden ? GOLDEN : "null") + ", \"simulation\": null, \"licence\": \"CC0\","
-                + " \"files\": {" + listed("denoiser.pte", program)
+                + " \"labels\": {\"cat\": 0, \"dog\": 1}, \"embedded\": null}, \"sampling\": {\"plan\": \"2\","
+                + " \"guidance\": 1.5, \"negative\": \"dog\", \"plans\": " + plans + "},"
+                + " \"noise\": \"philox4x32-10/box-muller\", \"golden\": " + (golden ? GOLDEN : "null")
+                + ", \"simulation\": null, \"licence\": \"CC0\", \"files\": {" + listed("denoiser.pte", program)
                 + (golden ? ", " + listed("golden.png", picture) : "") + "}}";
+    }
+
+    /** coefficients: the name of the row's. */
+    private static String plan(String guidance, String coefficients) {
+        return String.format(PLAN, guidance, String.format(ROW, coefficients));
     }
 
     private static String listed(String name, byte[] bytes) {
@@ -128,7 +139,7 @@ final class TinyBundle {
             public Tensor[] run(String method, Tensor... inputs) throws RunnerException {
                 before.run(method);
                 return new Tensor[] {method.equals("prepare")
-                        ? Tensor.of(new float[1], 1) : Tensor.of(new float[24], 2, 3, 2, 2)};
+                        ? Tensor.of(new float[1], 1) : Tensor.of(new float[12], 1, 3, 2, 2)};
             }
 
             @Override

@@ -11,12 +11,14 @@ public final class Benchmark {
     private final Bundle bundle;
     private final Request request;
     private final TimedLoader times;
+    private final List<Double> steps;
     private final double total;
 
-    private Benchmark(Bundle bundle, Request request, TimedLoader times, double total) {
+    private Benchmark(Bundle bundle, Request request, TimedLoader times, List<Double> steps, double total) {
         this.bundle = bundle;
         this.request = request;
         this.times = times;
+        this.steps = steps;
         this.total = total;
     }
 
@@ -24,9 +26,10 @@ public final class Benchmark {
     public static Benchmark run(Bundle bundle, ModuleRunner.Loader loader, Request request, Clock clock,
             Listener listener) throws RunnerException, BundleException, Cancelled {
         TimedLoader times = new TimedLoader(bundle, loader, clock);
+        List<Double> steps = new ArrayList<>();
         long start = clock.nanoseconds();
-        new Generator(bundle, times, clock).generate(request, listener);
-        return new Benchmark(bundle, request, times, (clock.nanoseconds() - start) / 1e6);
+        new Generator(bundle, times, clock).generate(request, timed(listener, steps));
+        return new Benchmark(bundle, request, times, steps, (clock.nanoseconds() - start) / 1e6);
     }
 
     /** To load each program, by its role. */
@@ -34,37 +37,42 @@ public final class Benchmark {
         return byRole("load");
     }
 
-    /** To run each text encoder, by its role. */
+    /** To run each text encoder for all prompts, by its role. */
     public Map<String, Double> encode() {
         return byRole("encode");
     }
 
-    /** To prepare the denoiser for the prompt. */
+    /** To prepare the denoiser for all prompts. */
     public double prepare() {
         return sum(times.of(Links.DENOISER + ".prepare"));
     }
 
-    /** The first call of the denoiser, which may have to load what the others find. */
+    /** The first step, which may have to load what the others find. A step is one or two calls of the denoiser. */
     public double firstStep() {
-        return times.of(Links.DENOISER + ".denoise").get(0);
+        return steps.get(0);
     }
 
-    /** Median of the calls of the denoiser after the first, or of the only one. */
+    /** Median of the steps after the first, or of the only one. */
     public double medianStep() {
-        List<Double> steps = new ArrayList<>(steps());
-        Collections.sort(steps);
-        int middle = steps.size() / 2;
-        return steps.size() % 2 == 1 ? steps.get(middle) : (steps.get(middle - 1) + steps.get(middle)) / 2;
+        List<Double> sorted = new ArrayList<>(later());
+        Collections.sort(sorted);
+        int middle = sorted.size() / 2;
+        return sorted.size() % 2 == 1 ? sorted.get(middle) : (sorted.get(middle - 1) + sorted.get(middle)) / 2;
     }
 
     /** The fastest of them. */
     public double minStep() {
-        return Collections.min(steps());
+        return Collections.min(later());
     }
 
     /** The slowest of them. */
     public double maxStep() {
-        return Collections.max(steps());
+        return Collections.max(later());
+    }
+
+    /** Calls of the denoiser: guidance takes two a step. */
+    public int predictions() {
+        return times.of(Links.DENOISER + ".denoise").size();
     }
 
     /** To decode all tiles of the picture; 0 where latents are pixels. */
@@ -91,7 +99,9 @@ public final class Benchmark {
         all.put("recipe", bundle.recipe());
         all.put("width", bundle.width());
         all.put("height", bundle.height());
-        all.put("steps", request.steps());
+        all.put("plan", request.plan());
+        all.put("steps", steps.size());
+        all.put("predictions", predictions());
         all.put("guidance", request.guidance());
         all.put("load_ms", load());
         all.put("encode_ms", encode());
@@ -103,9 +113,29 @@ public final class Benchmark {
         return Json.write(all);
     }
 
-    private List<Double> steps() {
-        List<Double> all = times.of(Links.DENOISER + ".denoise");
-        return all.size() > 1 ? all.subList(1, all.size()) : all;
+    private List<Double> later() {
+        return steps.size() > 1 ? steps.subList(1, steps.size()) : steps;
+    }
+
+    /** A listener that is told what another is, and keeps the milliseconds of every step. */
+    private static Listener timed(Listener listener, List<Double> steps) {
+        return new Listener() {
+            @Override
+            public boolean cancelled() {
+                return listener.cancelled();
+            }
+
+            @Override
+            public void phase(Phase phase) {
+                listener.phase(phase);
+            }
+
+            @Override
+            public void step(int done, int all, double milliseconds, Picture preview) {
+                steps.add(milliseconds);
+                listener.step(done, all, milliseconds, preview);
+            }
+        };
     }
 
     private Map<String, Double> byRole(String what) {

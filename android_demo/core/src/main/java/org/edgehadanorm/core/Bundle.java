@@ -8,14 +8,13 @@ import java.util.List;
 import java.util.Map;
 import java.util.Optional;
 import java.util.Set;
-import java.util.TreeMap;
 
 /** A folder with all that a device needs to make pictures; every file of it has been verified. */
 public final class Bundle {
     private final File folder;
     private final Manifest manifest;
     private final Map<String, Program> programs = new LinkedHashMap<>();
-    private final TreeMap<Integer, SamplerTable> tables = new TreeMap<>();
+    private final Map<String, Plan> plans = new LinkedHashMap<>();
 
     private Bundle(File folder, Manifest manifest) throws BundleException {
         this.folder = folder;
@@ -24,9 +23,11 @@ public final class Bundle {
         for (String role : listed.keySet()) {
             programs.put(role, new Program(role, folder, Manifest.object(listed, role)));
         }
-        Map<String, Object> byKey = Manifest.object(manifest.object("sampling"), "tables");
-        for (Map.Entry<String, Object> entry : byKey.entrySet()) {
-            tables.put(Integer.valueOf(entry.getKey()), SamplerTable.fromJson(entry.getValue()));
+        Map<String, Object> byName = Manifest.object(manifest.object("sampling"), "plans");
+        List<String> names = new ArrayList<>(byName.keySet());
+        names.sort((one, other) -> Integer.compare(steps(one), steps(other)));
+        for (String name : names) {
+            plans.put(name, PlanReader.read(byName.get(name)));
         }
     }
 
@@ -59,7 +60,7 @@ public final class Bundle {
             throw new BundleException("bundle " + name() + " was made for " + target() + "; this app runs " + here
                     + ": export it with --target " + here);
         }
-        if (tables.isEmpty() || prompt().kind() == PromptForm.Kind.NONE) {
+        if (plans.isEmpty() || prompt().kind() == PromptForm.Kind.NONE) {
             throw new BundleException("bundle " + name()
                     + " is a transformer alone; export a whole pipeline to make pictures");
         }
@@ -128,29 +129,42 @@ public final class Bundle {
         return new PromptForm(folder, manifest.object("prompt"));
     }
 
-    /** Numbers of steps that can be asked for, ascending; none of a transformer alone. */
-    public List<Integer> steps() {
-        return new ArrayList<>(tables.keySet());
+    /**
+     * The plans that can be asked for, by their names; none of a transformer alone. First are those of schedulers,
+     * which are named by their number of steps, the smallest first, and then others in the manifest's order.
+     */
+    public Map<String, Plan> plans() {
+        return Collections.unmodifiableMap(plans);
     }
 
-    /** Number of steps to ask for; 0 of a transformer alone. */
-    public int defaultSteps() {
-        return tables.isEmpty() ? 0 : Manifest.integer(manifest.object("sampling"), "steps");
+    /** The name of the plan to ask for; empty of a transformer alone. */
+    public String defaultPlan() {
+        return plans.isEmpty() ? "" : (String) manifest.object("sampling").get("plan");
     }
 
-    /** Guidance to ask for; 1, which is none, of a transformer alone. */
+    /** The guidance to ask for; 1, which is none, of a transformer alone. */
     public double defaultGuidance() {
-        return tables.isEmpty() ? 1 : ((Number) manifest.object("sampling").get("guidance")).doubleValue();
+        return plans.isEmpty() ? 1 : ((Number) manifest.object("sampling").get("guidance")).doubleValue();
     }
 
-    /** The table for a number of steps. Throws BundleException, with the numbers that there are, where it is none. */
-    public SamplerTable table(int steps) throws BundleException {
-        SamplerTable table = tables.get(steps);
-        if (table == null) {
-            throw new BundleException("bundle " + name() + " has no table for " + steps + " steps; take one of "
-                    + Text.some(tables.keySet(), 40));
+    /** The negative prompt to ask for; empty of a transformer alone. */
+    public String defaultNegative() {
+        return plans.isEmpty() ? "" : (String) manifest.object("sampling").get("negative");
+    }
+
+    /** A plan by its name. Throws BundleException, with the names that there are, where it is none. */
+    public Plan plan(String name) throws BundleException {
+        Plan plan = plans.get(name);
+        if (plan == null) {
+            throw new BundleException("bundle " + name() + " has no plan '" + Text.plain(name) + "'; take one of "
+                    + Text.plain(Text.some(plans.keySet(), 40)));
         }
-        return table;
+        return plan;
+    }
+
+    /** The number of steps that a plan is named by; beyond all of them where it is named otherwise. */
+    private static int steps(String plan) {
+        return plan.matches("[1-9][0-9]{0,5}") ? Integer.parseInt(plan) : Integer.MAX_VALUE;
     }
 
     /** The sample to check a device with, where there is one. */

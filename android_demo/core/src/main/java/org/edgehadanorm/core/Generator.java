@@ -1,5 +1,7 @@
 package org.edgehadanorm.core;
 
+import java.util.EnumMap;
+import java.util.Map;
 import java.util.Optional;
 
 /**
@@ -7,7 +9,6 @@ import java.util.Optional;
  * program is loaded, and the denoiser before the image decoder.
  */
 public final class Generator {
-    private static final double MOST_GUIDANCE = 100;
     private static final int MOST_LATENTS = 1 << 26;
 
     private final Bundle bundle;
@@ -33,16 +34,9 @@ public final class Generator {
      */
     public Picture generate(Request request, Listener listener) throws RunnerException, BundleException, Cancelled {
         check(request);
-        SamplerTable table = bundle.table(request.steps());
+        Sampler sampler = new Sampler(bundle.plan(request.plan()), request.guidance());
         try {
-            Tensor[] inputs = new Prompts(bundle).inputs(request.prompt(), (role, given) -> {
-                begin(Phase.ENCODE, listener);
-                Program encoder = bundle.programs().get(role);
-                try (ModuleRunner runner = loader.load(encoder.file())) {
-                    return encoder.method("encode").run(runner, given);
-                }
-            });
-            float[] latents = denoised(inputs, table, request, listener);
+            float[] latents = denoised(inputs(sampler, request, listener), sampler, request.seed(), listener);
             int[] shape = bundle.latentShape();
             Optional<Program> decoder = Optional.ofNullable(bundle.programs().get(Links.DECODER));
             Tensor picture = decoder.isPresent()
@@ -57,9 +51,6 @@ public final class Generator {
 
     private void check(Request request) throws BundleException {
         bundle.requireRunnable(loader.targets());
-        if (!(request.guidance() >= 0 && request.guidance() <= MOST_GUIDANCE)) {
-            throw new BundleException("guidance is " + request.guidance() + ", not a number from 0 to 100");
-        }
         if (request.seed() < 0) {
             throw new BundleException("seed is " + request.seed() + ", not a number from 0 to " + Long.MAX_VALUE);
         }
@@ -75,29 +66,57 @@ public final class Generator {
         }
     }
 
-    private float[] denoised(Tensor[] inputs, SamplerTable table, Request request, Listener listener)
+    /** What the denoiser is prepared with, for the prompts that some step predicts for. */
+    private Map<Conditioning, Tensor[]> inputs(Sampler sampler, Request request, Listener listener)
+            throws RunnerException, BundleException, Cancelled {
+        Map<Conditioning, String> prompts = new EnumMap<>(Conditioning.class);
+        prompts.put(Conditioning.TEXT, request.prompt());
+        prompts.put(Conditioning.NEGATIVE, request.negative());
+        prompts.keySet().removeIf(conditioning -> !sampler.predicts(conditioning));
+        return new Prompts(bundle).inputs(prompts, (role, given) -> {
+            begin(Phase.ENCODE, listener);
+            Program encoder = bundle.programs().get(role);
+            try (ModuleRunner runner = loader.load(encoder.file())) {
+                return each(encoder.method("encode"), runner, given);
+            }
+        });
+    }
+
+    /** What a method makes of the inputs for each prompt. */
+    private static Map<Conditioning, Tensor[]> each(Method method, ModuleRunner runner,
+            Map<Conditioning, Tensor[]> given) throws RunnerException {
+        Map<Conditioning, Tensor[]> made = new EnumMap<>(Conditioning.class);
+        for (Map.Entry<Conditioning, Tensor[]> entry : given.entrySet()) {
+            made.put(entry.getKey(), method.run(runner, entry.getValue()));
+        }
+        return made;
+    }
+
+    private float[] denoised(Map<Conditioning, Tensor[]> inputs, Sampler sampler, long seed, Listener listener)
             throws RunnerException, Cancelled {
         begin(Phase.PREPARE, listener);
         Program denoiser = bundle.programs().get(Links.DENOISER);
         boolean pixels = !bundle.programs().containsKey(Links.DECODER);
         int[] shape = bundle.latentShape();
-        float[] noise = Noise.normal(request.seed(), shape[0] * shape[1] * shape[2], 0);
+        int count = shape[0] * shape[1] * shape[2];
         try (ModuleRunner runner = loader.load(denoiser.file())) {
-            Tensor[] conditioning = denoiser.method("prepare").run(runner, inputs);
+            Map<Conditioning, Tensor[]> prepared = each(denoiser.method("prepare"), runner, inputs);
+            inputs.clear();  // what the text encoders gave is not needed any more
             begin(Phase.DENOISE, listener);
             Method denoise = denoiser.method("denoise");
-            Sampler.Model model = (latents, timestep) -> {
+            Sampler.Model model = (latents, timestep, which) -> {
+                Tensor[] conditioning = prepared.get(which);
                 Tensor[] given = new Tensor[2 + conditioning.length];
-                given[0] = Tensor.of(twice(latents), 2, shape[0], shape[1], shape[2]);
+                given[0] = Tensor.of(latents, 1, shape[0], shape[1], shape[2]);
                 given[1] = Tensor.of(new float[] {timestep}, 1);
                 System.arraycopy(conditioning, 0, given, 2, conditioning.length);
                 return denoise.run(runner, given)[0].floats();
             };
             long[] last = {clock.nanoseconds()};
-            return new Sampler(table, request.guidance()).sample(model, noise, (k, latents) -> {
+            return sampler.sample(model, stream -> Noise.normal(seed, count, stream), (k, latents) -> {
                 long now = clock.nanoseconds();
                 Picture preview = Preview.of(latents, shape[0], shape[1], shape[2], pixels);
-                listener.step(k + 1, table.steps(), (now - last[0]) / 1e6, preview);
+                listener.step(k + 1, sampler.steps(), (now - last[0]) / 1e6, preview);
                 stopIfCancelled(listener);
                 last[0] = clock.nanoseconds();
             });
@@ -126,12 +145,5 @@ public final class Generator {
         if (listener.cancelled()) {
             throw new Cancelled();
         }
-    }
-
-    private static float[] twice(float[] values) {
-        float[] both = new float[2 * values.length];
-        System.arraycopy(values, 0, both, 0, values.length);
-        System.arraycopy(values, 0, both, values.length, values.length);
-        return both;
     }
 }

@@ -11,8 +11,8 @@ public final class Golden {
 
     Golden(File folder, Map<String, Object> entry) {
         file = new File(folder, (String) entry.get("file"));
-        request = new Request((String) entry.get("prompt"), (Long) entry.get("seed"),
-                Manifest.integer(entry, "steps"), ((Number) entry.get("guidance")).doubleValue());
+        request = new Request((String) entry.get("prompt"), (String) entry.get("negative"), (Long) entry.get("seed"),
+                (String) entry.get("plan"), ((Number) entry.get("guidance")).doubleValue());
         psnrDb = ((Number) entry.get("psnr_db")).doubleValue();
     }
 

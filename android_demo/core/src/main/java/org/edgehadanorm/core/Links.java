@@ -23,7 +23,7 @@ final class Links {
         Signatures.check(manifest);
         checkPrompt(manifest.get("prompt") != null, manifest.object("prompt"));
         checkFiles(manifest);
-        checkTables(manifest);
+        checkPlans(manifest);
     }
 
     /** The methods that a program has by its role; none where the role is another. */
@@ -94,15 +94,21 @@ final class Links {
         }
     }
 
-    private static void checkTables(Manifest manifest) throws BundleException {
-        Map<String, Object> tables = Manifest.object(manifest.object("sampling"), "tables");
-        for (Object table : tables.values()) {
-            SamplerTable.fromJson(table);
+    private static void checkPlans(Manifest manifest) throws BundleException {
+        Map<String, Object> plans = Manifest.object(manifest.object("sampling"), "plans");
+        for (Map.Entry<String, Object> entry : plans.entrySet()) {
+            try {
+                PlanReader.read(entry.getValue());
+            } catch (BundleException error) {
+                throw new BundleException(
+                        error.getMessage() + " (.sampling.plans[" + Kind.shown(entry.getKey()) + "])");
+            }
         }
         for (String part : new String[] {"sampling", "golden"}) {
-            Object steps = manifest.object(part).get("steps");
-            if (steps != null && !tables.containsKey(steps.toString())) {
-                throw new BundleException("." + part + ".steps is " + steps + ", for which there is no table");
+            Object plan = manifest.object(part).get("plan");
+            if (plan != null && !plans.containsKey(plan)) {
+                throw new BundleException(
+                        "." + part + ".plan is " + Kind.shown(plan) + ", which is not among the plans");
             }
         }
     }

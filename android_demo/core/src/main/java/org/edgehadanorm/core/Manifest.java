@@ -31,9 +31,11 @@ final class Manifest {
     /** Of a value that `where` names in messages. */
     static Manifest of(Object json, String where) throws BundleException {
         Object schema = json instanceof Map ? ((Map<?, ?>) json).get("schema") : null;
-        if (schema instanceof Long && (Long) schema > Schema.VERSION && (Long) schema < 1L << 31) {
-            throw new BundleException(where + ": made by a newer edge-hadanorm (schema " + schema
-                    + ", this app reads up to " + Schema.VERSION + "); update the app");
+        if (schema instanceof Long && (Long) schema > 0 && (Long) schema < 1L << 31 && !schema.equals(Schema.VERSION)) {
+            boolean newer = (Long) schema > Schema.VERSION;
+            throw new BundleException(where + ": made by " + (newer ? "a newer" : "an older")
+                    + " edge-hadanorm (schema " + schema + ", this app reads " + Schema.VERSION + "); "
+                    + (newer ? "update the app" : "export the checkpoint again"));
         }
         try {
             Schema.MANIFEST.check(json, "");

@@ -4,7 +4,7 @@ package org.edgehadanorm.core;
 public enum Phase {
     /** Loads and runs the text encoders; left out where the bundle has none. */
     ENCODE,
-    /** Loads the denoiser and gives it the prompt. */
+    /** Loads the denoiser and gives it the prompt, and the negative one where it is used. */
     PREPARE,
     /** The steps. */
     DENOISE,

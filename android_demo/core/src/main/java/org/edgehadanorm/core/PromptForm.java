@@ -3,9 +3,11 @@ package org.edgehadanorm.core;
 import java.io.File;
 import java.util.ArrayList;
 import java.util.Collections;
+import java.util.EnumMap;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 
 /** What a bundle takes as a prompt. */
 public final class PromptForm {
@@ -26,6 +28,7 @@ public final class PromptForm {
     private final Map<String, Encoder> encoders = new LinkedHashMap<>();
     private final Map<String, Long> labels = new LinkedHashMap<>();
     private final List<String> choices = new ArrayList<>();
+    private final List<String> negatives = new ArrayList<>();
     private final File embedded;
 
     /** prompt: the manifest's, empty for a transformer alone. */
@@ -41,11 +44,11 @@ public final class PromptForm {
         if (prompt.get("labels") != null) {
             kind = Kind.LABELS;
             choices.addAll(labels.keySet());
+            negatives.addAll(labels.keySet());
         } else if (!carried.isEmpty()) {
             kind = Kind.EMBEDDED;
-            for (Object text : (List<?>) carried.get("prompts")) {
-                choices.add((String) text);
-            }
+            ((List<?>) carried.get("prompts")).forEach(text -> choices.add((String) text));
+            ((List<?>) carried.get("negatives")).forEach(text -> negatives.add((String) text));
         } else {
             kind = encoders.isEmpty() ? Kind.NONE : Kind.ENCODERS;
         }
@@ -55,9 +58,14 @@ public final class PromptForm {
         return kind;
     }
 
-    /** The labels or embedded prompts to choose from; empty where any text is taken. The empty prompt is taken too. */
+    /** The labels or embedded prompts to choose from; none where any text is taken. Labels may be left empty. */
     public List<String> choices() {
         return Collections.unmodifiableList(choices);
+    }
+
+    /** The same of negative prompts. */
+    public List<String> negatives() {
+        return Collections.unmodifiableList(negatives);
     }
 
     /** Whether prompts are lower-cased, and stripped of white space at their ends. */
@@ -75,7 +83,7 @@ public final class PromptForm {
         return labels;
     }
 
-    /** The safetensors file of prompts that are carried encoded. */
+    /** The safetensors file of prompts that are carried encoded: a row for each of `choices`, then of `negatives`. */
     File embedded() {
         return embedded;
     }
@@ -86,12 +94,22 @@ public final class PromptForm {
         private final int length;
         private final int padId;
         private final String prefix;
+        private final Map<Conditioning, long[]> kept = new EnumMap<>(Conditioning.class);
 
         Encoder(File folder, Map<String, Object> entry) {
             tokenizer = new File(folder, (String) entry.get("tokenizer"));
             length = Manifest.integer(entry, "length");
             padId = Manifest.integer(entry, "pad_id");
             prefix = (String) entry.get("prefix");
+            if (entry.get("kept") != null) {
+                Map<String, Object> places = Manifest.object(entry, "kept");
+                kept.put(Conditioning.TEXT, longs(places.get("prompt")));
+                kept.put(Conditioning.NEGATIVE, longs(places.get("negative")));
+            }
+        }
+
+        private static long[] longs(Object list) {
+            return ((List<?>) list).stream().mapToLong(number -> (Long) number).toArray();
         }
 
         /** A tokenizer.json. */
@@ -108,9 +126,14 @@ public final class PromptForm {
             return padId;
         }
 
-        /** Stands before every prompt but the empty one. */
+        /** Stands before every prompt but a negative one. */
         String prefix() {
             return prefix;
+        }
+
+        /** Places of the states that are given; none where all are. */
+        Optional<long[]> kept(Conditioning conditioning) {
+            return Optional.ofNullable(kept.get(conditioning));
         }
     }
 }

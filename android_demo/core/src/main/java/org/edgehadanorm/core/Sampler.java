@@ -1,75 +1,95 @@
 package org.edgehadanorm.core;
 
-import java.util.ArrayDeque;
-import java.util.Deque;
-import java.util.Iterator;
+import java.util.EnumMap;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.function.IntFunction;
 
 /**
- * The loop of a sampler table. Coefficients are float32; each product and each sum is rounded to float32 in the order
- * written here, never fused, so that equal predictions give the bits that Python's loop gives.
+ * The loop of a plan. Coefficients are float32; each product and each sum is rounded to float32 in the order written
+ * here, never fused, so that equal predictions give the bits that Python's loop gives.
  */
 final strictfp class Sampler {
-    private final SamplerTable table;
-    private final float guidance;
-    private final boolean guided;
+    private final float noiseScale;
+    private final List<Step> steps;
 
-    /** guidance: 1 takes the prediction of the prompt as it is. */
-    Sampler(SamplerTable table, double guidance) {
-        this.table = table;
-        this.guidance = (float) guidance;
-        this.guided = guidance != 1;
+    /** Throws BundleException for a guidance that the plan cannot have. */
+    Sampler(Plan plan, double guidance) throws BundleException {
+        noiseScale = plan.noiseScale();
+        steps = plan.at(guidance);
     }
 
-    /** The model: predictions [2, n] of latents [n], row 0 of the empty prompt, row 1 of the prompt. */
+    /** The model: a prediction [n] of latents [n]. */
     interface Model {
-        float[] predict(float[] latents, float timestep) throws RunnerException, Cancelled;
+        float[] predict(float[] latents, float timestep, Conditioning conditioning) throws RunnerException;
     }
 
-    /** Is told of the latents [n] after each step, k from 0. */
+    /** Is told of the latents [n] after each step, k from 0; the next step overwrites them. */
     interface OnStep {
         void done(int k, float[] latents) throws Cancelled;
     }
 
-    /** Latents [n] of standard normal noise [n]. */
-    float[] sample(Model model, float[] noise, OnStep onStep) throws RunnerException, Cancelled {
-        float[] latents = scaled(table.noiseScale(), noise);
-        Deque<float[]> history = new ArrayDeque<>();
-        for (int k = 0; k < table.steps(); k++) {
-            float[] both = model.predict(scaled(table.inputScale(k), latents), table.timestep(k));
-            history.addFirst(guided(both, latents.length));
-            if (history.size() > table.memory()) {
-                history.removeLast();
+    int steps() {
+        return steps.size();
+    }
+
+    /** Whether any step predicts for this. */
+    boolean predicts(Conditioning conditioning) {
+        return steps.stream().anyMatch(step -> step.predicts(conditioning));
+    }
+
+    /**
+     * Latents [n]. noise: standard normal noise [n] by its number, 0 the first, k + 1 fresh in step k; it is asked for
+     * again whenever it is needed, and may be overwritten.
+     */
+    float[] sample(Model model, IntFunction<float[]> noise, OnStep onStep) throws RunnerException, Cancelled {
+        Map<Conditioning, Map<Integer, float[]>> made = new EnumMap<>(Conditioning.class);
+        for (Conditioning conditioning : Conditioning.values()) {
+            made.put(conditioning, new HashMap<>());
+        }
+        float[] latents = noise.apply(0);
+        scale(latents, noiseScale);
+        for (int k = 0; k < steps.size(); k++) {
+            Step step = steps.get(k);
+            predict(model, k, latents, made);
+            scale(latents, step.a());
+            for (Conditioning conditioning : Conditioning.values()) {
+                float[] coefficients = step.coefficients(conditioning);
+                for (int j = 0; j < coefficients.length; j++) {
+                    if (coefficients[j] != 0) {
+                        add(latents, coefficients[j], made.get(conditioning).get(k - j));
+                    }
+                }
+                int now = k;
+                made.get(conditioning).keySet().removeIf(i -> steps.get(i).lastUse(conditioning) <= now);
             }
-            latents = scaled(table.a(k), latents);
-            Iterator<float[]> past = history.iterator();
-            for (int j = 0; j < table.reach(k) && past.hasNext(); j++) {
-                add(latents, table.b(k, j), past.next());
+            for (int j = 0; j < step.noise().length; j++) {
+                if (step.noise()[j] != 0) {
+                    add(latents, step.noise()[j], noise.apply(k + 1 - j));
+                }
             }
             onStep.done(k, latents);
         }
         return latents;
     }
 
-    /** empty + guidance * (text - empty). */
-    private float[] guided(float[] both, int count) {
-        float[] prediction = new float[count];
-        System.arraycopy(both, count, prediction, 0, count);
-        if (guided) {
-            for (int i = 0; i < count; i++) {
-                float difference = prediction[i] - both[i];
-                float product = guidance * difference;
-                prediction[i] = both[i] + product;
+    private void predict(Model model, int k, float[] latents, Map<Conditioning, Map<Integer, float[]>> made)
+            throws RunnerException {
+        Step step = steps.get(k);
+        float[] given = latents.clone();
+        scale(given, step.inputScale());
+        for (Conditioning conditioning : Conditioning.values()) {
+            if (step.predicts(conditioning)) {
+                made.get(conditioning).put(k, model.predict(given, step.timestep(), conditioning));
             }
         }
-        return prediction;
     }
 
-    private static float[] scaled(float scale, float[] values) {
-        float[] product = new float[values.length];
+    private static void scale(float[] values, float scale) {
         for (int i = 0; i < values.length; i++) {
-            product[i] = scale * values[i];
+            values[i] = scale * values[i];
         }
-        return product;
     }
 
     private static void add(float[] sum, float scale, float[] values) {

@@ -2,13 +2,12 @@ package org.edgehadanorm.core;
 
 import java.util.Arrays;
 import java.util.List;
-import java.util.function.Predicate;
 import java.util.regex.Pattern;
 
 /** The form of a manifest, which edge_hadanorm/bundle/README.md describes. */
 final class Schema {
-    /** The newest that is read. */
-    static final long VERSION = 2;
+    /** The one that is read. */
+    static final long VERSION = 3;
     static final String NOISE = "philox4x32-10/box-muller";
     static final List<String> ENCODERS = Arrays.asList("text_encoder", "text_encoder_2", "text_encoder_3");
 
@@ -25,8 +24,8 @@ final class Schema {
     private static final Kind NUMBER = Kind.leaf("a finite number", Schema::isNumber);
     private static final Kind PATH =
             Kind.leaf("a plain relative path", value -> value instanceof String && Paths.isPlain((String) value));
-    private static final Kind STEPS = matching("a number of steps", "[1-9][0-9]{0,5}");
-    private static final Kind SHA256 = matching("a sha256", "[0-9a-f]{64}");
+    private static final Kind SHA256 = Kind.leaf("a sha256",
+            value -> value instanceof String && Pattern.matches("[0-9a-f]{64}", (String) value));
     private static final Kind SHAPE = Kind.leaf("a list of positive integers", Schema::isShape);
     private static final Kind LATENTS =
             Kind.leaf("[C, H, W]", value -> isShape(value) && ((List<?>) value).size() == 3);
@@ -47,26 +46,34 @@ final class Schema {
             .with("length", COUNT)
             .with("pad_id", INDEX)
             .withNullable("unknown_id", INDEX)
-            .with("prefix", TEXT);
+            .with("prefix", TEXT)
+            .withNullable("kept",
+                    Kind.object().with("prompt", Kind.list(INDEX)).with("negative", Kind.list(INDEX)));
     private static final Kind PROMPT = Kind.object()
             .with("encoders", Kind.dictionary(oneOf(ENCODERS), ENCODER))
             .with("lower", FLAG)
             .withNullable("labels", Kind.dictionary(TEXT, INDEX))
-            .withNullable("embedded", Kind.object().with("file", PATH).with("prompts", Kind.list(TEXT)));
+            .withNullable("embedded", Kind.object()
+                    .with("file", PATH)
+                    .with("prompts", Kind.list(TEXT))
+                    .with("negatives", Kind.list(TEXT)));
+    /** PlanReader says what a plan is. */
     private static final Kind SAMPLING = Kind.object()
-            .with("steps", COUNT)
+            .with("plan", TEXT)
             .with("guidance", NUMBER)
-            .with("tables", Kind.dictionary(STEPS, ANY));
+            .with("negative", TEXT)
+            .with("plans", Kind.dictionary(TEXT, ANY));
     private static final Kind GOLDEN = Kind.object()
             .with("file", PATH)
             .with("prompt", TEXT)
+            .with("negative", TEXT)
             .with("seed", INT64)
-            .with("steps", COUNT)
+            .with("plan", TEXT)
             .with("guidance", NUMBER)
             .with("psnr_db", NUMBER);
 
     static final Kind MANIFEST = Kind.object()
-            .with("schema", COUNT)
+            .with("schema", Kind.leaf(String.valueOf(VERSION), Long.valueOf(VERSION)::equals))
             .with("generator", TEXT)
             .with("target", TEXT)
             .with("family", TEXT)
@@ -95,11 +102,6 @@ final class Schema {
 
     private static Kind oneOf(List<String> names) {
         return Kind.leaf("one of " + Text.some(names, names.size()), names::contains);
-    }
-
-    private static Kind matching(String name, String pattern) {
-        Predicate<String> matches = text -> Pattern.matches(pattern, text);
-        return Kind.leaf(name, value -> value instanceof String && matches.test((String) value));
     }
 
     private static boolean isInteger(Object value, long least, long end) {

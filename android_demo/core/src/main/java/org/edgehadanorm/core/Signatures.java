@@ -1,7 +1,9 @@
 package org.edgehadanorm.core;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collections;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 
@@ -20,7 +22,7 @@ final class Signatures {
         signatures.checkDecode();
         Map<String, Object> encoders = Manifest.object(manifest.object("prompt"), "encoders");
         for (String role : encoders.keySet()) {
-            signatures.checkEncode(role, Manifest.object(encoders, role).get("length"));
+            signatures.checkEncode(role, Manifest.object(encoders, role));
         }
     }
 
@@ -28,9 +30,9 @@ final class Signatures {
         for (String side : new String[] {"inputs", "outputs"}) {
             int least = side.equals("inputs") ? 2 : 1;
             List<List<?>> shapes = shapes(Links.DENOISER, "denoise", side);
-            if (shapes.size() < least || !sample(shapes.get(0)).equals(latents)) {
+            if (shapes.size() < least || !shapes.get(0).equals(one(latents))) {
                 throw new BundleException(
-                        ".programs.denoiser.methods.denoise." + side + " do not begin with [batch, *latents.shape]");
+                        ".programs.denoiser.methods.denoise." + side + " do not begin with [1, *latents.shape]");
             }
         }
     }
@@ -45,30 +47,60 @@ final class Signatures {
         }
     }
 
-    private void checkEncode(String role, Object length) throws BundleException {
-        List<List<?>> shapes = shapes(role, "encode", "inputs");
-        boolean fit = !shapes.isEmpty();
-        for (List<?> shape : shapes) {
-            fit &= sample(shape).equals(Collections.singletonList(length));
+    private void checkEncode(String role, Map<String, Object> encoder) throws BundleException {
+        List<?> sequence = one(Collections.singletonList(encoder.get("length")));
+        Map<String, List<?>> wanted = new LinkedHashMap<>();
+        wanted.put("ids", sequence);
+        wanted.put("mask", sequence);
+        if (encoder.get("kept") != null) {
+            wanted.put("kept", Collections.singletonList(places(role, encoder)));
+        }
+        List<Map<String, Object>> inputs = tensors(role, "encode", "inputs");
+        boolean fit = !inputs.isEmpty() && inputs.get(0).get("name").equals("ids");
+        for (Map<String, Object> input : inputs) {
+            fit &= input.get("shape").equals(wanted.get(input.get("name")));
+        }
+        if (!fit) {
+            throw new BundleException(".programs." + role + ".methods.encode.inputs are not "
+                    + String.join(", ", wanted.keySet()) + " of their lengths");
+        }
+    }
+
+    /** How many states an encoder gives of a prompt and of a negative one. */
+    private static long places(String role, Map<String, Object> encoder) throws BundleException {
+        List<?> prompt = (List<?>) Manifest.object(encoder, "kept").get("prompt");
+        List<?> negative = (List<?>) Manifest.object(encoder, "kept").get("negative");
+        boolean fit = prompt.size() == negative.size();
+        for (List<?> places : Arrays.<List<?>>asList(prompt, negative)) {
+            for (Object place : places) {
+                fit &= (Long) place < (Long) encoder.get("length");
+            }
         }
         if (!fit) {
             throw new BundleException(
-                    ".programs." + role + ".methods.encode.inputs are not of " + length + " ids each, the length");
+                    ".prompt.encoders." + role + ".kept are not as many places each within the length");
         }
+        return prompt.size();
     }
 
     /** Shapes of the tensors on one side of a method. */
     private List<List<?>> shapes(String role, String method, String side) {
-        Map<String, Object> methods = Manifest.object(Manifest.object(programs, role), "methods");
         List<List<?>> shapes = new ArrayList<>();
-        for (Map<String, Object> tensor : Manifest.objects(Manifest.object(methods, method), side)) {
+        for (Map<String, Object> tensor : tensors(role, method, side)) {
             shapes.add((List<?>) tensor.get("shape"));
         }
         return shapes;
     }
 
-    /** A shape without its batch. */
-    private static List<?> sample(List<?> shape) {
-        return shape.subList(Math.min(1, shape.size()), shape.size());
+    private List<Map<String, Object>> tensors(String role, String method, String side) {
+        Map<String, Object> methods = Manifest.object(Manifest.object(programs, role), "methods");
+        return Manifest.objects(Manifest.object(methods, method), side);
+    }
+
+    /** The shape of one sequence. */
+    private static List<?> one(List<?> shape) {
+        List<Object> sizes = new ArrayList<>(Collections.<Object>singleton(1L));
+        sizes.addAll(shape);
+        return sizes;
     }
 }

@@ -41,12 +41,12 @@ public final class TensorSpec {
         return tensor.dtype().toString().equals(dtype) && Arrays.equals(tensor.shape(), shape);
     }
 
-    /** Such as `float32 [2, 8, 128]`. */
+    /** Such as `float32 [1, 8, 128]`. */
     static String describe(Tensor tensor) {
         return tensor.dtype() + " " + Arrays.toString(tensor.shape());
     }
 
-    /** Such as `text float32 [2, 8, 128]`. */
+    /** Such as `text float32 [1, 8, 128]`. */
     @Override
     public String toString() {
         return name + " " + dtype + " " + Arrays.toString(shape);

@@ -21,7 +21,7 @@ final class Bits {
         }
     }
 
-    private static int[] of(float[] values) {
+    static int[] of(float[] values) {
         int[] bits = new int[values.length];
         for (int i = 0; i < bits.length; i++) {
             bits[i] = Float.floatToRawIntBits(values[i]);

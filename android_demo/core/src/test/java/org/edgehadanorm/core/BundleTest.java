@@ -44,25 +44,45 @@ public class BundleTest {
         assertEquals(72, bundle.width());
         assertEquals(30, bundle.height());
         assertArrayEquals(new int[] {4, 10, 24}, bundle.latentShape());
-        assertEquals(Arrays.asList(1, 2, 4, 8), bundle.steps());
-        assertEquals(4, bundle.defaultSteps());
+        assertEquals(Arrays.asList("1", "2", "4", "8"), new ArrayList<>(bundle.plans().keySet()));
+        assertEquals("4", bundle.defaultPlan());
+        assertEquals("", bundle.defaultNegative());
         assertEquals(1.5, bundle.defaultGuidance(), 0);
         assertEquals(PromptForm.Kind.ENCODERS, bundle.prompt().kind());
         assertTrue(bundle.prompt().choices().isEmpty());
+        assertTrue(bundle.prompt().negatives().isEmpty());
         assertEquals(new File(folder, "golden/picture.png"), bundle.golden().get().file());
         assertEquals(40, bundle.golden().get().psnrDb(), 0);
         Program decoder = bundle.programs().get("image_decoder");
         assertEquals(new File(folder, "image_decoder.pte"), decoder.file());
         assertEquals("latents float32 [1, 4, 10, 10]", decoder.methods().get("decode").inputs().get(0).toString());
-        assertEquals(8, bundle.table(8).steps());
+        assertEquals(8, bundle.plan("8").steps());
         bundle.requireRunnable(Vectors.TARGETS);
     }
 
     @Test
-    public void aMissingTableIsAnsweredWithThoseThatThereAre() throws BundleException {
+    public void aMissingPlanIsAnsweredWithThoseThatThereAre() throws BundleException {
         Bundle bundle = Bundle.open(folder, Progress.NONE);
-        BundleException error = assertThrows(BundleException.class, () -> bundle.table(5));
-        assertEquals("bundle my bundle has no table for 5 steps; take one of 1, 2, 4, 8", error.getMessage());
+        BundleException error = assertThrows(BundleException.class, () -> bundle.plan("5"));
+        assertEquals("bundle my bundle has no plan '5'; take one of 1, 2, 4, 8", error.getMessage());
+    }
+
+    @Test
+    public void plansThatAreNumbersOfStepsComeFirstInTheirOrder() throws Exception {
+        Bundle bundle = Bundle.open(Files.bundle("kept", new File(scratch.getRoot(), "c")), Progress.NONE);
+        assertEquals(Arrays.asList("2", "4", "12", "some guided", "own", "own guidance"),
+                new ArrayList<>(bundle.plans().keySet()));
+        assertFalse(bundle.plan("own").guidance().isPresent());
+        assertEquals(3.3, bundle.plan("own guidance").guidance().getAsDouble(), 0);
+    }
+
+    @Test
+    public void bundlesOfOtherSchemasSayWhatToDo() throws IOException {
+        edit("\"schema\": 3", "\"schema\": 2");
+        refused("manifest of my bundle: made by an older edge-hadanorm (schema 2, this app reads 3); export the"
+                + " checkpoint again");
+        edit("\"schema\": 2", "\"schema\": 4");
+        refused("manifest of my bundle: made by a newer edge-hadanorm (schema 4, this app reads 3); update the app");
     }
 
     @Test
@@ -70,9 +90,12 @@ public class BundleTest {
         Bundle labels = Bundle.open(Files.bundle("labels", new File(scratch.getRoot(), "a")), Progress.NONE);
         assertEquals(PromptForm.Kind.LABELS, labels.prompt().kind());
         assertEquals(Arrays.asList("tench, Tinca tinca", "finch", "jay"), labels.prompt().choices());
+        assertEquals(labels.prompt().choices(), labels.prompt().negatives());
         Bundle embedded = Bundle.open(Files.bundle("embedded", new File(scratch.getRoot(), "b")), Progress.NONE);
         assertEquals(PromptForm.Kind.EMBEDDED, embedded.prompt().kind());
         assertEquals(Arrays.asList("a cat", "two dogs, running"), embedded.prompt().choices());
+        assertEquals(Arrays.asList("blurry", ""), embedded.prompt().negatives());
+        assertEquals("blurry", embedded.defaultNegative());
     }
 
     @Test
@@ -153,7 +176,7 @@ public class BundleTest {
                 error.getMessage());
         Generator unloaded = new Generator(bundle, Scripted.unloaded(bundle));
         BundleException again = assertThrows(BundleException.class,
-                () -> unloaded.generate(new Request("", 0, 4, 1), Listener.NONE));
+                () -> unloaded.generate(new Request("", "", 0, "4", 1), Listener.NONE));
         assertEquals(error.getMessage(), again.getMessage());
     }
 
@@ -176,8 +199,30 @@ public class BundleTest {
         Bundle bundle = Bundle.open(folder, Progress.NONE);
         Generator unloaded = new Generator(bundle, Scripted.unloaded(bundle));
         BundleException error = assertThrows(BundleException.class,
-                () -> unloaded.generate(new Request("", 0, 4, 1), Listener.NONE));
+                () -> unloaded.generate(new Request("", "", 0, "4", 1), Listener.NONE));
         assertTrue(error.getMessage(), error.getMessage().contains("more than a phone can hold"));
+    }
+
+    @Test
+    public void carriedPromptsOfAnotherNumberThanTheFileHasAreRefused() throws Exception {
+        folder = Files.bundle("embedded", new File(scratch.getRoot(), "d"));
+        edit("\"two dogs, running\"", "\"two dogs, running\", \"a dog\"");
+        notDrawn("a dog", "", "bundle d: 'mask' has not one row for each of 5 prompts; export the bundle again");
+    }
+
+    @Test
+    public void whereNoNegativePromptIsCarriedThereIsAWayWithout() throws Exception {
+        folder = Files.bundle("embedded", new File(scratch.getRoot(), "d"));
+        edit("\"negatives\"", "\"negatives\": [], \"others\"");
+        notDrawn("a cat", "", "the bundle carries no negative prompt; take guidance 1, which needs none");
+    }
+
+    private void notDrawn(String prompt, String negative, String message) throws BundleException {
+        Bundle bundle = Bundle.open(folder, Progress.NONE);
+        Generator unloaded = new Generator(bundle, Scripted.unloaded(bundle));
+        BundleException error = assertThrows(BundleException.class,
+                () -> unloaded.generate(new Request(prompt, negative, 0, "4", 1.5), Listener.NONE));
+        assertEquals(message, error.getMessage());
     }
 
     private void edit(String before, String after) throws IOException {

@@ -57,7 +57,7 @@ public class GenerationTest {
             assertEquals((long) (Long) shape.get(2), made.width());
             Picture wanted = Vectors.picture(Vectors.longs(folder, each.get("pixels")), made.height(), made.width());
             assertArrayEquals(each.get("request").toString(), wanted.argb(), made.argb());
-            watcher.check(request(each), bundle);
+            watcher.check(steps(each), bundle);
         }
     }
 
@@ -100,11 +100,11 @@ public class GenerationTest {
     }
 
     @Test
-    public void aListenerCanCancelAtAnyMoment() {
+    public void aListenerCanCancelAtAnyMoment() throws BundleException {
         Map<String, Object> each = expected.get("cases").get(3);
         Watcher whole = new Watcher();
         generateCancelled(each, whole, Integer.MAX_VALUE);
-        assertTrue(whole.questions > request(each).steps());
+        assertTrue(whole.questions > steps(each));
         for (int moment = 0; moment < whole.questions; moment++) {
             Watcher watcher = new Watcher();
             int last = moment;
@@ -133,8 +133,12 @@ public class GenerationTest {
 
     static Request request(Map<String, Object> each) {
         Map<?, ?> asked = (Map<?, ?>) each.get("request");
-        return new Request((String) asked.get("prompt"), (Long) asked.get("seed"),
-                ((Long) asked.get("steps")).intValue(), ((Number) asked.get("guidance")).doubleValue());
+        return new Request((String) asked.get("prompt"), (String) asked.get("negative"), (Long) asked.get("seed"),
+                (String) asked.get("plan"), ((Number) asked.get("guidance")).doubleValue());
+    }
+
+    private int steps(Map<String, Object> each) throws BundleException {
+        return bundle.plan(request(each).plan()).steps();
     }
 
     /** Notes what it is told, and cancels when it has been asked often enough. */
@@ -163,8 +167,8 @@ public class GenerationTest {
             previews.add(preview);
         }
 
-        void check(Request request, Bundle bundle) {
-            assertEquals(request.steps(), steps);
+        void check(int wantedSteps, Bundle bundle) {
+            assertEquals(wantedSteps, steps);
             assertEquals(steps, previews.size());
             int[] latents = bundle.latentShape();
             for (Picture preview : previews) {

@@ -16,7 +16,7 @@ import org.junit.Test;
 
 /** What goes wrong in a generation is said, and whatever happens every program that was loaded is closed. */
 public class GeneratorTest {
-    private static final Request REQUEST = new Request("red apple", 1, 2, 1.5);
+    private static final Request REQUEST = new Request("red apple", "face", 1, "2", 1.5);
 
     private Bundle bundle;
 
@@ -29,9 +29,30 @@ public class GeneratorTest {
     public void programsAreLoadedAndClosedOneByOne() throws Exception {
         Scripted programs = new Scripted(bundle, event -> { });
         new Generator(bundle, programs).generate(REQUEST, Listener.NONE);
+        assertEquals(Arrays.asList("text_encoder.load", "text_encoder.encode", "text_encoder.encode",
+                "text_encoder.close", "denoiser.load", "denoiser.prepare", "denoiser.prepare", "denoiser.denoise",
+                "denoiser.denoise", "denoiser.denoise", "denoiser.denoise", "denoiser.close", "image_decoder.load",
+                "image_decoder.decode", "image_decoder.close"), programs.events());
+    }
+
+    @Test
+    public void withoutGuidanceNothingIsMadeOfTheNegativePrompt() throws Exception {
+        Scripted programs = new Scripted(bundle, event -> { });
+        Request request = new Request("red apple", "a zeppelin", 1, "2", 0.5);
+        new Generator(bundle, programs).generate(request, Listener.NONE);
         assertEquals(Arrays.asList("text_encoder.load", "text_encoder.encode", "text_encoder.close",
                 "denoiser.load", "denoiser.prepare", "denoiser.denoise", "denoiser.denoise", "denoiser.close",
                 "image_decoder.load", "image_decoder.decode", "image_decoder.close"), programs.events());
+    }
+
+    @Test
+    public void anUnknownNegativePromptIsAnsweredWithThoseThatAreCarried() throws Exception {
+        Bundle embedded = Bundle.open(new File(Vectors.folder("loops"), "embedded/bundle"), Progress.NONE);
+        Generator generator = new Generator(embedded, Scripted.unloaded(embedded));
+        BundleException error = assertThrows(BundleException.class,
+                () -> generator.generate(new Request("a cat", "ugly", 1, "2", 1.5), Listener.NONE));
+        assertEquals("negative prompt 'ugly' is not among those that the bundle carries; take blurry, the empty one",
+                error.getMessage());
     }
 
     @Test
@@ -93,7 +114,7 @@ public class GeneratorTest {
         };
         RunnerException error = assertThrows(RunnerException.class,
                 () -> new Generator(bundle, loader).generate(REQUEST, Listener.NONE));
-        assertEquals("text_encoder.encode gives text float32 [2, 8, 6] by the manifest, not float32 [3];"
+        assertEquals("text_encoder.encode gives text float32 [1, 8, 6] by the manifest, not float32 [3];"
                 + " export the bundle again", error.getMessage());
     }
 
@@ -109,7 +130,7 @@ public class GeneratorTest {
                 now[0] += 99_000_000;  // what a listener does is not the step's
             }
         });
-        assertEquals(Arrays.asList(7.5, 7.5), times);
+        assertEquals(Arrays.asList(15.0, 15.0), times);
     }
 
     private static void assertClosed(Scripted programs) {

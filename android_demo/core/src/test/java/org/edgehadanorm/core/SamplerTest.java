@@ -3,6 +3,7 @@ package org.edgehadanorm.core;
 import static org.junit.Assert.assertEquals;
 
 import java.io.File;
+import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;
 import java.util.List;
@@ -14,7 +15,7 @@ import org.junit.runners.Parameterized;
 import org.junit.runners.Parameterized.Parameter;
 import org.junit.runners.Parameterized.Parameters;
 
-/** The loop of a table has Python's bits at every step, for what the model is given and for what comes out. */
+/** The loop of a plan has Python's bits at every step, for what the model is given and for what comes out. */
 @RunWith(Parameterized.class)
 public class SamplerTest {
     @Parameter
@@ -23,34 +24,43 @@ public class SamplerTest {
     @Parameter(1)
     public Map<String, Object> expected;
 
-    private final File folder = Vectors.folder("tables");
+    private final File folder = Vectors.folder("plans");
 
     @Parameters(name = "{0}")
     public static Collection<Object[]> cases() {
-        return Vectors.named(Vectors.<List<Map<String, Object>>>json(new File(Vectors.folder("tables"), "cases.json")));
+        return Vectors.named(Vectors.<List<Map<String, Object>>>json(new File(Vectors.folder("plans"), "cases.json")));
     }
 
     @Test
     public void everyStepHasPythonsBits() throws Exception {
-        SamplerTable table = SamplerTable.fromJson(expected.get("table"));
-        float[] noise = floats("noise");
+        Plan plan = PlanReader.read(expected.get("plan"));
         float[] predictions = floats("predictions");
         float[] inputs = floats("inputs");
         float[] timesteps = floats("timesteps");
         float[] latents = floats("latents");
-        int count = noise.length;
-        int[] calls = {0};
-        Sampler.Model model = (given, timestep) -> {
-            int k = calls[0]++;
-            Bits.assertSame("input " + k, row(inputs, k, count), given);
-            assertEquals(timesteps[k], timestep, 0);
-            return row(predictions, k, 2 * count);
+        int count = ((Long) expected.get("count")).intValue();
+        List<Object> asked = new ArrayList<>();
+        List<Object> streams = new ArrayList<>();
+        Sampler.Model model = (given, timestep, conditioning) -> {
+            int call = asked.size();
+            asked.add(conditioning.name().toLowerCase());
+            Bits.assertSame("input " + call, row(inputs, call, count), given);
+            assertEquals(timesteps[call], timestep, 0);
+            return row(predictions, call, count);
         };
         double guidance = ((Number) expected.get("guidance")).doubleValue();
-        float[] last = new Sampler(table, guidance).sample(model, noise,
-                (k, stepped) -> Bits.assertSame("latents " + k, row(latents, k, count), stepped));
-        Bits.assertSame("the last latents", row(latents, table.steps() - 1, count), last);
-        assertEquals(table.steps(), calls[0]);
+        Sampler sampler = new Sampler(plan, guidance);
+        for (Conditioning each : Conditioning.values()) {
+            boolean predicts = ((List<?>) expected.get("asked")).contains(each.name().toLowerCase());
+            assertEquals(predicts, sampler.predicts(each));
+        }
+        float[] last = sampler.sample(model, stream -> {
+            streams.add((long) stream);
+            return Noise.normal((Long) expected.get("seed"), count, stream);
+        }, (k, stepped) -> Bits.assertSame("latents " + k, row(latents, k, count), stepped));
+        Bits.assertSame("the last latents", row(latents, plan.steps() - 1, count), last);
+        assertEquals(expected.get("asked"), asked);
+        assertEquals(expected.get("streams"), streams);
     }
 
     private float[] floats(String key) {

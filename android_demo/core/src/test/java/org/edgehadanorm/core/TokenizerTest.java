@@ -61,10 +61,22 @@ public class TokenizerTest {
                     ((Long) setting.get("length")).intValue(), ((Long) setting.get("pad_id")).intValue(),
                     (Boolean) setting.get("lower"), (String) setting.get("prefix"));
             for (Map<String, Object> each : (List<Map<String, Object>>) setting.get("answers")) {
-                String wanted = each.containsKey("ids") ? each.get("ids").toString() : kind(each.get("refusal"));
-                assertEquals(Json.write(each), wanted, said(tokenizer, (String) each.get("prompt")));
+                check(each, tokenizer, () -> tokenizer.ids((String) each.get("prompt")));
+            }
+            int most = ((Long) setting.get("kept")).intValue();
+            for (Map<String, Object> each : (List<Map<String, Object>>) setting.get("negatives")) {
+                check(each, tokenizer, () -> tokenizer.negativeIds((String) each.get("prompt"), most));
             }
         }
+    }
+
+    private interface Ids {
+        long[] found() throws BundleException;
+    }
+
+    private static void check(Map<String, Object> each, PromptTokenizer tokenizer, Ids made) {
+        String wanted = each.containsKey("ids") ? each.get("ids").toString() : kind(each.get("refusal"));
+        assertEquals(Json.write(each), wanted, said(tokenizer, made));
     }
 
     /** Which of the two mistakes a message speaks of. */
@@ -73,9 +85,9 @@ public class TokenizerTest {
         return text.contains("does not know the word") ? "unknown" : text.replaceAll(".*: (\\d+ tokens,).*", "$1");
     }
 
-    private static String said(PromptTokenizer tokenizer, String prompt) {
+    private static String said(PromptTokenizer tokenizer, Ids made) {
         try {
-            long[] ids = tokenizer.padded(tokenizer.ids(prompt));
+            long[] ids = tokenizer.padded(made.found());
             assertEquals(tokenizer.length(), ids.length);
             return Arrays.toString(ids);
         } catch (BundleException error) {

@@ -62,7 +62,8 @@ public final class FirstStartTest {
         List<Integer> seen = states.stream().flatMap(state -> state.drawing().map(now -> now.done())
                 .map(Collections::singletonList).orElse(Collections.emptyList()).stream()).distinct()
                 .collect(Collectors.toList());
-        assertEquals(IntStream.rangeClosed(0, request.steps()).boxed().collect(Collectors.toList()), seen);
+        int steps = one.bundle().plan(request.plan()).steps();
+        assertEquals(IntStream.rangeClosed(0, steps).boxed().collect(Collectors.toList()), seen);
     }
 
     @Test
@@ -77,7 +78,7 @@ public final class FirstStartTest {
 
     @Test
     public void whatCannotBeDrawnIsSaid() throws Exception {
-        session.draw(new Request("xylophone zebra", 0, 4, 1.5));
+        session.draw(new Request("xylophone zebra", "", 0, "4", 1.5));
         worker.submit(() -> { }).get();
         assertTrue(session.state().message(), session.state().is(State.Kind.FAILED, State.Task.DRAW));
         assertTrue(session.state().message(), session.state().message().contains("zebra"));

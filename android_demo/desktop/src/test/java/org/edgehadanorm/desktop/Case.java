@@ -49,8 +49,8 @@ public final class Case {
     }
 
     public Request request() {
-        return new Request((String) entry.get("prompt"), (Long) entry.get("seed"),
-                ((Long) entry.get("steps")).intValue(), ((Number) entry.get("guidance")).doubleValue());
+        return new Request((String) entry.get("prompt"), (String) entry.get("negative"), (Long) entry.get("seed"),
+                (String) entry.get("plan"), ((Number) entry.get("guidance")).doubleValue());
     }
 
     public List<?> calls() {

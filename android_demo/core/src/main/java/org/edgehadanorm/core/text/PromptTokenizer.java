@@ -20,7 +20,7 @@ public final class PromptTokenizer {
 
     /**
      * length: of the ids, which padId fills up. lower: prompts are lower-cased, and stripped of white space at their
-     * ends, first. prefix: stands before every prompt but the empty one.
+     * ends, first. prefix: stands before every prompt but a negative one.
      */
     public PromptTokenizer(File file, int length, int padId, boolean lower, String prefix) throws BundleException {
         this.tokenizer = Tokenizer.read(file);
@@ -32,8 +32,17 @@ public final class PromptTokenizer {
 
     /** The ids of a prompt without padding. Throws BundleException for unknown words and for too many tokens. */
     public long[] ids(String prompt) throws BundleException {
+        return ids(prompt, prefix, length);
+    }
+
+    /** The same of a negative prompt, which has at most so many tokens. */
+    public long[] negativeIds(String prompt, int most) throws BundleException {
+        return ids(prompt, "", most);
+    }
+
+    private long[] ids(String prompt, String before, int most) throws BundleException {
         String said = lower ? Spaces.stripped(prompt.toLowerCase(Locale.ROOT)) : prompt;
-        List<Token> tokens = tokenizer.tokens(prompt.isEmpty() ? "" : prefix + said);
+        List<Token> tokens = tokenizer.tokens(before + said);
         int unknown = tokenizer.unknownId();
         for (Token token : tokens) {
             if (unknown >= 0 && token.id() == unknown && !token.isSpecial()) {
@@ -41,9 +50,9 @@ public final class PromptTokenizer {
                         + token.text() + "'; use another");
             }
         }
-        if (tokens.size() > length) {
+        if (tokens.size() > most) {
             throw new BundleException("prompt '" + shown(prompt) + "': " + tokens.size()
-                    + " tokens, the model takes at most " + length + "; shorten it");
+                    + " tokens, the model takes at most " + most + "; shorten it");
         }
         return tokens.stream().mapToLong(Token::id).toArray();
     }
