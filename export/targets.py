@@ -152,7 +152,8 @@ def checkpoint_runner(bundle: Bundle) -> Runner:
     saved = carried(bundle)
     if saved.pipeline is None:
         raise UserError(f"bundle {bundle.folder} holds a transformer alone: it cannot draw prompts")
-    return TorchRunner(saved.denoiser, saved.pipeline, bundle.decode_side)
+    _, height, width = bundle.latent_shape
+    return TorchRunner(saved.denoiser.resized(height, width), saved.pipeline, bundle.decode_side)
 
 
 @dataclass(frozen=True)

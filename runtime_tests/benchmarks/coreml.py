@@ -61,8 +61,8 @@ class PackageRunner(TorchRunner):
             names = (tuple(tensor["feature"] for tensor in method[way]) for way in ("inputs", "outputs"))
             self.methods[name] = Simulated(load(folder / method["package"])[method["function"]], *names)
 
-    def prepare(self, prompt: str) -> list[torch.Tensor]:
-        given = self.pipeline.encode(prompt)
+    def prepare(self, prompt: str, negative: bool = False) -> list[torch.Tensor]:
+        given = self.pipeline.encode(prompt, negative)
         return self.methods["prepare"]([given[name] for name in self.wanted])
 
     def denoise(self, latents, timestep, conditioning):
@@ -76,8 +76,8 @@ def pictures(runner: Runner, trajectories: Trajectories) -> torch.Tensor:
 
 def step_error(found: Runner, exact: Runner, trajectories: Trajectories) -> float:
     """Relative L2 distance of the first step's prediction for the first prompt."""
-    latents = torch.randn(2, *exact.latent_shape, generator=torch.Generator().manual_seed(0))
-    timestep = torch.tensor(trajectories.pipeline.plan(trajectories.steps).timesteps[:1])
+    latents = torch.randn(1, *exact.latent_shape, generator=torch.Generator().manual_seed(0))
+    timestep = torch.tensor([trajectories.pipeline.plan(trajectories.steps).rows[0].timestep])
     a, b = (runner.denoise(latents, timestep, runner.prepare(trajectories.prompts[0])) for runner in (found, exact))
     return ((a - b).norm() / b.norm()).item()
 

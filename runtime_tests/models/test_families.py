@@ -20,7 +20,7 @@ from edge_hadanorm.pipelines import loading
 from edge_hadanorm.quantization import quantize as quantization
 from edge_hadanorm.quantization.calibration import calibrate, observe_inputs
 from edge_hadanorm.quantization.quantize import build_transform
-from runtime_tests.support.families import FAMILIES
+from runtime_tests.support.families import FAMILIES, last
 from runtime_tests.support.helpers import relative_error
 
 EXPORTED = "hadanorm-balanced-w8a8"
@@ -192,12 +192,6 @@ def test_large_linears_of_the_rest_have_8_bits(denoiser, quantized):
 def single(call: Inputs) -> Inputs:
     prompt = {name: tensor.float() for name, tensor in call.prompt.items()}
     return Inputs(call.latents.float(), call.timestep.float(), prompt)
-
-
-def last(call: Inputs) -> Inputs:
-    """The last sequence of a call, as programs take one."""
-    prompt = {name: tensor[-1:] for name, tensor in call.prompt.items()}
-    return Inputs(call.latents[-1:], call.timestep, prompt)
 
 
 @pytest.mark.slow

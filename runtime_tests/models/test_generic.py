@@ -31,7 +31,7 @@ from edge_hadanorm.progress import Status, quiet
 from edge_hadanorm.quantization import allocation
 from edge_hadanorm.quantization.calibration import observe_inputs
 from edge_hadanorm.quantization.quantize import quantize_linear
-from runtime_tests.support.families import FAMILIES, Family
+from runtime_tests.support.families import FAMILIES, Family, last
 from runtime_tests.support.helpers import randn, relative_error
 
 SIZE = 8
@@ -282,12 +282,6 @@ def quantized(other: Other, recipe: str, folder: Path, status: Status = quiet) -
 def single(call: Inputs) -> Inputs:
     prompt = {name: tensor.float() for name, tensor in call.prompt.items()}
     return Inputs(call.latents.float(), call.timestep.float(), prompt)
-
-
-def last(call: Inputs) -> Inputs:
-    """The last sequence of a call, as programs take one."""
-    prompt = {name: tensor[-1:] for name, tensor in call.prompt.items()}
-    return Inputs(call.latents[-1:], call.timestep, prompt)
 
 
 @pytest.mark.slow

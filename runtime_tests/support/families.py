@@ -89,6 +89,12 @@ class Family:
         return self.forward(transformer, call.latents, timestep=timestep, **arguments)[:, : call.latents.shape[1]]
 
 
+def last(call: Inputs) -> Inputs:
+    """The last sequence of a call, as programs take one."""
+    prompt = {name: tensor[-1:] for name, tensor in call.prompt.items()}
+    return Inputs(call.latents[-1:], call.timestep, prompt)
+
+
 SANA = dict(
     in_channels=4,
     out_channels=4,

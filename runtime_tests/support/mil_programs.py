@@ -24,7 +24,7 @@ from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.pipelines import loading
 from edge_hadanorm.quantization.calibration import calibrate
 from edge_hadanorm.quantization.quantize import quantize
-from runtime_tests.support.families import FAMILIES
+from runtime_tests.support.families import FAMILIES, last
 
 logging.getLogger("coremltools").setLevel(logging.ERROR)
 MODEL = "com.apple.CoreML/model.mlmodel"
@@ -134,7 +134,7 @@ def quantized(family_name: str, recipe: Recipe, folder: Path) -> SimpleNamespace
     run = [lambda call=call: call.run(denoiser) for call in calls]
     made = quantize(denoiser, recipe, calibrate(denoiser, run), run, [])
     text = Text(family.tokens, family.masked) if "text" in denoiser.prompt_shapes(1) else Text(0)
-    call = cast(family.call(made, seed=40))
+    call = last(cast(family.call(made, seed=40)))
     return SimpleNamespace(denoiser=made, call=call, saved=Checkpoint(family_name, recipe, made, text, None))
 
 

@@ -363,7 +363,8 @@ def test_a_bundle_draws_what_is_simulated(loaded):
 def test_the_golden_picture_is_the_programs_own(loaded):
     golden = loaded.golden
     runner = targets.backend(loaded.target).runner(loaded)
-    drawn = picture(runner, Wish(golden["prompt"], loaded.plan(golden["steps"]), golden["guidance"], golden["seed"]))
+    wish = Wish(golden["prompt"], loaded.plan(golden["plan"]), golden["guidance"], golden["seed"], golden["negative"])
+    drawn = picture(runner, wish)
     expected = torch.from_numpy(np.asarray(Image.open(loaded.file("golden")).convert("RGB")).copy())
     assert torch.equal(to_pixels(drawn), expected.permute(2, 0, 1))
 
@@ -474,7 +475,7 @@ def test_an_export_that_cannot_be_is_answered_in_a_line(recipe, options, message
             "generate {bundle} 'red a' --backend executorch --out {out}",
             "runs on Apple's systems: take --backend simulation",
         ),
-        ("generate {bundle} 'red a' --steps 1000 --out {out}", "has no table for 1000 steps"),
+        ("generate {bundle} 'red a' --steps 1000 --out {out}", "has no plan for 1000 steps"),
         ("evaluate {bundle}", "{bundle}"),
         ("export {bundle} --target coreml --out {out}", "{bundle}"),
         ("bench {bundle}", "{bundle}"),
