@@ -101,7 +101,9 @@ class Plan:
         negative = [_sums(row.b_negative, row.b, 1.0 - g) for row in self.rows]
         return [
             Step(
-                *map(_float32, (row.timestep, row.input_scale, row.a)),
+                _float32(row.timestep),
+                _float32(row.input_scale),
+                _float32(row.a),
                 text[k],
                 negative[k],
                 tuple(map(_float32, row.c)),

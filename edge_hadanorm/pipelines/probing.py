@@ -53,7 +53,7 @@ def probe(scheduler: Any, steps: int, eta: float | None = None, **schedule: Any)
         try:
             plan = _plan(start(scheduler, steps, schedule), eta)
             draws = 10 * torch.randn(2, 1 + plan.steps, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-            first, second = (replay(start(scheduler, steps, schedule), *draws, eta=eta) for _ in range(2))
+            first, second = (replay(start(scheduler, steps, schedule), draws[0], draws[1], eta) for _ in range(2))
             expected = replay_plan(plan, *draws)
         except Exception as error:  # a scheduler may fail in any way on a setting or a shape that it does not know
             raise UserError(f"{name} has no plan: {' '.join(str(error).split())}") from error

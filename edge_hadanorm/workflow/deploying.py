@@ -64,11 +64,12 @@ def export(
     wanted = Sampling(steps, guidance, negative, eta, scheduler)
     with _as_folder(quantized) as (source, saved):
         if saved.pipeline is not None:
-            saved = replace(saved, pipeline=wanted.of(saved.pipeline))
+            pipeline = wanted.of(saved.pipeline)
+            saved = replace(saved, pipeline=pipeline)
             if size is not None:
-                saved = replace(saved, denoiser=saved.denoiser.resized(*latents_of(size, saved.pipeline)))
+                saved = replace(saved, denoiser=saved.denoiser.resized(*latents_of(size, pipeline)))
             if guidance_steps is not None:  # what are no shares is refused before programs are lowered, for minutes
-                saved.pipeline.plan(saved.pipeline.steps).guided_between(*guidance_steps)
+                pipeline.plan(pipeline.steps).guided_between(*guidance_steps)
         elif given := [*wanted.given, *_named(guidance_steps=guidance_steps, size=size)]:
             raise UserError(f"{source} is a transformer alone, which samples nothing: leave out `{given[0]}`")
         targets.check_target(target, saved, precision)
