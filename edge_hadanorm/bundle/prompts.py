@@ -74,6 +74,8 @@ class BundlePrompts:
 
 def _first(names: list[str]) -> str:
     """List the first of many names, and count the others."""
+    if not names:
+        return "none: it carries none"
     return ", ".join(name or "the empty one" for name in names[:12]) + (
         f" or one of {len(names) - 12} more" if len(names) > 12 else ""
     )

@@ -101,6 +101,7 @@ def latents(runner: Runner, wish: Wish, on_step: OnStep | None = None) -> torch.
 
     Raises UserError for an impossible guidance or seed, and for a prompt that the runner refuses.
     """
+    normal(wish.seed, 1)  # refuses an impossible seed before anything is computed
     prompts = {TEXT: (wish.prompt, False), NEGATIVE: (wish.negative, True)}
     asked = {name for step in wish.plan.at(wish.guidance) for name in step.predicted}
     conditionings = {name: runner.prepare(*prompts[name]) for name in prompts if name in asked}

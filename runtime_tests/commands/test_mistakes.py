@@ -353,6 +353,17 @@ MISTAKES = [
         EXPORT + " --guidance-steps 0-0.5",
         ["given/checkpoint", "samples nothing", "leave out --guidance-steps"],
     ),
+    ("size of no numbers", nothing, EXPORT + " --size large", ["--size", "'large'", "768x512"]),
+    ("size of nothing", nothing, EXPORT + " --size 0x8", ["--size 0x8", "multiples of 1"]),
+    ("size of parts of patches", nothing, EXPORT + " --size 9x8", ["--size", "[8, 9]", "whole patches of 2 x 2"]),
+    ("size to quantize for", nothing, RTN + " --size 8x7", ["given/model", "--size", "[7, 8]", "whole patches"]),
+    ("size of a transformer", quantized("rtn-w8a8"), EXPORT + " --size 8x8", ["samples nothing", "leave out --size"]),
+    (
+        "size of a transformer to quantize",
+        nothing,
+        "quantize {given}/model/transformer --recipe rtn-w8a8 --size 8x8 --out {out}",
+        ["is a transformer alone", "no size in pixels", "leave out --size"],
+    ),
     # what to evaluate with
     ("other reference", edit(CONFIG, interpolation_scale=2), EVALUATE + " --reference {given}/model", ["--reference"]),
     ("no reference", nothing, EVALUATE + " --reference nosuch", ["nosuch", "give 'reference'"]),

@@ -43,7 +43,7 @@ from edge_hadanorm.quantization.calibration import Moments, calibrate
 from edge_hadanorm.quantization.quantize import build_transform, quantize, quantize_linear
 from edge_hadanorm.tensor_files import read_tensors, write_tensors
 from runtime_tests.device.toolchain import CACHE, kept
-from runtime_tests.support.families import FAMILIES
+from runtime_tests.support.families import FAMILIES, last
 from runtime_tests.support.helpers import randn
 
 WIDTH, TOKENS, BLOCKS = 1152, 256, (16, 64, 128)
@@ -155,7 +155,7 @@ def _family(folder: Path, name: str) -> _Made:
         denoiser = loading.load(str(family.save(Path(scratch) / "transformer"))).denoiser
 
     def call(seed: int, timestep: float) -> Inputs:
-        made = family.call(denoiser, seed, timestep=timestep)
+        made = last(family.call(denoiser, seed, timestep=timestep))
         prompt = {name: tensor.float() for name, tensor in made.prompt.items()}
         return Inputs(made.latents.float(), made.timestep.float(), prompt)
 
