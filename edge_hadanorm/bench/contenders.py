@@ -150,6 +150,12 @@ def forget(case: Case) -> None:
         vars(case).pop(cached, None)
 
 
+def quantized_case(case: Case, name: str) -> PixArtDenoiser:
+    """Quantize the model of a case by a recipe."""
+    denoiser, moments = _denoiser(case)
+    return cast(PixArtDenoiser, quantize.quantize(denoiser, recipe.named(name), moments))
+
+
 @torch.no_grad()
 def edge_program(case: Case, cache_folder: Path, name: str) -> tuple[Path, list[torch.Tensor]]:
     """Export the program of a recipe into the cache, and make its denoise inputs, with the prompt prepared."""
@@ -158,8 +164,7 @@ def edge_program(case: Case, cache_folder: Path, name: str) -> tuple[Path, list[
     from edge_hadanorm.exporters.xnnpack.target import lower
 
     file = cache_folder / f"edge-{name}-{case.blocks}x{case.tokens}.pte"
-    denoiser, moments = _denoiser(case)
-    quantized = cast(PixArtDenoiser, quantize.quantize(denoiser, recipe.named(name), moments))
+    quantized = quantized_case(case, name)
     conditioning = [tensor.contiguous() for tensor in quantized.prepare(**case.inputs.prompt)]
     inputs = (case.inputs.latents, case.inputs.timestep, conditioning)
     if not file.exists():
