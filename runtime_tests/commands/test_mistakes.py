@@ -102,6 +102,12 @@ def inputs(**changes: torch.Tensor | None) -> Damage:
     return damage
 
 
+def prompts_and_inputs(given: Path) -> None:
+    """Both are there and good."""
+    write("prompts.txt", "red")(given)
+    inputs()(given)
+
+
 def quantized(recipe: str) -> Damage:
     """Another checkpoint, of the transformer alone."""
 
@@ -250,7 +256,7 @@ MISTAKES = [
     ("prompts for a transformer", write("prompts.txt", "red"), ALONE + PROMPTS, ["--inputs FILE"]),
     ("unknown word to calibrate on", write("prompts.txt", "red a\nmauve c"), PROMPTED, ["'mauve c'", "inspect"]),
     ("too many words to calibrate on", cutting_tokenizer, PROMPTED, ["'red red", "9 tokens", "at most 8"]),
-    ("prompts and inputs", write("prompts.txt", "red"), CAPTURED + PROMPTS, ["--prompts", "--inputs", "not both"]),
+    ("prompts and inputs", prompts_and_inputs, CAPTURED + PROMPTS, ["--prompts", "--inputs", "not both"]),
     ("inputs are a folder", nothing, ALONE + " --inputs {given}", ["given", "it is a folder"]),
     ("no captured inputs", nothing, CAPTURED, ["inputs.safetensors", "does not exist"]),
     ("inputs of no safetensors", write("inputs.safetensors", "text"), CAPTURED, ["inputs.safetensors", "not a safet"]),
