@@ -31,6 +31,10 @@ class FloatWeights(Mapping[str, torch.Tensor]):
         return len(self._state)
 
 
+class Lifetime:
+    """What a pipeline and its copies with other defaults share: their folder goes with the last of them."""
+
+
 def is_pipeline(model: object) -> bool:
     """Whether an object is a pipeline of diffusers with a transformer."""
     return isinstance(getattr(model, "transformer", None), torch.nn.Module) and hasattr(model, "components")
@@ -45,7 +49,8 @@ def from_memory(model: object, size: Size = AS_CONFIGURED) -> FloatModel:
     """Take a pipeline or a transformer of diffusers, whose weights are shared where they are in float32 on the CPU.
 
     The other components of a pipeline are written to a temporary folder, from which a checkpoint copies them; it goes
-    with the returned model's pipeline. Raises UserError for another object, and for a class that is not supported.
+    with the last of the returned model's pipeline and its copies. Raises UserError for another object, and for a class
+    that is not supported.
     """
     if not is_pipeline(model) and not is_transformer(model):
         raise UserError(
@@ -60,7 +65,8 @@ def from_memory(model: object, size: Size = AS_CONFIGURED) -> FloatModel:
     if loaded.pipeline is None:
         shutil.rmtree(folder)
     else:
-        weakref.finalize(loaded.pipeline, shutil.rmtree, folder, ignore_errors=True)
+        loaded.pipeline.lifetime = lifetime = Lifetime()
+        weakref.finalize(lifetime, shutil.rmtree, folder, ignore_errors=True)
     return loaded
 
 

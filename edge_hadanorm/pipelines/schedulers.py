@@ -1,5 +1,6 @@
 """Schedulers of diffusers by their configs: of a pipeline's folder, or another that the user gives."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,20 @@ def given_scheduler(scheduler: str | Path, own: dict) -> dict:
     path = Path(scheduler)
     if path.is_dir():
         path = path / "scheduler_config.json"
+        if not path.exists():
+            raise UserError(
+                f"`scheduler` {scheduler} is a folder without scheduler_config.json; give a scheduler's own"
+            )
     if path.exists():
         config = read_scheduler(path)
         make_scheduler(config)
         return config
     if path.suffix or len(path.parts) > 1:
         raise UserError(f"`scheduler` {scheduler} does not exist; give a scheduler_config.json or a class of diffusers")
-    named = written(own) | {"_class_name": str(scheduler), "_file": str(scheduler)}
-    return dict(make_scheduler(named).config) | {"_class_name": str(scheduler), "_file": str(scheduler)}
+    named = {"_class_name": str(scheduler), "_file": str(scheduler)}
+    known = inspect.signature(_class(named).__init__).parameters
+    settings = {name: value for name, value in own.items() if name in known}
+    return dict(make_scheduler(settings | named).config) | named
 
 
 def written(config: dict) -> dict:

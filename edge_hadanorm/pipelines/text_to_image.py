@@ -55,6 +55,7 @@ class TextToImage:
             if not any((folder / component).glob("*.safetensors")):
                 what = component.replace("_", " ")
                 raise UserError(f"{what} {folder / component} has no file such as model.safetensors; copy it again")
+        self.lifetime: object = None  # of a temporary folder, which copies share
         self.licence, self.prompts = _about(folder)
         if self.labels and not self.prompts:
             self.prompts = list(self.labels)

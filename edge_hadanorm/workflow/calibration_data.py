@@ -89,8 +89,7 @@ def collect(
     prompts: by default the model's own, as far as it has any. seed: of the first picture's noise. Raises UserError for
     both prompts and inputs, for what cannot be read and for prompts that the model cannot draw.
     """
-    if prompts is not None and inputs is not None:
-        raise UserError("calibration takes `prompts` or `inputs`, not both; leave one out")
+    check_one(prompts, inputs)
     if prompts is not None:
         prompts = prompt_list(prompts)
     if inputs is not None:
@@ -104,6 +103,12 @@ def collect(
     trajectories = default_trajectories(pipeline, own, seed)
     runs = trajectories.samples(model.denoiser)
     return CalibrationData(model, runs, trajectories=trajectories, settings=[prompts, seed])
+
+
+def check_one(prompts: Prompts | None, inputs: Captured | None) -> None:
+    """Raises UserError for both."""
+    if prompts is not None and inputs is not None:
+        raise UserError("calibration takes `prompts` or `inputs`, not both; leave one out")
 
 
 def prompt_list(prompts: Prompts) -> list[str]:

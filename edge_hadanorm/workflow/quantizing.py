@@ -53,8 +53,9 @@ def load_sized(model: Model, size: Size) -> FloatModel:
     return loading.load(str(model), size) if isinstance(model, str | Path) else in_memory.from_memory(model, size)
 
 
-def _size(size: tuple[int, int] | None, inputs: Captured | None) -> Size:
-    """The size that the user gives, or that captured inputs have."""
+def _size(size: tuple[int, int] | None, prompts: Prompts | None, inputs: Captured | None) -> Size:
+    """The size that the user gives, or that captured inputs have. Raises UserError for prompts and inputs."""
+    calibration_data.check_one(prompts, inputs)
     if size is not None or inputs is None:
         return Size(picture=size)
     return Size(latents=captured_size(inputs))
@@ -89,7 +90,9 @@ def calibrate(
 
     Raises UserError where there is nothing to calibrate on; see `quantize` for the arguments.
     """
-    model = Sampling(steps, guidance, negative, eta, scheduler).of_model(load_sized(model, _size(size, inputs)))
+    model = Sampling(steps, guidance, negative, eta, scheduler).of_model(
+        load_sized(model, _size(size, prompts, inputs))
+    )
     data = collect(model, prompts, inputs, seed)
     if data is None:
         raise UserError(f"{model.name} has nothing to calibrate on: give {calibration_data.missing(model)}")
@@ -141,7 +144,7 @@ def quantize(
     with _new_checkpoint(out, force) as (folder, state):
         borrowed = not isinstance(model, str | Path)
         model = Sampling(steps, guidance, negative, eta, scheduler).of_model(
-            told(load_sized(model, _size(size, inputs)), status)
+            told(load_sized(model, _size(size, prompts, inputs)), status)
         )
         if calibration is not None and not _is_same(calibration.model, model):
             raise UserError(
@@ -227,7 +230,10 @@ def dry_run(
 
     No weight is read and nothing is written. See `quantize` for the arguments. Raises UserError as it does.
     """
-    recipe, outlined = _recipe(recipe, average_bits), told(loading.outline(str(model), _size(size, inputs)), status)
+    recipe, outlined = (
+        _recipe(recipe, average_bits),
+        told(loading.outline(str(model), _size(size, prompts, inputs)), status),
+    )
     outlined = Sampling(steps, guidance, negative, eta, scheduler).of_model(outlined)
     quantization.check_recipe(recipe, outlined.denoiser)
     data = collect(outlined, prompts, inputs, seed)
