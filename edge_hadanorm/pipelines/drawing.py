@@ -5,6 +5,7 @@ A runner is a float model, the simulation of a quantized one, or a bundle on a r
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +43,7 @@ class TorchRunner:
     def __init__(self, denoiser: Denoiser, pipeline: TextToImage, tile: int | None = None):
         self.denoiser, self.pipeline, self.tile = denoiser, pipeline, tile
         self.latent_shape = denoiser.latent_shape()
+        self._together: tuple[list[list[torch.Tensor]], list[torch.Tensor]] = ([], [])  # conditionings, and joined
 
     @torch.no_grad()
     def prepare(self, prompt: str, negative: bool = False) -> list[torch.Tensor]:
@@ -53,12 +55,28 @@ class TorchRunner:
         device = device_of(self.denoiser)
         return self.denoiser.denoise(latents.to(device), timestep.to(device), conditioning).cpu()
 
+    def denoise_together(
+        self, latents: torch.Tensor, timestep: torch.Tensor, conditionings: list[list[torch.Tensor]]
+    ) -> list[torch.Tensor]:
+        """Predict for latents [1, C, H, W] under each of some conditionings, in one call, which takes less time."""
+        if len(conditionings) == 1:
+            return [self.denoise(latents, timestep, conditionings[0])]
+        if not _are(self._together[0], conditionings):
+            joined = [torch.cat(parts) for parts in zip(*conditionings, strict=True)]
+            self._together = conditionings, joined
+        return list(self.denoise(torch.cat([latents] * len(conditionings)), timestep, self._together[1]).split(1))
+
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         decoder = self.pipeline.decoder
         if decoder is None:
             return latents
         return (decoder(latents[None]) if self.tile is None else tiled(decoder, latents[None], self.tile))[0]
+
+
+def _are(kept: list[list[torch.Tensor]], given: list[list[torch.Tensor]]) -> bool:
+    """Whether these are the same objects."""
+    return len(kept) == len(given) and all(one is other for one, other in zip(kept, given, strict=True))
 
 
 class Stopwatch:
@@ -106,8 +124,11 @@ def latents(runner: Runner, wish: Wish, on_step: OnStep | None = None) -> torch.
     asked = {name for step in wish.plan.at(wish.guidance) for name in step.predicted}
     conditionings = {name: runner.prepare(*prompts[name]) for name in prompts if name in asked}
 
-    def predict(latents: torch.Tensor, timestep: float, conditioning: str) -> torch.Tensor:
-        return runner.denoise(latents, torch.tensor([timestep], dtype=torch.float32), conditionings[conditioning])
+    def predict(latents: torch.Tensor, timestep: float, names: Sequence[str]) -> list[torch.Tensor]:
+        given, time = [conditionings[name] for name in names], torch.tensor([timestep], dtype=torch.float32)
+        if isinstance(runner, TorchRunner):
+            return runner.denoise_together(latents, time, given)
+        return [runner.denoise(latents, time, conditioning) for conditioning in given]
 
     def noise(number: int) -> torch.Tensor:
         return torch.from_numpy(normal(wish.seed, (1, *runner.latent_shape), stream=number))

@@ -9,7 +9,7 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -193,8 +193,8 @@ def replay_plan(plan: Plan, predictions: torch.Tensor, noise: torch.Tensor) -> t
     """Run a plan on what `replay` takes, without guidance; returns what it returns."""
     latents = [plan.noise_scale * noise[0]]
 
-    def predict(model_input: torch.Tensor, timestep: float, conditioning: str) -> torch.Tensor:
-        return predictions[len(latents)]
+    def predict(model_input: torch.Tensor, timestep: float, conditionings: Sequence[str]) -> list[torch.Tensor]:
+        return [predictions[len(latents)]]
 
     sample(predict, plan, 1.0, noise.__getitem__, on_step=lambda k, x: latents.append(x))
     inputs = [row.input_scale * x for row, x in zip(plan.rows, latents, strict=False)]

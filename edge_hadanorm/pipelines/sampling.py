@@ -4,14 +4,14 @@ Coefficients are float32. Each product and each sum is rounded by itself in the 
 so equal predictions give equal bits on every device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from edge_hadanorm.pipelines.plans import NEGATIVE, TEXT, Plan
 
-# (latents float32 [B, ...], timestep, "text" or "negative") -> prediction [B, ...]
-Predict = Callable[[torch.Tensor, float, str], torch.Tensor]
+# (latents float32 [B, ...], timestep, which of "text" and "negative") -> predictions [B, ...], one of each
+Predict = Callable[[torch.Tensor, float, Sequence[str]], Sequence[torch.Tensor]]
 # Standard normal noise float32 [B, ...] by number: 0 is the first, k + 1 is fresh in step k.
 Noise = Callable[[int], torch.Tensor]
 OnStep = Callable[[int, torch.Tensor], None]
@@ -29,8 +29,9 @@ def sample(predict: Predict, plan: Plan, guidance: float, noise: Noise, on_step:
         latents = plan.noise_scale * noise(0)
         for k, step in enumerate(steps):
             given = step.input_scale * latents
-            for conditioning in step.predicted:
-                made = torch.as_tensor(predict(given, step.timestep, conditioning), dtype=torch.float32)
+            found = predict(given, step.timestep, step.predicted) if step.predicted else ()
+            for conditioning, prediction in zip(step.predicted, found, strict=True):
+                made = torch.as_tensor(prediction, dtype=torch.float32)
                 if made.shape != latents.shape:
                     raise ValueError(f"prediction of shape {tuple(made.shape)} for latents {tuple(latents.shape)}")
                 predictions[conditioning][k] = made

@@ -67,31 +67,27 @@ class Trajectories:
 
 
 class _Recorder(TorchRunner):
-    """A runner that keeps what its denoiser is given; what both conditionings are given at a step is one call."""
+    """A runner that keeps what its denoiser is given: a call a step, of the text and where there is guidance of the
+    negative prompt, which comes first.
+    """
 
     def __init__(self, denoiser: Denoiser, pipeline: TextToImage):
         super().__init__(denoiser, pipeline)
         self.inputs: list[Inputs] = []
         self._prompts: dict[int, dict[str, torch.Tensor]] = {}  # by the conditioning that is made of them
-        self._latents: torch.Tensor | None = None
 
     def prepare(self, prompt: str, negative: bool = False) -> list[torch.Tensor]:
         conditioning = super().prepare(prompt, negative)
         self._prompts[id(conditioning)] = self.pipeline.prompt(prompt, negative)
         return conditioning
 
-    @torch.no_grad()
-    def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
-        prompt = self._prompts[id(conditioning)]
-        if latents is self._latents:
-            last = self.inputs.pop()
-            latents_of_both = torch.cat([latents, last.latents])
-            prompt = {name: torch.cat([tensor, last.prompt[name]]) for name, tensor in prompt.items()}
-            self.inputs.append(Inputs(latents_of_both, timestep, prompt))
-        else:
-            self.inputs.append(Inputs(latents, timestep, prompt))
-        self._latents = latents
-        return super().denoise(latents, timestep, conditioning)
+    def denoise_together(
+        self, latents: torch.Tensor, timestep: torch.Tensor, conditionings: list[list[torch.Tensor]]
+    ) -> list[torch.Tensor]:
+        prompts = [self._prompts[id(conditioning)] for conditioning in reversed(conditionings)]
+        prompt = {name: torch.cat([prompt[name] for prompt in prompts]) for name in prompts[0]}
+        self.inputs.append(Inputs(torch.cat([latents] * len(prompts)), timestep, prompt))
+        return super().denoise_together(latents, timestep, conditionings)
 
 
 CALIBRATION_PROMPTS = 32

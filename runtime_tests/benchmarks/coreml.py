@@ -65,6 +65,10 @@ class PackageRunner(TorchRunner):
         given = self.pipeline.encode(prompt, negative)
         return self.methods["prepare"]([given[name] for name in self.wanted])
 
+    def denoise_together(self, latents, timestep, conditionings):
+        """One after the other: a program takes one sequence."""
+        return [self.denoise(latents, timestep, conditioning) for conditioning in conditionings]
+
     def denoise(self, latents, timestep, conditioning):
         return self.methods["denoise"]([latents, timestep, *conditioning])[0]
 

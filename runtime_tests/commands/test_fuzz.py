@@ -199,7 +199,7 @@ def test_a_plan(manifest, data):
         except (ValueError, RecursionError):
             return
         x = torch.zeros(1, 1, 2, 2)
-        sample(lambda latents, timestep, conditioning: latents, Plan.from_json(changed), 1.5, lambda number: x)
+        sample(lambda latents, timestep, names: [latents] * len(names), Plan.from_json(changed), 1.5, lambda number: x)
 
     answered(read)
 

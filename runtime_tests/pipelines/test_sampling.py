@@ -22,8 +22,9 @@ def noise(number: int) -> torch.Tensor:
     return torch.randn(2, 5, generator=torch.Generator().manual_seed(number))
 
 
-def predict(latents: torch.Tensor, timestep: float, conditioning: str) -> torch.Tensor:
-    return torch.cos(3 * latents) if conditioning == TEXT else torch.sin(latents) * (timestep / 1000)
+def predict(latents: torch.Tensor, timestep: float, conditionings: tuple[str, ...]) -> list[torch.Tensor]:
+    made = {TEXT: torch.cos(3 * latents), NEGATIVE: torch.sin(latents) * (timestep / 1000)}
+    return [made[name] for name in conditionings]
 
 
 def test_the_loop_is_the_formula_to_the_bit():
@@ -32,7 +33,7 @@ def test_the_loop_is_the_formula_to_the_bit():
     latents, predictions = f32(PLAN.noise_scale) * noise(0).numpy(), []
     for k, step in enumerate(steps):
         given = torch.from_numpy(f32(step.input_scale) * latents)
-        predictions.append([predict(given, step.timestep, name).numpy() for name in (TEXT, NEGATIVE)])
+        predictions.append([made.numpy() for made in predict(given, step.timestep, (TEXT, NEGATIVE))])
         latents = f32(step.a) * latents
         for side, coefficients in enumerate((step.text, step.negative)):
             for j, coefficient in enumerate(coefficients):
@@ -46,15 +47,16 @@ def test_the_loop_is_the_formula_to_the_bit():
 
 @pytest.mark.parametrize(("guidance", "expected"), [(0.0, 3.0), (1.0, 3.0), (1.5, 3.5), (7.5, 9.5)])
 def test_guidance_extrapolates_from_the_negative_prompt_to_the_text(guidance, expected):
-    def of_both(x: torch.Tensor, timestep: float, conditioning: str) -> torch.Tensor:
-        return torch.full_like(x, 3.0 if conditioning == TEXT else 2.0)
+    def of_both(x: torch.Tensor, timestep: float, conditionings: tuple[str, ...]) -> list[torch.Tensor]:
+        return [torch.full_like(x, {TEXT: 3.0, NEGATIVE: 2.0}[name]) for name in conditionings]
 
     assert sample(of_both, ONE, guidance, lambda _: torch.zeros(1, 2)).tolist() == [[expected, expected]]
 
 
 def test_predictions_of_another_precision_are_combined_in_float32():
     text, negative = noise(0).half(), noise(1).half()
-    result = sample(lambda x, t, name: text if name == TEXT else negative, ONE, 4.5, lambda _: torch.zeros(2, 5))
+    made = {TEXT: text, NEGATIVE: negative}
+    result = sample(lambda x, t, names: [made[name] for name in names], ONE, 4.5, lambda _: torch.zeros(2, 5))
     torch.testing.assert_close(result, negative.float() + 4.5 * (text.float() - negative.float()), rtol=0, atol=2e-6)
     assert result.dtype == torch.float32
 
@@ -62,16 +64,16 @@ def test_predictions_of_another_precision_are_combined_in_float32():
 def test_only_what_is_used_is_predicted_and_each_noise_only_when_it_is_added():
     asked: list[object] = []
 
-    def recorded(x: torch.Tensor, timestep: float, conditioning: str) -> torch.Tensor:
-        asked.append((timestep, conditioning))
-        return x
+    def recorded(x: torch.Tensor, timestep: float, conditionings: tuple[str, ...]) -> list[torch.Tensor]:
+        asked.append((timestep, *conditionings))
+        return [x for _ in conditionings]
 
     def drawn(number: int) -> torch.Tensor:
         asked.append(number)
         return noise(number)
 
     sample(recorded, PLAN, 1.0, drawn)
-    assert asked == [0, (900.0, TEXT), (500.0, TEXT), (500.0, NEGATIVE), 2, (100.0, TEXT), 2]
+    assert asked == [0, (900.0, TEXT), (500.0, TEXT, NEGATIVE), 2, (100.0, TEXT), 2]
 
 
 def test_progress_is_reported_after_every_step():
@@ -83,4 +85,4 @@ def test_progress_is_reported_after_every_step():
 
 def test_a_prediction_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"prediction of shape \(1, 8\) for latents \(2, 5\)"):
-        sample(lambda x, t, name: torch.zeros(1, 8), PLAN, 1, noise)
+        sample(lambda x, t, names: [torch.zeros(1, 8)], PLAN, 1, noise)

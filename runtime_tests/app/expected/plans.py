@@ -1,5 +1,6 @@
 """Plans of several schedulers and of other makers: their coefficients at a guidance, and the loop of sampling.py."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,10 +118,13 @@ def _loop(folder: Path, name: str, plan: Plan, guidance: float, seed: int, gener
     predictions = torch.randn(max(1, plan.evaluations(guidance)), COUNT, generator=generator)
     seen, asked, streams, stepped = [], [], [], []
 
-    def predict(latents: torch.Tensor, timestep: float, conditioning: str) -> torch.Tensor:
-        seen.append((latents[0], torch.tensor(timestep, dtype=torch.float32)))
-        asked.append(conditioning)
-        return predictions[len(seen) - 1, None]
+    def predict(latents: torch.Tensor, timestep: float, conditionings: Sequence[str]) -> list[torch.Tensor]:
+        made = []
+        for conditioning in conditionings:
+            seen.append((latents[0], torch.tensor(timestep, dtype=torch.float32)))
+            asked.append(conditioning)
+            made.append(predictions[len(seen) - 1, None])
+        return made
 
     def noise(stream: int) -> torch.Tensor:
         streams.append(stream)
