@@ -273,7 +273,7 @@ FIELDS = [
     "float32",
     "int64",
 ]
-KINDS = ["tensor", "call", "unload", "close", "forget", "noise", "step", "sample", "write"]
+KINDS = ["tensor", "call", "load", "unload", "close", "forget", "noise", "step", "sample", "write"]
 
 
 @st.composite

@@ -31,7 +31,10 @@ def write_script(folder: Path, bundle: Bundle, wish: Wish) -> Path:
     for role in writer.encoders:
         writer.lines.append(["close", writer.file(role)])
     conditionings = {name: writer.method("denoiser", "prepare", name) for name in asked}
-    writer.lines.append(["unload", writer.file("denoiser"), "prepare"])
+    # XNNPACK packs into its file as long as nothing of the program was unloaded.
+    writer.lines += [
+        [line, writer.file("denoiser"), name] for line, name in (("load", "denoise"), ("unload", "prepare"))
+    ]
     writer.lines += [["forget", *names] for names in given.values()]
     writer.lines.append(["noise", wish.seed, float(wish.plan.noise_scale).hex()])
     for step in steps:
