@@ -85,7 +85,7 @@ class Denoiser(nn.Module):
         return {}
 
     def resized(self, height: int, width: int) -> Self:
-        """The same denoiser for latents of another size, with positions as diffusers makes them for that.
+        """Make this denoiser one for latents of another size, with positions as diffusers makes them for that.
 
         Weights are shared. Raises UserError for a size that the transformer cannot have.
         """

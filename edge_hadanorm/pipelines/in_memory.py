@@ -32,7 +32,7 @@ class FloatWeights(Mapping[str, torch.Tensor]):
 
 
 class Lifetime:
-    """What a pipeline and its copies with other defaults share: their folder goes with the last of them."""
+    """Shared by a pipeline and its copies with other defaults: their folder goes with the last of them."""
 
 
 def is_pipeline(model: object) -> bool:

@@ -137,7 +137,7 @@ def calls(scheduler: Any) -> torch.Tensor:
 
 
 def scaled(scheduler: Any, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-    """What the model is given of latents."""
+    """Scale latents as the model is given them."""
     return scheduler.scale_model_input(latents, timestep) if hasattr(scheduler, "scale_model_input") else latents
 
 

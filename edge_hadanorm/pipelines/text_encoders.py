@@ -93,7 +93,7 @@ class PromptTokenizer:
         return encoding.ids
 
     def inputs_of(self, form: "EncoderForm", prompt: str, negative: bool = False) -> dict[str, torch.Tensor]:
-        """Those inputs that a text encoder of this form takes, in its order."""
+        """Make those inputs that a text encoder of this form takes, in its order."""
         made = self.inputs(prompt, negative)
         return {name: tensor for name, tensor in made.items() if form.masked or name == "ids"}
 

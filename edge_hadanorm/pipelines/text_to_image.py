@@ -101,7 +101,7 @@ class TextToImage:
         eta: float | None = None,
         scheduler: dict | None = None,
     ) -> "TextToImage":
-        """The same pipeline with other defaults, None: as they are. Raises UserError for what it cannot have."""
+        """Copy this pipeline with other defaults, None: as they are. Raises UserError for what it cannot have."""
         if guidance is not None and not 0 <= guidance <= MAX_GUIDANCE:
             raise UserError(f"`guidance` is {guidance}, not a number from 0 to {MAX_GUIDANCE:g}")
         if eta is not None and not 0 <= eta <= 1:

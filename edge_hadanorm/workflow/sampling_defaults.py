@@ -11,7 +11,7 @@ from edge_hadanorm.pipelines.text_to_image import TextToImage
 
 @dataclass(frozen=True)
 class Sampling:
-    """What the user wants instead of a pipeline's defaults; None: as they are.
+    """Wishes of the user instead of a pipeline's defaults; None: as they are.
 
     steps: of the sampler. guidance: classifier-free guidance, 1 for none. negative: the prompt for what is not wanted.
     eta: share of noise, of schedulers that take one. scheduler: a scheduler_config.json, or the name of a class of

@@ -404,7 +404,7 @@ def test_the_device_runs_mixed_bits(mixed, tmp_path):
     golden = loaded.golden
     drawn, simulated = (
         to_pixels(
-            picture(runner, Wish(golden["prompt"], loaded.plan(golden["steps"]), golden["guidance"], golden["seed"]))
+            picture(runner, Wish(golden["prompt"], loaded.plan(golden["plan"]), golden["guidance"], golden["seed"]))
         )
         for runner in (ExecuTorchRunner(loaded), simulation(loaded))
     )
