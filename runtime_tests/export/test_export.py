@@ -365,8 +365,8 @@ def pixels(file: Path) -> torch.Tensor:
         return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(*image.size, 3).permute(2, 0, 1)
 
 
-def test_the_plans_are_those_of_the_pipelines_scheduler(exported, model):
-    pipeline, sampling = model.pipeline, exported.bundle.sampling
+def test_the_plans_are_those_of_the_pipelines_scheduler(exported):
+    pipeline, sampling = exported.saved.pipeline, exported.bundle.sampling
     expected = str(pipeline.steps), pipeline.guidance, pipeline.negative
     assert (sampling["plan"], sampling["guidance"], sampling["negative"]) == expected
     assert list(exported.bundle.plans) == list(map(str, writer.STEP_COUNTS))
