@@ -61,6 +61,12 @@ class Step(NamedTuple):
     predicted: tuple[str, ...]
 
 
+def check_guidance(guidance: float) -> None:
+    """Raises UserError for an impossible one."""
+    if not 0 <= guidance <= MAX_GUIDANCE:
+        raise UserError(f"`guidance` is {guidance}, not a number from 0 to {MAX_GUIDANCE:g}")
+
+
 @dataclass(frozen=True)
 class Plan:
     """Rows, one a step. guidance: the only one that the plan was made for; None: any."""
@@ -92,8 +98,7 @@ class Plan:
 
     def at(self, guidance: float) -> list[Step]:
         """Work out the steps at a guidance. Raises UserError for an impossible one, or another than the plan's own."""
-        if not 0 <= guidance <= MAX_GUIDANCE:
-            raise UserError(f"`guidance` is {guidance}, not a number from 0 to {MAX_GUIDANCE:g}")
+        check_guidance(guidance)
         if self.guidance is not None and guidance != self.guidance:
             raise UserError(f"the plan was made for `guidance` {self.guidance:g} alone; leave it out")
         g = max(1.0, guidance)

@@ -10,7 +10,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, read_object
 from edge_hadanorm.pipelines.decoder import ImageDecoder
 from edge_hadanorm.pipelines.kinds import KINDS, Encoder, Tensors, class_label, suffixed, tokenizer_of
-from edge_hadanorm.pipelines.plans import MAX_GUIDANCE, Plan
+from edge_hadanorm.pipelines.plans import Plan, check_guidance
 from edge_hadanorm.pipelines.schedulers import make_scheduler, read_scheduler
 from edge_hadanorm.pipelines.text_encoders import PromptTokenizer, TextEncoder
 
@@ -102,8 +102,8 @@ class TextToImage:
         scheduler: dict | None = None,
     ) -> "TextToImage":
         """Copy this pipeline with other defaults, None: as they are. Raises UserError for what it cannot have."""
-        if guidance is not None and not 0 <= guidance <= MAX_GUIDANCE:
-            raise UserError(f"`guidance` is {guidance}, not a number from 0 to {MAX_GUIDANCE:g}")
+        if guidance is not None:
+            check_guidance(guidance)
         if eta is not None and not 0 <= eta <= 1:
             raise UserError(f"`eta` is {eta}, not a number from 0 to 1")
         changed = copy.copy(self)
