@@ -140,6 +140,7 @@ def quantize(model, out, dry_run, device, force, **settings) -> None:
 @sampled
 @guidance_steps
 @size
+@click.option("--with-encoder", is_flag=True, help="Add the image encoder, for pictures that begin with another.")
 @click.option("--precision", help="Of Core ML's floats: fp16, but for what would lose by it, or fp32.  [default: fp16]")
 @force
 def export(quantized, out, prompts, **settings) -> None:
@@ -162,6 +163,9 @@ def export(quantized, out, prompts, **settings) -> None:
 @click.option("--guidance", type=float, help="Classifier-free guidance; 1 is none.  [default: the bundle's]")
 @click.option("--negative", metavar="TEXT", help="Negative prompt.  [default: the bundle's]")
 @guidance_steps
+@click.option("--init", type=FOLDER, metavar="FILE", help="Picture to begin with, cut to the bundle's proportions.")
+@click.option("--strength", type=float, help="Share of the steps that are taken then; 1 keeps nothing.  [default: 0.6]")
+@click.option("--mask", type=FOLDER, metavar="FILE", help="What to draw anew of it, white, and what to keep, black.")
 @click.option("--backend", type=click.Choice(["auto", "executorch", "simulation"]), default="auto", show_default=True)
 @click.option("--threads", type=THREADS, help="Threads of the runtime.  [default: the runtime's]")
 def generate(bundle, prompt, out, **settings) -> None:

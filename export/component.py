@@ -11,13 +11,14 @@ from edge_hadanorm import bundle
 from edge_hadanorm.bundle.components import (
     decoder_signatures,
     denoiser_signatures,
+    encoder_signatures,
     prompt_inputs,
     text_encoder_inputs,
     text_encoder_signatures,
 )
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.models.denoiser import Denoiser
-from edge_hadanorm.pipelines.decoder import ImageDecoder
+from edge_hadanorm.pipelines.autoencoder import ImageDecoder, ImageEncoder, pixels_a_latent
 from edge_hadanorm.pipelines.kinds import Tensors, as_given, suffixed
 from edge_hadanorm.pipelines.text_to_image import TextToImage
 
@@ -115,3 +116,13 @@ def decoder_component(pipeline: TextToImage, latent_shape: tuple[int, int, int],
     signature = decoder_signatures(decoder, latent_shape, tile)["decode"]
     method = Method(decoder, signature.inputs, signature.outputs)
     return Component(bundle.DECODER, {"decode": method}, wide=decoder.wide)
+
+
+@torch.no_grad()
+def encoder_component(pipeline: TextToImage, latent_shape: tuple[int, int, int], tile: int | None = None) -> Component:
+    """The image encoder, in float. tile: side of the latents to encode at once."""
+    encoder, folder = cast(ImageEncoder, pipeline.image_encoder), pipeline.folder / "vae"
+    pixels = pixels_a_latent(folder, cast(str, pipeline.kind.decoder))
+    signature = encoder_signatures(encoder, latent_shape, pixels, tile)["encode"]
+    method = Method(encoder, signature.inputs, signature.outputs)
+    return Component(bundle.IMAGE_ENCODER, {"encode": method}, wide=encoder.wide)

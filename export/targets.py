@@ -161,10 +161,11 @@ class Options:
     """prompts: encoded here and carried, in place of text encoders. tile: side of the latents to decode at once.
 
     precision: of the floats in a program, fp16 or fp32, where the target leaves a choice; None: the target's own.
-    guided: shares of the steps, from and to, that guidance is for; None: all.
+    guided: shares of the steps, from and to, that guidance is for; None: all. encoder: with an image encoder.
     """
 
     prompts: tuple[str, ...] = ()
     tile: int | None = None
     precision: str | None = None
     guided: tuple[float, float] | None = None
+    encoder: bool = False

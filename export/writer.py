@@ -16,6 +16,7 @@ from edge_hadanorm.exporters.component import (
     Component,
     decoder_component,
     denoiser_component,
+    encoder_component,
     text_encoder_component,
 )
 from edge_hadanorm.exporters.targets import Options, backend, check_target
@@ -29,6 +30,8 @@ from edge_hadanorm.tensor_files import write_tensors
 from edge_hadanorm.version import VERSION
 
 STEP_COUNTS = (*range(1, 21), 25, 28, 30, 40, 50)
+# Plans of more steps can begin with a picture where that takes no rows of its own; those would fill the manifest.
+MOST_BEGUN = 20
 GOLDEN_SEED = 0
 EMBEDDED = "prompts.safetensors"
 # Components of a pipeline of more bytes are lowered one by one, each in a process of its own.
@@ -95,6 +98,9 @@ def write_programs(folder: Path, saved: Checkpoint, target: str, report: Report,
     if pipeline.kind.decoder:
         report("lowering the image decoder")
         programs[bundle.DECODER] = write(decoder_component, shape, options.tile)
+        if options.encoder:
+            report("lowering the image encoder")
+            programs[bundle.IMAGE_ENCODER] = write(encoder_component, shape, options.tile)
     return programs
 
 
@@ -183,7 +189,7 @@ def _sampling(pipeline: TextToImage, guided: tuple[float, float] | None) -> dict
     plans = {}
     for steps in sorted({*STEP_COUNTS, pipeline.steps}):
         try:
-            plan = pipeline.plan(steps)
+            plan = pipeline.plan(steps, starts=steps <= MOST_BEGUN or steps == pipeline.steps)
         except UserError:
             if steps == pipeline.steps:
                 raise

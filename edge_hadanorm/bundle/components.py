@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 
 from edge_hadanorm.models.denoiser import Denoiser
-from edge_hadanorm.pipelines.decoder import TILE, Decode
 from edge_hadanorm.pipelines.kinds import Tensors, as_given
 from edge_hadanorm.pipelines.text_to_image import TextToImage
+from edge_hadanorm.pipelines.tiles import TILE, Apply
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,19 @@ def text_encoder_signatures(pipeline: TextToImage, role: str, outputs: Tensors) 
 
 
 def decoder_signatures(
-    decode: Decode, latent_shape: tuple[int, int, int], tile: int | None = None
+    decode: Apply, latent_shape: tuple[int, int, int], tile: int | None = None
 ) -> dict[str, Signature]:
     """Method `decode` of square tiles of the latents, of side `tile` or less where the latents are smaller."""
     channels, *sides = latent_shape
     side = min(tile or TILE, *sides)
     latents = torch.zeros(1, channels, side, side)
     return {"decode": Signature({"latents": latents}, {"picture": decode(latents)})}
+
+
+def encoder_signatures(
+    encode: Apply, latent_shape: tuple[int, int, int], pixels: int, tile: int | None = None
+) -> dict[str, Signature]:
+    """Method `encode` of square tiles of a picture, of as many latents a side as `decode` has. pixels: of a latent."""
+    side = pixels * min(tile or TILE, *latent_shape[1:])
+    picture = torch.zeros(1, 3, side, side)
+    return {"encode": Signature({"picture": picture}, {"latents": encode(picture)})}

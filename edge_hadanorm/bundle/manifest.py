@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from edge_hadanorm.bundle.schema import DECODER, MANIFEST, check_manifest, paths_by_role
+from edge_hadanorm.bundle.schema import DECODER, IMAGE_ENCODER, MANIFEST, check_manifest, paths_by_role
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, write_json
 from edge_hadanorm.pipelines.plans import Plan
@@ -54,6 +54,13 @@ class Bundle:
         if DECODER not in self.programs:
             return None
         return self.programs[DECODER]["methods"]["decode"]["inputs"][0]["shape"][-1]
+
+    @property
+    def encode_side(self) -> int:
+        """Side in pixels of what is encoded at once. Raises UserError where a picture needs an encoder, with none."""
+        if IMAGE_ENCODER not in self.programs:
+            raise UserError(f"bundle {self.folder} has no image encoder: export with `with_encoder`")
+        return self.programs[IMAGE_ENCODER]["methods"]["encode"]["inputs"][0]["shape"][-1]
 
     @property
     def programs(self) -> dict[str, dict]:

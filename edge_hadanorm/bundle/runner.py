@@ -8,9 +8,9 @@ import torch
 
 from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.bundle.prompts import BundlePrompts
-from edge_hadanorm.bundle.schema import DECODER
+from edge_hadanorm.bundle.schema import DECODER, IMAGE_ENCODER
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.pipelines.decoder import tiled
+from edge_hadanorm.pipelines.tiles import tiled
 
 # A method of a program: its inputs in the manifest's order to its outputs in theirs.
 Method = Callable[[list[torch.Tensor]], list[torch.Tensor]]
@@ -42,6 +42,13 @@ class BundleRunner:
             return latents
         decode = self._methods[DECODER, "decode"]
         return tiled(lambda tile: decode([tile.contiguous()])[0].clone(), latents[None], side)[0]
+
+    def encode(self, picture: torch.Tensor) -> torch.Tensor:
+        if DECODER not in self.bundle.programs:
+            return picture
+        side, grain = self.bundle.encode_side, picture.shape[-1] // self.latent_shape[-1]
+        encode = self._methods[IMAGE_ENCODER, "encode"]
+        return tiled(lambda tile: encode([tile.contiguous()])[0].clone(), picture[None], side, grain)[0]
 
 
 # Numbers of dtypes in ExecuTorch.

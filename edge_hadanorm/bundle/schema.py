@@ -20,9 +20,14 @@ SCHEMA = 3
 MANIFEST = "manifest.json"
 NOISE = "philox4x32-10/box-muller"
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-DECODER = "image_decoder"
+DECODER, IMAGE_ENCODER = "image_decoder", "image_encoder"
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-METHODS = {"denoiser": ("prepare", "denoise"), DECODER: ("decode",), **dict.fromkeys(ENCODERS, ("encode",))}
+METHODS = {
+    "denoiser": ("prepare", "denoise"),
+    DECODER: ("decode",),
+    IMAGE_ENCODER: ("encode",),
+    **dict.fromkeys(ENCODERS, ("encode",)),
+}
 
 
 def _is_whole(value: Any, least: int = 0, end: int = 2**31) -> bool:
@@ -96,6 +101,7 @@ PLAN = Value(
         "properties": {
             "noise_scale": FLOAT,
             "guidance": {"anyOf": [FLOAT, {"type": "null"}]},
+            "starts": {"type": "object", "propertyNames": {"pattern": "^[1-9][0-9]{0,3}$"}},
             "rows": {
                 "type": "array",
                 "minItems": 1,
@@ -269,6 +275,12 @@ def _check_signatures(programs: dict, latents: list[int], encoders: dict) -> Non
         tensors = shapes[DECODER, "decode", "inputs"]
         if len(tensors) != 1 or len(tensors[0]) != 4:
             raise UserError(f".programs.{DECODER}.methods.decode.inputs are not one tensor [1, C, h, w]")
+    if IMAGE_ENCODER in programs:
+        tensors, made = (shapes[IMAGE_ENCODER, "encode", side] for side in ("inputs", "outputs"))
+        if not (len(tensors) == len(made) == 1 and len(tensors[0]) == len(made[0]) == 4 and tensors[0][1] == 3):
+            raise UserError(
+                f".programs.{IMAGE_ENCODER}.methods.encode is not of one picture [1, 3, H, W] to one of latents"
+            )
     for role, encoder in encoders.items():
         tensors = shapes[role, "encode", "inputs"]
         names = [tensor["name"] for tensor in programs[role]["methods"]["encode"]["inputs"]]

@@ -25,7 +25,7 @@ from edge_hadanorm.measure.sizes import bits_summary, megabytes, stored_bytes
 from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.models.denoiser import Denoiser, kind
-from edge_hadanorm.pipelines.decoder import ImageDecoder
+from edge_hadanorm.pipelines.autoencoder import ImageDecoder
 from edge_hadanorm.pipelines.loading import FloatModel
 from edge_hadanorm.pipelines.text_encoders import LARGE_BYTES
 from edge_hadanorm.pipelines.text_to_image import TextToImage, encoded_shapes, encoder_shapes

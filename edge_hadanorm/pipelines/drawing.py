@@ -12,11 +12,11 @@ from typing import Protocol
 import torch
 
 from edge_hadanorm.models.denoiser import Denoiser, device_of
-from edge_hadanorm.pipelines.decoder import tiled
 from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.plans import NEGATIVE, TEXT, Plan
-from edge_hadanorm.pipelines.sampling import OnStep, sample
+from edge_hadanorm.pipelines.sampling import Known, OnStep, sample
 from edge_hadanorm.pipelines.text_to_image import TextToImage
+from edge_hadanorm.pipelines.tiles import tiled
 
 
 class Runner(Protocol):
@@ -32,6 +32,9 @@ class Runner(Protocol):
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents [C, H, W] to a picture [3, H, W]."""
+
+    def encode(self, picture: torch.Tensor) -> torch.Tensor:
+        """Encode a picture [3, H, W] in [-1, 1] to latents [C, H, W]. Raises UserError where nothing can."""
 
 
 class TorchRunner:
@@ -73,6 +76,16 @@ class TorchRunner:
             return latents
         return (decoder(latents[None]) if self.tile is None else tiled(decoder, latents[None], self.tile))[0]
 
+    @torch.no_grad()
+    def encode(self, picture: torch.Tensor) -> torch.Tensor:
+        encoder = self.pipeline.image_encoder
+        if encoder is None:
+            return picture
+        if self.tile is None:
+            return encoder(picture[None])[0]
+        grain = picture.shape[-1] // self.latent_shape[-1]
+        return tiled(encoder, picture[None], self.tile * grain, grain)[0]
+
 
 def _are(kept: list[list[torch.Tensor]], given: list[list[torch.Tensor]]) -> bool:
     """Whether these are the same objects."""
@@ -99,14 +112,28 @@ class Stopwatch:
 
 
 @dataclass(frozen=True)
+class Original:
+    """The picture [3, H, W] in [-1, 1] that another begins with. mask: [H, W], 1 where it is drawn anew, 0 where it is
+    kept; None: all anew.
+    """
+
+    picture: torch.Tensor
+    mask: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Wish:
-    """The picture that is wished for: what it shows, what it does not, how it is sampled, and the seed of its noise."""
+    """The picture that is wished for: what it shows, what it does not, how it is sampled, and the seed of its noise.
+
+    original: what it begins with, by a plan that is begun there; None: noise alone.
+    """
 
     prompt: str
     plan: Plan
     guidance: float
     seed: int
     negative: str = ""
+    original: Original | None = None
 
 
 def picture(runner: Runner, wish: Wish, on_step: OnStep | None = None) -> torch.Tensor:
@@ -120,6 +147,7 @@ def latents(runner: Runner, wish: Wish, on_step: OnStep | None = None) -> torch.
     Raises UserError for an impossible guidance or seed, and for a prompt that the runner refuses.
     """
     normal(wish.seed, 1)  # refuses an impossible seed before anything is computed
+    known = None if wish.original is None else known_of(runner, wish.original)
     prompts = {TEXT: (wish.prompt, False), NEGATIVE: (wish.negative, True)}
     asked = {name for step in wish.plan.at(wish.guidance) for name in step.predicted}
     conditionings = {name: runner.prepare(*prompts[name]) for name in prompts if name in asked}
@@ -133,4 +161,13 @@ def latents(runner: Runner, wish: Wish, on_step: OnStep | None = None) -> torch.
     def noise(number: int) -> torch.Tensor:
         return torch.from_numpy(normal(wish.seed, (1, *runner.latent_shape), stream=number))
 
-    return sample(predict, wish.plan, wish.guidance, noise, on_step)[0]
+    return sample(predict, wish.plan, wish.guidance, noise, on_step, known)[0]
+
+
+def known_of(runner: Runner, original: Original) -> Known:
+    """Encode the picture that another begins with; its mask at the latents is that of the pixels in their corners."""
+    latents = runner.encode(original.picture)[None]
+    if original.mask is None:
+        return Known(latents)
+    down, across = (pixels // size for pixels, size in zip(original.mask.shape, latents.shape[2:], strict=True))
+    return Known(latents, original.mask[::down, ::across].to(torch.float32))

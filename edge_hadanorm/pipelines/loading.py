@@ -12,7 +12,7 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json
 from edge_hadanorm.models import FAMILIES, class_of, family
 from edge_hadanorm.models.denoiser import Denoiser
-from edge_hadanorm.pipelines.decoder import pixels_a_latent
+from edge_hadanorm.pipelines.autoencoder import pixels_a_latent
 from edge_hadanorm.pipelines.kinds import KINDS, Kind
 from edge_hadanorm.pipelines.text_to_image import INDEX, TextToImage, encoded_shapes
 from edge_hadanorm.tensor_files import LazyWeights, read_shapes, read_weights

@@ -3,7 +3,7 @@
 With x the latents, n_0, n_1, ... standard normal noise, and p_k the predictions that the model makes of
 input_scale_k * x_k at timestep_k, for the text and for the negative prompt, under guidance g:
 
-    x_0 = noise_scale * n_0
+    x_0 = noise_scale * n_0, or known_0 of a picture's latents z: known_0[0] z + known_0[1] n_0
     x_(k+1) = a x_k + sum_j (b_text_j + g b_j) p_text,(k-j) + sum_j (b_negative_j + (1 - g) b_j) p_negative,(k-j)
               + sum_j c_j n_(k+1-j)
 
@@ -11,12 +11,16 @@ a, b, b_text, b_negative and c are row k's own. A scheduler of diffusers has b a
 p_negative + g (p_text - p_negative). What guidance leaves alone is in b_text and b_negative: steps without guidance,
 and plans that were made for one guidance, which say so. A guidance below 1 is 1, as it is in diffusers.
 
+Under a mask m, 1 where the picture is drawn anew, x_(k+1) is then (1 - m) (known_(k+1)[0] z + known_(k+1)[1] n_0)
++ m x_(k+1); after the last row known is (1, 0).
+
 Coefficients are worked out in float64 as written here, b_text_j + g b_j in two operations, and rounded to float32. A
 prediction whose coefficients are then 0 in every row is not made.
 """
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,11 +73,16 @@ def check_guidance(guidance: float) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """Rows, one a step. guidance: the only one that the plan was made for; None: any."""
+    """Rows, one a step. guidance: the only one that the plan was made for; None: any.
+
+    starts: by row, the plan that begins there with a known picture, where it is another than the rest of this one: a
+    multistep scheduler remembers nothing there.
+    """
 
     rows: tuple[Row, ...]
     noise_scale: float
     guidance: float | None = None
+    starts: dict[int, "Plan"] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -90,6 +99,11 @@ class Plan:
         for name, values in numbers.items():
             if not all(map(_is_float32, values)):
                 raise UserError(f"plan: {name} holds something other than finite float32 numbers")
+        for first, start in self.starts.items():
+            if not 0 < first < len(self.rows) or len(start.rows) != len(self.rows) - first or start.starts:
+                raise UserError(f"plan: the start at row {first} is not of the rows from there on")
+            if start.rows[0].known is None:
+                raise UserError(f"plan: known of row 0 of the start at row {first} is missing")
 
     @property
     def steps(self) -> int:
@@ -130,6 +144,11 @@ class Plan:
         if not 0 <= first <= last <= 1:
             raise UserError(f"guidance steps from {first:g} to {last:g} are no shares of the steps, 0.0-1.0 at most")
         inside = [first <= k / self.steps < last for k in range(self.steps)]
+        starts = {row: start._guided_at(inside[row:]) for row, start in self.starts.items()}
+        return replace(self._guided_at(inside), starts=starts)
+
+    def _guided_at(self, inside: Sequence[bool]) -> "Plan":
+        """Leave guidance to some rows."""
         rows = []
         for k, row in enumerate(self.rows):
             kept = tuple(b if inside[k - j] else 0.0 for j, b in enumerate(row.b))
@@ -137,12 +156,36 @@ class Plan:
             rows.append(replace(row, b=_trimmed(kept), b_text=_trimmed(_sums64(row.b_text, freed))))
         return replace(self, rows=tuple(rows))
 
+    def begun(self, strength: float) -> "Plan":
+        """Take the last rows, a share `strength` of all, which begin with a known picture (arXiv 2108.01073).
+
+        The share is rounded as diffusers' pipelines of picture to picture do. Where that is the second call of a step,
+        the first is taken too. Raises UserError for an impossible strength, and for a plan that no picture can begin.
+        """
+        if not 0 < strength <= 1:
+            raise UserError(f"`strength` is {strength:g}, not a number above 0 and at most 1")
+        first = int(self.steps - self.steps * strength)
+        for row in (first, max(first - 1, 0)):
+            if (plan := self.starts.get(row) or self.rest(row)) is not None:
+                return plan
+        why = f"at step {first} of {self.steps}" if first else "that does not say how noisy its latents are"
+        raise UserError(f"no picture can begin a plan {why}: take other steps or another `strength`")
+
+    def rest(self, row: int) -> "Plan | None":
+        """Take the rows from one on; None where they reach back before it, or it does not say how noisy latents are."""
+        rows = self.rows[row:]
+        reach = [max(len(getattr(own, name)) for name in LISTS) for own in rows]
+        if rows[0].known is None or any(back > k + 1 for k, back in enumerate(reach)):
+            return None
+        return Plan(rows, rows[0].known[1], self.guidance)
+
     def to_json(self) -> dict:
         """Make the plan as the manifest has it."""
         return {
             "noise_scale": self.noise_scale,
             "guidance": self.guidance,
             "rows": [_row_json(row) for row in self.rows],
+            **({"starts": {str(row): start.to_json() for row, start in self.starts.items()}} if self.starts else {}),
         }
 
     @classmethod
@@ -155,7 +198,11 @@ class Plan:
         if not isinstance(data["rows"], list):
             raise UserError("plan: rows must be a list")
         rows = tuple(_row(k, row) for k, row in enumerate(data["rows"]))
-        return cls(rows, data["noise_scale"], data["guidance"])
+        starts = data.get("starts", {})
+        if not isinstance(starts, dict) or not all(re.fullmatch("[1-9][0-9]{0,3}", row) for row in starts):
+            raise UserError("plan: starts must be an object of plans by row")
+        begun = {int(row): cls.from_json(start) for row, start in starts.items()}
+        return cls(rows, data["noise_scale"], data["guidance"], begun)
 
 
 def _row_json(row: Row) -> dict:

@@ -11,12 +11,14 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.pipelines.plans import Plan, Row
+from edge_hadanorm.pipelines.plans import LISTS, Plan, Row
 from edge_hadanorm.pipelines.sampling import sample
 
 # Share of a row's largest coefficient. The tail of a multistep memory below it is far under float32 rounding.
@@ -33,14 +35,34 @@ LEFT_OUT = {"SCMScheduler": slice(-1)}
 DRAWS = "randn_tensor"
 
 
-def probe(scheduler: Any, steps: int, eta: float | None = None, **schedule: Any) -> Plan:
+@dataclass(frozen=True)
+class Begun:
+    """A scheduler at the start of its steps. timesteps: at which a pipeline calls the model. noise_scale: of the first.
+
+    row: which of all its timesteps it starts at; above 0 it starts with a known picture.
+    """
+
+    scheduler: Any
+    timesteps: torch.Tensor
+    row: int = 0
+
+    @property
+    def noise_scale(self) -> float:
+        """Scale of the first noise."""
+        if self.row:
+            known = _known(self.scheduler, self.timesteps[0])
+            return known[1] if known else 1.0
+        return float(getattr(self.scheduler, "init_noise_sigma", 1.0))
+
+
+def probe(scheduler: Any, steps: int, eta: float | None = None, row: int = 0, **schedule: Any) -> Plan:
     """Probe a stock diffusers scheduler for its plan; the scheduler is left as it was.
 
-    eta: what the pipeline gives to step where it takes one, a share of noise; None: nothing. `schedule` is what the
-    pipeline gives to set_timesteps besides the number of steps (`mu`, `sigmas`). A scheduler
-    that calls the model more than once a step (Heun, PNDM) yields a plan of as many rows as calls. A replay on random
-    inputs has to give what the plan says. Raises UserError for a scheduler that is not linear, or that draws noise in
-    another way than once a step by diffusers' own function.
+    row: where the plan begins, with a known picture where it is above 0. eta: what the pipeline gives to step where it
+    takes one, a share of noise; None: nothing. `schedule` is what the pipeline gives to set_timesteps besides the
+    number of steps (`mu`, `sigmas`). A scheduler that calls the model more than once a step (Heun, PNDM) yields a plan
+    of as many rows as calls. A replay on random inputs has to give what the plan says. Raises UserError for a scheduler
+    that is not linear, or that draws noise in another way than once a step by diffusers' own function.
     """
     name = type(scheduler).__name__
     if steps < 1:
@@ -51,9 +73,11 @@ def probe(scheduler: Any, steps: int, eta: float | None = None, **schedule: Any)
             raise UserError(f"{name} is not linear in latents and predictions: its config sets {flag}")
     with _undisturbed():
         try:
-            plan = _plan(start(scheduler, steps, schedule), eta)
+            plan = _plan(begin(scheduler, steps, row, **schedule), eta)
             draws = 10 * torch.randn(2, 1 + plan.steps, 2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-            first, second = (replay(start(scheduler, steps, schedule), draws[0], draws[1], eta) for _ in range(2))
+            first, second = (
+                replay(begin(scheduler, steps, row, **schedule), draws[0], draws[1], eta) for _ in range(2)
+            )
             expected = replay_plan(plan, *draws)
         except Exception as error:  # a scheduler may fail in any way on a setting or a shape that it does not know
             raise UserError(f"{name} has no plan: {' '.join(str(error).split())}") from error
@@ -64,10 +88,35 @@ def probe(scheduler: Any, steps: int, eta: float | None = None, **schedule: Any)
     return plan
 
 
-def _plan(scheduler: Any, eta: float | None) -> Plan:
+def with_starts(plan: Plan, scheduler: Any, steps: int, eta: float | None = None, **schedule: Any) -> Plan:
+    """Add the plans that begin with a known picture at a row, where they are others than the plan's rest from there on.
+
+    A scheduler of several calls a step begins at the first of them.
+    """
+    starts, calls = {}, getattr(scheduler, "order", 1)
+    for row in range(calls, plan.steps, calls):
+        own, rest = probe(scheduler, steps, eta, row, **schedule), plan.rest(row)
+        if own.rows[0].known is not None and (rest is None or not _alike(own, rest)):
+            starts[row] = own
+    return replace(plan, starts=starts)
+
+
+def _alike(first: Plan, second: Plan) -> bool:
+    """Whether two plans differ by rounding at most."""
+    for one, other in zip(first.rows, second.rows, strict=True):
+        for name in LISTS:
+            here, there = getattr(one, name), getattr(other, name)
+            if len(here) != len(there) or not np.allclose(here, there, rtol=1e-6, atol=1e-9):
+                return False
+        if not np.allclose(one.known or (), other.known or (), rtol=1e-6):
+            return False
+    return np.allclose([r.a for r in first.rows], [r.a for r in second.rows], rtol=1e-6)
+
+
+def _plan(begun: Begun, eta: float | None) -> Plan:
     """Find the coefficients by one walk in float64: every latent, prediction and noise is a basis vector."""
-    timesteps = calls(scheduler)
-    steps = len(timesteps)
+    scheduler, timesteps = begun.scheduler, begun.timesteps
+    steps, noise_scale = len(timesteps), begun.noise_scale
     basis = torch.eye(3 * steps, dtype=torch.float64)[..., None, None, None]  # each variable [batch 3 steps, 1, 1, 1]
     a: list[float] = []
     b: list[list[float]] = []
@@ -92,7 +141,7 @@ def _plan(scheduler: Any, eta: float | None) -> Plan:
         c.append(noise[::-1])
         least = NEGLIGIBLE * max(map(abs, (*predictions, *noise)))
         rows.append(Row(float(timestep), input_scale, a[k], b=_cut(b[k], least), c=_cut(c[k], least), known=known))
-    return Plan(tuple(rows), noise_scale(scheduler))
+    return Plan(tuple(rows), noise_scale)
 
 
 def _cut(values: list[float], least: float) -> tuple[float, ...]:
@@ -114,8 +163,8 @@ def _known(scheduler: Any, timestep: torch.Tensor) -> tuple[float, float] | None
     return scales[0], scales[1]
 
 
-def start(scheduler: Any, steps: int, schedule: dict) -> Any:
-    """Copy a scheduler, and set the copy to the start of its steps."""
+def begin(scheduler: Any, steps: int, row: int = 0, **schedule: Any) -> Begun:
+    """Copy a scheduler, and set the copy to the start of its steps, or to a later row of them."""
     copy = type(scheduler).from_config(scheduler.config)
     if hasattr(scheduler, "set_shift"):
         copy.set_shift(scheduler.shift)  # the one setting that a pipeline may have changed outside the config
@@ -127,23 +176,14 @@ def start(scheduler: Any, steps: int, schedule: dict) -> Any:
         given = GIVEN.get(type(scheduler).__name__, lambda _: {})
         copy.set_timesteps(steps, **given(steps) | schedule)
     if hasattr(copy, "set_begin_index"):
-        copy.set_begin_index(0)  # else a repeated first timestep is looked up at its second place
-    return copy
-
-
-def calls(scheduler: Any) -> torch.Tensor:
-    """Timesteps of a started scheduler at which a pipeline calls the model."""
-    return scheduler.timesteps[LEFT_OUT.get(type(scheduler).__name__, slice(None))]
+        copy.set_begin_index(row)  # else a repeated first timestep is looked up at its second place
+    timesteps = copy.timesteps[LEFT_OUT.get(type(scheduler).__name__, slice(None))]
+    return Begun(copy, timesteps[row:], row)
 
 
 def scaled(scheduler: Any, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
     """Scale latents as the model is given them."""
     return scheduler.scale_model_input(latents, timestep) if hasattr(scheduler, "scale_model_input") else latents
-
-
-def noise_scale(scheduler: Any) -> float:
-    """Scale of the first noise."""
-    return float(getattr(scheduler, "init_noise_sigma", 1.0))
 
 
 @contextmanager
@@ -175,13 +215,13 @@ def _stepped(scheduler: Any, prediction: torch.Tensor, timestep: Any, latents: t
     return scheduler.step(prediction, timestep, latents, **given, return_dict=False)[0]
 
 
-def replay(scheduler: Any, predictions: torch.Tensor, noise: torch.Tensor, eta: float | None = None) -> torch.Tensor:
-    """Run a started scheduler on the first noise, predictions and noise of every step, both [1 + steps, ...].
+def replay(begun: Begun, predictions: torch.Tensor, noise: torch.Tensor, eta: float | None = None) -> torch.Tensor:
+    """Run a scheduler on the first noise, predictions and noise of every step, both [1 + steps, ...].
 
     The first of the predictions is not read. Returns model inputs and latents of every step [2 steps, n].
     """
-    latents, rows = noise_scale(scheduler) * noise[0], []
-    for timestep, prediction, fresh in zip(calls(scheduler), predictions[1:], noise[1:], strict=True):
+    scheduler, latents, rows = begun.scheduler, begun.noise_scale * noise[0], []
+    for timestep, prediction, fresh in zip(begun.timesteps, predictions[1:], noise[1:], strict=True):
         rows.append(scaled(scheduler, latents, timestep))
         with drawing(scheduler, [fresh]):
             latents = _stepped(scheduler, prediction, timestep, latents, eta)

@@ -8,7 +8,7 @@ import torch
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, read_object
-from edge_hadanorm.pipelines.decoder import ImageDecoder
+from edge_hadanorm.pipelines.autoencoder import ImageDecoder, ImageEncoder
 from edge_hadanorm.pipelines.kinds import KINDS, Encoder, Tensors, class_label, suffixed, tokenizer_of
 from edge_hadanorm.pipelines.plans import Plan, check_guidance
 from edge_hadanorm.pipelines.schedulers import make_scheduler, read_scheduler
@@ -61,6 +61,7 @@ class TextToImage:
             self.prompts = list(self.labels)
         self._encoders: dict[str, TextEncoder] = {}
         self._decoder: ImageDecoder | None = None
+        self._image_encoder: ImageEncoder | None = None
         self._encoded: dict[tuple[str, bool], Tensors] = {}
 
     def _tokenizer(self, name: str, encoder: Encoder) -> PromptTokenizer:
@@ -135,6 +136,13 @@ class TextToImage:
             self._decoder = ImageDecoder.load(self.folder / "vae", self.kind.decoder)
         return self._decoder
 
+    @property
+    def image_encoder(self) -> ImageEncoder | None:
+        """The encoder of a known picture into latents; None where a picture is its latents."""
+        if self.kind.decoder and self._image_encoder is None:
+            self._image_encoder = ImageEncoder.load(self.folder / "vae", self.kind.decoder)
+        return self._image_encoder
+
     @torch.no_grad()
     def encode(self, prompt: str, negative: bool = False) -> Tensors:
         """Encode a prompt: the encoders' outputs and masks [1, ...] by name, kept for later calls.
@@ -170,13 +178,18 @@ class TextToImage:
             self.encode(prompt)
         self._encoders.clear()
 
-    def plan(self, steps: int) -> Plan:
-        """Probe the scheduler for its plan of a number of steps. Raises UserError where it has none."""
+    def plan(self, steps: int, starts: bool = False) -> Plan:
+        """Probe the scheduler for its plan of a number of steps. Raises UserError where it has none.
+
+        starts: with the plans that begin with a known picture.
+        """
         if not 1 <= steps <= MAX_STEPS:
             raise UserError(f"`steps`: {steps} is not a number from 1 to {MAX_STEPS}")
-        from edge_hadanorm.pipelines.probing import probe
+        from edge_hadanorm.pipelines.probing import probe, with_starts
 
-        return probe(make_scheduler(self.scheduler), steps, self.eta)
+        scheduler = make_scheduler(self.scheduler)
+        plan = probe(scheduler, steps, self.eta)
+        return with_starts(plan, scheduler, steps, self.eta) if starts else plan
 
 
 def encoder_shapes(pipeline: TextToImage, name: str) -> Tensors:

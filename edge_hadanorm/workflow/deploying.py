@@ -10,20 +10,22 @@ from PIL import Image
 
 from edge_hadanorm import bundle as bundles
 from edge_hadanorm import checkpoint, files
-from edge_hadanorm.bundle import Bundle
+from edge_hadanorm.bundle import DECODER, Bundle
 from edge_hadanorm.bundle.runner import ExecuTorchRunner, has_executorch, set_threads
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters import targets
-from edge_hadanorm.pipelines.drawing import Runner, Stopwatch, Wish, picture
+from edge_hadanorm.pipelines.drawing import Original, Runner, Stopwatch, Wish, picture
 from edge_hadanorm.pipelines.loading import latents_of
-from edge_hadanorm.pipelines.pictures import to_image
+from edge_hadanorm.pipelines.pictures import Source, read_mask, read_picture, to_image
 from edge_hadanorm.progress import Status, quiet
 from edge_hadanorm.workflow.calibration_data import Prompts, prompt_list
 from edge_hadanorm.workflow.quantizing import save
 from edge_hadanorm.workflow.sampling_defaults import Sampling
 
 BACKENDS = ("auto", "executorch", "simulation")
+# Share of the steps of a picture that begins with another, where none is asked for: that of diffusers' pipelines.
+STRENGTH = 0.6
 
 
 def export(
@@ -41,6 +43,7 @@ def export(
     scheduler: str | Path | None = None,
     guidance_steps: tuple[float, float] | None = None,
     size: tuple[int, int] | None = None,
+    with_encoder: bool = False,
     force: bool = False,
     status: Status = quiet,
 ) -> Bundle:
@@ -55,12 +58,13 @@ def export(
     of the floats in a program, where the target leaves a choice. steps, guidance, negative, eta, scheduler: defaults of
     the bundle, see `sampling_defaults.Sampling`; None: the checkpoint's. guidance_steps: shares of the steps, from and
     to, that guidance is for, (0.0, 0.6) for the first 60 %; the others take the text's prediction alone. size: width
-    and height of pictures in pixels, by default the checkpoint's. force: replace an earlier bundle. status: is told
+    and height of pictures in pixels, by default the checkpoint's. with_encoder: add the image encoder, for pictures
+    that begin with another; models of pixels need none. force: replace an earlier bundle. status: is told
     what is being done. Raises UserError for what the target cannot have, and then nothing is left at `out`.
     """
     from edge_hadanorm.exporters import writer  # with it come the targets' tools, which take seconds
 
-    options = targets.Options(tuple(prompt_list(prompts)), decode_tile, precision, guidance_steps)
+    options = targets.Options(tuple(prompt_list(prompts)), decode_tile, precision, guidance_steps, with_encoder)
     wanted = Sampling(steps, guidance, negative, eta, scheduler)
     with _as_folder(quantized) as (source, saved):
         if saved.pipeline is not None:
@@ -70,7 +74,10 @@ def export(
                 saved = replace(saved, denoiser=saved.denoiser.resized(*latents_of(size, pipeline)))
             if guidance_steps is not None:  # what are no shares is refused before programs are lowered, for minutes
                 pipeline.plan(pipeline.steps).guided_between(*guidance_steps)
-        elif given := [*wanted.given, *_named(guidance_steps=guidance_steps, size=size)]:
+        elif given := [
+            *wanted.given,
+            *_named(guidance_steps=guidance_steps, size=size, with_encoder=with_encoder or None),
+        ]:
             raise UserError(f"{source} is a transformer alone, which samples nothing: leave out `{given[0]}`")
         targets.check_target(target, saved, precision)
         if source.resolve() in (Path(out).resolve(), *Path(out).resolve().parents):
@@ -116,6 +123,9 @@ def generate(
     guidance: float | None = None,
     negative: str | None = None,
     guidance_steps: tuple[float, float] | None = None,
+    init: Source | None = None,
+    strength: float | None = None,
+    mask: Source | None = None,
     backend: str = "auto",
     threads: int | None = None,
     status: Status = quiet,
@@ -127,6 +137,9 @@ def generate(
 
     bundle: what `export` returns, or its folder. seed: of the noise. steps, guidance, negative: by default the
     bundle's. guidance_steps: shares of the steps, from and to, that guidance is for; by default as the bundle has it.
+    init: a picture to begin with, cut to the bundle's proportions. strength: share of the steps that are taken then,
+    above 0 and at most 1, by default 0.6; the more, the less is left of it. mask: a picture of what to draw anew,
+    white, and what to keep of `init`, black.
     backend: executorch, simulation (in PyTorch, of the checkpoint in the bundle), or auto: the runtime, if there is one
     here for the bundle's target. threads: of the runtime. status: is told where there is no runtime.
 
@@ -142,12 +155,18 @@ def generate(
     if guidance_steps is not None:
         plan = plan.guided_between(*guidance_steps)
     default = sampling["guidance"] if plan.guidance is None else plan.guidance
+    original = _original(loaded, init, mask)
+    if original is not None:
+        plan = plan.begun(STRENGTH if strength is None else strength)
+    elif given := _named(strength=strength, mask=mask):
+        raise UserError(f"`{given[0]}` is for a picture to begin with: give one as `init`")
     wish = Wish(
         prompt,
         plan,
         default if guidance is None else guidance,
         seed,
         sampling["negative"] if negative is None else negative,
+        original,
     )
     plan.at(wish.guidance)  # refuses what it cannot have, before programs are loaded
     backend = _pick_backend(loaded, backend, status)
@@ -158,6 +177,16 @@ def generate(
         if file is not None:
             image.save(file, format="PNG")
     return Generated(image, watch.milliseconds, backend)
+
+
+def _original(loaded: Bundle, init: Source | None, mask: Source | None) -> Original | None:
+    """What a picture of a bundle begins with. Raises UserError where it is no picture, or nothing could encode it."""
+    if init is None:
+        return None
+    if DECODER in loaded.programs:
+        _ = loaded.encode_side  # refuses where there is no encoder, before anything is loaded
+    size = loaded.image_size
+    return Original(read_picture(init, size), None if mask is None else read_mask(mask, size))
 
 
 def _pick_backend(loaded: Bundle, backend: str, status: Status) -> str:

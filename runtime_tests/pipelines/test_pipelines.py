@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import sys
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -16,11 +18,12 @@ from edge_hadanorm.exporters import writer
 from edge_hadanorm.exporters.targets import Options, simulation
 from edge_hadanorm.measure import metrics
 from edge_hadanorm.pipelines import loading, probing
-from edge_hadanorm.pipelines.decoder import pixels_a_latent, tiled
-from edge_hadanorm.pipelines.drawing import TorchRunner, Wish, picture
+from edge_hadanorm.pipelines.autoencoder import pixels_a_latent
+from edge_hadanorm.pipelines.drawing import Original, TorchRunner, Wish, picture
 from edge_hadanorm.pipelines.loading import Size
 from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.pictures import to_pixels
+from edge_hadanorm.pipelines.tiles import tiled
 from runtime_tests.support.tiny_pipelines import CLASSES, PIPELINES, save
 
 STEPS, GUIDANCE, SEED = 3, 2.5, 4
@@ -155,6 +158,62 @@ def test_a_stochastic_picture_is_diffusers(folder, model, name):
         runner = TorchRunner(model.denoiser, model.pipeline)
         actual = picture(runner, Wish(prompt, plan, GUIDANCE, SEED))
         assert float_psnr_db(actual, expected) > 60, type(scheduler).__name__
+
+
+def an_original(shape, mask: bool) -> Original:
+    """A picture [3, H, W] of soft colours, whose right part is to be drawn anew."""
+    height, width = shape
+    rows, columns = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
+    picture = torch.stack([rows * columns, (3 * rows).sin() * 0.8 + 0 * columns, columns + 0 * rows])
+    return Original(picture, (columns > 0.3).float().expand(height, width) if mask else None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mask", [False, True])
+def test_picture_to_picture_is_diffusers(folder, model, name, mask):
+    """Of Stable Diffusion 3, which has pipelines for it; the mean of the encoder's distribution is given to both."""
+    if name != "sd3":
+        return
+    kind = diffusers.StableDiffusion3InpaintPipeline if mask else diffusers.StableDiffusion3Img2ImgPipeline
+    pipeline = kind.from_pipe(diffusers.DiffusionPipeline.from_pretrained(folder))
+    pipeline.set_progress_bar_config(disable=True)
+    encode = pipeline.vae.encode
+    pipeline.vae.encode = lambda x: SimpleNamespace(latents=encode(x).latent_dist.mode())
+    channels, *sides = model.denoiser.latent_shape()
+    height, width = (pipeline.vae_scale_factor * side for side in sides)
+    original, steps, strength = an_original((height, width), mask), 5, 0.6
+    given = dict(image=original.picture[None] / 2 + 0.5, strength=strength, num_inference_steps=steps)
+    given |= dict(mask_image=original.mask[None, None], height=height, width=width) if mask else {}
+    draws = iter([noise_of((channels, *sides), 0)] * 2)
+    module = sys.modules[kind.__module__]
+    made, module.randn_tensor = module.randn_tensor, lambda *_, **__: next(draws)
+    try:
+        latents = pipeline(PROMPTS[0], guidance_scale=GUIDANCE, output_type="latent", **given)[0]
+    finally:
+        module.randn_tensor = made
+    config = pipeline.vae.config
+    expected = pipeline.vae.decode(latents / config.scaling_factor + config.shift_factor, return_dict=False)[0][0]
+    plan = model.pipeline.plan(steps, starts=True).begun(strength)
+    assert plan.steps == 3
+    wish = Wish(PROMPTS[0], plan, GUIDANCE, SEED, original=original)
+    assert float_psnr_db(picture(TorchRunner(model.denoiser, model.pipeline), wish), expected) > 60
+
+
+@torch.no_grad()
+def test_an_encoded_picture_is_decoded_by_diffusers_as_its_own(folder, model):
+    """The latents of an original are those of diffusers' autoencoder, scaled and shifted as its pipelines do."""
+    vae = diffusers.DiffusionPipeline.from_pretrained(folder).vae
+    runner = TorchRunner(model.denoiser, model.pipeline)
+    side = pixels_a_latent(folder / "vae", model.pipeline.kind.decoder) * runner.latent_shape[-1]
+    given = an_original((side, side), mask=False).picture
+    made = vae.encode(given[None])
+    latents = made.latent_dist.mode() if hasattr(made, "latent_dist") else made.latent
+    expected = vae.decode(latents, return_dict=False)[0][0]
+    assert runner.encode(given).shape == runner.latent_shape
+    torch.testing.assert_close(runner.decode(runner.encode(given)), expected, rtol=1e-4, atol=1e-5)
+    tiled = TorchRunner(model.denoiser, model.pipeline, tile=runner.latent_shape[-1] // 2)
+    assert tiled.encode(given).shape == runner.latent_shape
+    assert metrics.sqnr_db(runner.encode(given), tiled.encode(given)) > 5
 
 
 def test_defaults_are_the_pipelines(model, name):

@@ -103,8 +103,57 @@ def test_a_plan_for_one_guidance_refuses_another():
         own.at(4.0)
 
 
+def single(rows: int, **changes) -> Plan:
+    """A plan whose rows need nothing of those before."""
+    return Plan(tuple(Row(900.0 - k, 1.0, 1.0, b=(-0.1,), known=(0.1 * k, 1.0)) for k in range(rows)), 2.0, **changes)
+
+
 @pytest.mark.parametrize(
-    "plan", [PLAN, replace(PLAN, guidance=4.5), probe(FLOW_DPM, 8), probe(diffusers.LCMScheduler(), 4)]
+    ("steps", "strength", "row"),
+    [(8, 1.0, 0), (8, 0.6, 3), (8, 0.5, 4), (8, 0.01, 7), (20, 0.6, 8), (10, 0.3, 7), (30, 0.1, 27), (1, 0.2, 0)],
+)
+def test_the_strength_chooses_the_row_as_diffusers_does(steps, strength, row):
+    """int(n - min(n * strength, n)), in double precision."""
+    plan = single(steps, guidance=4.5)
+    assert plan.begun(strength).rows == plan.rows[row:]
+    assert plan.begun(strength).guidance == 4.5
+    assert plan.begun(strength).noise_scale == 1.0
+
+
+def test_a_picture_begins_with_a_start_or_with_the_row_before():
+    start = replace(single(2), noise_scale=1.5)
+    plan = single(4, starts={2: start})
+    assert plan.begun(0.5) is start
+    assert plan.begun(0.25).rows == plan.rows[3:]
+    two_calls = replace(plan.rows[3], b=(-0.3, 0.1))
+    assert replace(plan, rows=(*plan.rows[:3], two_calls)).begun(0.25) is start
+    guided = plan.guided_between(0.0, 0.75).begun(0.5)
+    assert [row.b for row in guided.rows] == [(-0.1,), ()]
+    assert [row.b_text for row in guided.rows] == [(0.0,), (-0.1,)] or guided.rows[0].b_text == ()
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.5, 1.01, float("nan")])
+def test_impossible_strengths_are_refused(strength):
+    with pytest.raises(ValueError, match=r"`strength` is .* not a number above 0 and at most 1"):
+        single(4).begun(strength)
+
+
+def test_where_no_picture_can_begin_is_said():
+    with pytest.raises(ValueError, match=r"no picture can begin a plan at step 6 of 12: take other steps or"):
+        probe(FLOW_DPM, 12).begun(0.5)
+    with pytest.raises(ValueError, match="no picture can begin a plan that does not say how noisy its latents are"):
+        Plan((Row(1.0, 1.0, 1.0),), 1.0).begun(1.0)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        PLAN,
+        replace(PLAN, guidance=4.5),
+        single(4, starts={2: single(2), 3: single(1)}),
+        probe(FLOW_DPM, 8),
+        probe(diffusers.LCMScheduler(), 4),
+    ],
 )
 def test_json_round_trip_is_exact(plan):
     assert Plan.from_json(json.loads(json.dumps(plan.to_json(), allow_nan=False))) == plan
@@ -144,6 +193,14 @@ def changed(row: int | None, **changes) -> dict:
         (changed(1, b_negative=["x"]), "b_negative of row 1 holds"),
         (changed(0, known=[1.0]), "known of row 0 must be a list of two"),
         (changed(0, known=[1.0, float("inf")]), "row 0 holds"),
+        (changed(None, starts=[]), "starts must be an object"),
+        (changed(None, starts={"one": single(2).to_json()}), "starts must be an object of plans by row"),
+        (changed(None, starts={"9" * 5000: single(2).to_json()}), "starts must be an object of plans by row"),
+        (changed(None, starts={"1": single(1).to_json()}), "start at row 1 is not of the rows from there on"),
+        (changed(None, starts={"3": single(1).to_json()}), "start at row 3 is not of the rows"),
+        (changed(None, starts={"1": {"rows": []}}), "missing"),
+        (changed(None, starts={"1": PLAN.to_json()}), "start at row 1 is not"),
+        (changed(None, starts={"2": Plan((Row(1.0, 1.0, 1.0),), 1.0).to_json()}), "known of row 0 of the start"),
     ],
 )
 def test_bad_plans_are_rejected(data, reason):

@@ -4,6 +4,7 @@ import copy
 import itertools
 import logging
 import warnings
+from dataclasses import replace
 
 import diffusers
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from edge_hadanorm.pipelines.plans import Plan
-from edge_hadanorm.pipelines.probing import calls, probe, replay, replay_plan, start
+from edge_hadanorm.pipelines.probing import begin, probe, replay, replay_plan, with_starts
 
 DPM = diffusers.DPMSolverMultistepScheduler
 SINGLE = diffusers.DPMSolverSinglestepScheduler
@@ -164,7 +165,7 @@ def silently(make):
 def assert_follows(plan: Plan, scheduler, steps: int, error: float = 1e-5, **schedule) -> None:
     """The plan replays the scheduler on random predictions and the same noise: model inputs and latents."""
     predictions, noise = randn(1 + plan.steps, 2, 3, 8, 8), randn(1 + plan.steps, 2, 3, 8, 8, seed=1)
-    expected = silently(lambda: replay(start(scheduler, steps, schedule), predictions, noise))
+    expected = silently(lambda: replay(begin(scheduler, steps, **schedule), predictions, noise))
     actual = replay_plan(plan, predictions, noise)
     assert ((actual - expected).abs().amax(1) <= error * expected.abs().amax(1)).all()
 
@@ -184,8 +185,50 @@ def test_every_scheduler_of_diffusers_is_known():
 def test_a_plan_follows_its_scheduler(name, settings, steps):
     scheduler = silently(lambda: getattr(diffusers, name)(**settings))
     plan = probe(scheduler, steps)
-    assert plan.steps == len(calls(start(scheduler, steps, {})))
+    assert plan.steps == len(begin(scheduler, steps).timesteps)
     assert_follows(plan, scheduler, steps, ERRORS.get(name, 1e-5))
+
+
+# Those that do not say how noisy latents are.
+NOT_BEGUN = (
+    "DDIMInverseScheduler",
+    "IPNDMScheduler",
+    "LTXEulerAncestralRFScheduler",
+    "SCMScheduler",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [pytest.param(name, several[0], id=name) for name, several in PLANNED.items()],
+)
+def test_a_plan_begins_with_a_picture_as_its_scheduler_does(name, settings):
+    """Wherever a pipeline of picture to picture can let it begin: at the first call of each step."""
+    scheduler = silently(lambda: getattr(diffusers, name)(**settings))
+    steps = 5
+    plan = with_starts(probe(scheduler, steps), scheduler, steps)
+    calls = getattr(scheduler, "order", 1)
+    if name in NOT_BEGUN:
+        with pytest.raises(ValueError, match="no picture can begin a plan"):
+            plan.begun(0.5)
+        return
+    for row in range(0, plan.steps, calls):
+        begun, expected = plan.begun((plan.steps - row) / plan.steps), begin(scheduler, steps, row)
+        assert begun.steps == plan.steps - row
+        noise, predictions = randn(1 + begun.steps, 2, 3, 8, 8, seed=1), randn(1 + begun.steps, 2, 3, 8, 8)
+        if row == 0:  # as with noise alone, which its scale of noise is for
+            begun = replace(begun, noise_scale=plan.noise_scale)
+        reference = silently(lambda: replay(expected, predictions, noise))  # noqa: B023
+        actual = replay_plan(begun, predictions, noise)
+        error = ERRORS.get(name, 1e-5)
+        assert ((actual - reference).abs().amax(1) <= error * reference.abs().amax(1)).all(), row
+
+
+def test_plans_of_single_step_schedulers_begin_with_their_own_rows():
+    for scheduler in (FLOW(shift=3.0), diffusers.LCMScheduler(), EULER(), diffusers.HeunDiscreteScheduler()):
+        assert with_starts(probe(scheduler, 8), scheduler, 8).starts == {}
+    scheduler = DPM(**FLOW_DPM)  # whose last step is of first order, wherever it begins
+    assert list(with_starts(probe(scheduler, 8), scheduler, 8).starts) == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("name", NOT_PLANNED)

@@ -1,11 +1,13 @@
 """sampling.py: the loop is the formula, to the bit."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from edge_hadanorm.pipelines.plans import NEGATIVE, TEXT, Plan, Row
-from edge_hadanorm.pipelines.sampling import sample
+from edge_hadanorm.pipelines.sampling import Known, sample
 
 PLAN = Plan(
     (
@@ -74,6 +76,38 @@ def test_only_what_is_used_is_predicted_and_each_noise_only_when_it_is_added():
 
     sample(recorded, PLAN, 1.0, drawn)
     assert asked == [0, (900.0, TEXT), (500.0, TEXT, NEGATIVE), 2, (100.0, TEXT), 2]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_known_picture_begins_the_loop_and_is_kept_under_its_mask_to_the_bit(masked):
+    f32, scales = np.float32, [(0.1, 0.9), (0.4, 0.6), (0.7, 0.2), (1.0, 0.0)]
+    rows = tuple(replace(row, known=known) for row, known in zip(PLAN.rows, scales, strict=False))
+    latents, mask = 3 * noise(9), torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0])
+    noised = [f32(s) * latents.numpy() + f32(r) * noise(0).numpy() for s, r in scales]
+    seen: list[torch.Tensor] = []
+    plan, known = replace(PLAN, rows=rows), Known(latents, mask if masked else None)
+    result = sample(predict, plan, 1.7, noise, lambda k, x: seen.append(x), known)
+    begun = f32(plan.rows[0].input_scale) * noised[0]
+    x = noised[0]
+    for step, made, after in zip(plan.at(1.7)[:1], seen, noised[1:], strict=False):  # the others are as without it
+        text, negative = predict(torch.from_numpy(begun), step.timestep, (TEXT, NEGATIVE))
+        x = f32(step.a) * x + f32(step.text[0]) * text.numpy() + f32(step.negative[0]) * negative.numpy()
+        x = (1 - mask.numpy()) * after + mask.numpy() * x if masked else x
+        assert made.numpy().tobytes() == x.tobytes()
+    for x, after in zip(seen, noised[1:], strict=True):
+        kept = torch.equal(x[:, mask == 0], torch.from_numpy(after)[:, mask == 0])
+        assert kept == masked
+    assert not masked or torch.equal(result[:, mask == 0], latents[:, mask == 0])
+
+
+def test_a_plan_that_does_not_say_how_noisy_latents_are_takes_no_picture():
+    with pytest.raises(ValueError, match="no picture can begin it"):
+        sample(predict, PLAN, 1.0, noise, known=Known(noise(9)))
+    rows = (replace(PLAN.rows[0], known=(0.0, 1.0)), *PLAN.rows[1:])
+    begun = replace(PLAN, rows=rows)
+    sample(predict, begun, 1.0, noise, known=Known(noise(9)))
+    with pytest.raises(ValueError, match="no picture can begin it"):
+        sample(predict, begun, 1.0, noise, known=Known(noise(9), torch.ones(5)))
 
 
 def test_progress_is_reported_after_every_step():

@@ -26,7 +26,7 @@ from edge_hadanorm.exporters.coreml.simulation.interpreter import Function, load
 from edge_hadanorm.exporters.coreml.simulation.pte import load_delegates
 from edge_hadanorm.exporters.coreml.simulation.reader import Package
 from edge_hadanorm.pipelines import loading
-from edge_hadanorm.pipelines.decoder import ImageDecoder
+from edge_hadanorm.pipelines.autoencoder import ImageDecoder
 from edge_hadanorm.pipelines.text_encoders import CLIP, T5, TextEncoder
 from runtime_tests.support.families import FAMILIES
 from runtime_tests.support.helpers import randn, relative_error
