@@ -177,6 +177,7 @@ def test_picture_to_picture_is_diffusers(folder, model, name, mask):
     kind = diffusers.StableDiffusion3InpaintPipeline if mask else diffusers.StableDiffusion3Img2ImgPipeline
     pipeline = kind.from_pipe(diffusers.DiffusionPipeline.from_pretrained(folder))
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.transformer.register_to_config(in_channels=16)  # those of the released model, which masks ask for
     encode = pipeline.vae.encode
     pipeline.vae.encode = lambda x: SimpleNamespace(latents=encode(x).latent_dist.mode())
     channels, *sides = model.denoiser.latent_shape()
@@ -211,9 +212,6 @@ def test_an_encoded_picture_is_decoded_by_diffusers_as_its_own(folder, model):
     expected = vae.decode(latents, return_dict=False)[0][0]
     assert runner.encode(given).shape == runner.latent_shape
     torch.testing.assert_close(runner.decode(runner.encode(given)), expected, rtol=1e-4, atol=1e-5)
-    tiled = TorchRunner(model.denoiser, model.pipeline, tile=runner.latent_shape[-1] // 2)
-    assert tiled.encode(given).shape == runner.latent_shape
-    assert metrics.sqnr_db(runner.encode(given), tiled.encode(given)) > 5
 
 
 def test_defaults_are_the_pipelines(model, name):
@@ -311,6 +309,16 @@ def test_tiles_of_a_decoder_without_context_are_the_whole(size, side):
 
     latents = torch.randn(1, 3, size, size + 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(tiled(decode, latents, min(side, size)), decode(latents), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "side"), [(8, 8), (16, 8), (23, 8), (5, 3)])
+def test_tiles_of_an_encoder_without_context_are_the_whole(size, side):
+    def encode(picture):
+        return torch.nn.functional.avg_pool2d(picture, 4)
+
+    shape = 1, 3, 4 * size, 4 * (size + 2)
+    picture = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(tiled(encode, picture, 4 * side, 4), encode(picture), rtol=0, atol=1e-12)
 
 
 def test_a_class_that_is_none_is_named(tmp_path):
