@@ -135,7 +135,7 @@ def quantize(model, out, dry_run, device, force, **settings) -> None:
     help="Encode these prompts here, one a line, and leave the text encoders out.",
 )
 @click.option(
-    "--decode-tile", type=click.IntRange(1, 4096), help="Side of the latents to decode at once.  [default: 64]"
+    "--decode-tile", type=click.IntRange(1, 4096), help="Side of the latents to decode at once, if more.  [default: 64]"
 )
 @sampled
 @guidance_steps

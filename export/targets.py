@@ -153,12 +153,13 @@ def checkpoint_runner(bundle: Bundle) -> Runner:
     if saved.pipeline is None:
         raise UserError(f"bundle {bundle.folder} holds a transformer alone: it cannot draw prompts")
     _, height, width = bundle.latent_shape
-    return TorchRunner(saved.denoiser.resized(height, width), saved.pipeline, bundle.decode_side)
+    return TorchRunner(saved.denoiser.resized(height, width), saved.pipeline, bundle.decode_window)
 
 
 @dataclass(frozen=True)
 class Options:
-    """prompts: encoded here and carried, in place of text encoders. tile: side of the latents to decode at once.
+    """prompts: encoded here and carried, in place of text encoders. tile: side of the latents to decode at once, where
+    they are more than its square.
 
     precision: of the floats in a program, fp16 or fp32, where the target leaves a choice; None: the target's own.
     guided: shares of the steps, from and to, that guidance is for; None: all. encoder: with an image encoder.

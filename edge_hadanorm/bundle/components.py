@@ -11,7 +11,7 @@ import torch
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines.kinds import Tensors, as_given
 from edge_hadanorm.pipelines.text_to_image import TextToImage
-from edge_hadanorm.pipelines.tiles import TILE, Apply
+from edge_hadanorm.pipelines.tiles import Apply, window_of
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,16 @@ def text_encoder_signatures(pipeline: TextToImage, role: str, outputs: Tensors) 
 def decoder_signatures(
     decode: Apply, latent_shape: tuple[int, int, int], tile: int | None = None
 ) -> dict[str, Signature]:
-    """Method `decode` of square tiles of the latents, of side `tile` or less where the latents are smaller."""
-    channels, *sides = latent_shape
-    side = min(tile or TILE, *sides)
-    latents = torch.zeros(1, channels, side, side)
+    """Method `decode` of latents, or of tiles of them, see `tiles.window_of`."""
+    channels, height, width = latent_shape
+    latents = torch.zeros(1, channels, *window_of(height, width, tile))
     return {"decode": Signature({"latents": latents}, {"picture": decode(latents)})}
 
 
 def encoder_signatures(
     encode: Apply, latent_shape: tuple[int, int, int], pixels: int, tile: int | None = None
 ) -> dict[str, Signature]:
-    """Method `encode` of square tiles of a picture, of as many latents a side as `decode` has. pixels: of a latent."""
-    side = pixels * min(tile or TILE, *latent_shape[1:])
-    picture = torch.zeros(1, 3, side, side)
+    """Method `encode` of a picture, or of tiles of it for as many latents as `decode` takes. pixels: of a latent."""
+    height, width = window_of(*latent_shape[1:], tile)
+    picture = torch.zeros(1, 3, pixels * height, pixels * width)
     return {"encode": Signature({"picture": picture}, {"latents": encode(picture)})}

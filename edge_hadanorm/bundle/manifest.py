@@ -14,6 +14,7 @@ from edge_hadanorm.bundle.schema import DECODER, IMAGE_ENCODER, MANIFEST, check_
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, write_json
 from edge_hadanorm.pipelines.plans import Plan
+from edge_hadanorm.pipelines.tiles import Window
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,22 @@ class Bundle:
         return next((encoder["length"] for encoder in encoders.values()), None)
 
     @property
-    def decode_side(self) -> int | None:
-        """Side of the latents that are decoded at once; None where latents are the picture."""
+    def decode_window(self) -> Window | None:
+        """Height and width of the latents that are decoded at once; None where latents are the picture."""
         if DECODER not in self.programs:
             return None
-        return self.programs[DECODER]["methods"]["decode"]["inputs"][0]["shape"][-1]
+        return self._window(DECODER, "decode")
 
     @property
-    def encode_side(self) -> int:
-        """Side in pixels of what is encoded at once. Raises UserError where a picture needs an encoder, with none."""
+    def encode_window(self) -> Window:
+        """Height and width in pixels of what is encoded at once. Raises UserError where there is no image encoder."""
         if IMAGE_ENCODER not in self.programs:
             raise UserError(f"bundle {self.folder} has no image encoder: export with `with_encoder`")
-        return self.programs[IMAGE_ENCODER]["methods"]["encode"]["inputs"][0]["shape"][-1]
+        return self._window(IMAGE_ENCODER, "encode")
+
+    def _window(self, role: str, method: str) -> Window:
+        height, width = self.programs[role]["methods"][method]["inputs"][0]["shape"][2:]
+        return height, width
 
     @property
     def programs(self) -> dict[str, dict]:

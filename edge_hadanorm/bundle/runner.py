@@ -37,18 +37,18 @@ class BundleRunner:
         return self._methods["denoiser", "denoise"]([latents, timestep, *conditioning])[0]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        side = self.bundle.decode_side
-        if side is None:
+        window = self.bundle.decode_window
+        if window is None:
             return latents
         decode = self._methods[DECODER, "decode"]
-        return tiled(lambda tile: decode([tile.contiguous()])[0].clone(), latents[None], side)[0]
+        return tiled(lambda tile: decode([tile.contiguous()])[0].clone(), latents[None], window)[0]
 
     def encode(self, picture: torch.Tensor) -> torch.Tensor:
         if DECODER not in self.bundle.programs:
             return picture
-        side, grain = self.bundle.encode_side, picture.shape[-1] // self.latent_shape[-1]
+        window, grain = self.bundle.encode_window, picture.shape[-1] // self.latent_shape[-1]
         encode = self._methods[IMAGE_ENCODER, "encode"]
-        return tiled(lambda tile: encode([tile.contiguous()])[0].clone(), picture[None], side, grain)[0]
+        return tiled(lambda tile: encode([tile.contiguous()])[0].clone(), picture[None], window, grain)[0]
 
 
 # Numbers of dtypes in ExecuTorch.

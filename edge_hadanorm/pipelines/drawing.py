@@ -16,7 +16,7 @@ from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.plans import NEGATIVE, TEXT, Plan
 from edge_hadanorm.pipelines.sampling import Known, OnStep, sample
 from edge_hadanorm.pipelines.text_to_image import TextToImage
-from edge_hadanorm.pipelines.tiles import tiled
+from edge_hadanorm.pipelines.tiles import Window, tiled
 
 
 class Runner(Protocol):
@@ -40,11 +40,11 @@ class Runner(Protocol):
 class TorchRunner:
     """A denoiser, float or quantized, in eager PyTorch; all else, the loop included, is on the CPU.
 
-    tile: side of the latents that are decoded at once; None: all.
+    window: height and width of the latents that are decoded at once; None: all.
     """
 
-    def __init__(self, denoiser: Denoiser, pipeline: TextToImage, tile: int | None = None):
-        self.denoiser, self.pipeline, self.tile = denoiser, pipeline, tile
+    def __init__(self, denoiser: Denoiser, pipeline: TextToImage, window: Window | None = None):
+        self.denoiser, self.pipeline, self.window = denoiser, pipeline, window
         self.latent_shape = denoiser.latent_shape()
         self._together: tuple[list[list[torch.Tensor]], list[torch.Tensor]] = ([], [])  # conditionings, and joined
 
@@ -74,17 +74,16 @@ class TorchRunner:
         decoder = self.pipeline.decoder
         if decoder is None:
             return latents
-        return (decoder(latents[None]) if self.tile is None else tiled(decoder, latents[None], self.tile))[0]
+        return tiled(decoder, latents[None], self.window or (latents.shape[1], latents.shape[2]))[0]
 
     @torch.no_grad()
     def encode(self, picture: torch.Tensor) -> torch.Tensor:
         encoder = self.pipeline.image_encoder
         if encoder is None:
             return picture
-        if self.tile is None:
-            return encoder(picture[None])[0]
         grain = picture.shape[-1] // self.latent_shape[-1]
-        return tiled(encoder, picture[None], self.tile * grain, grain)[0]
+        height, width = self.window or self.latent_shape[1:]
+        return tiled(encoder, picture[None], (height * grain, width * grain), grain)[0]
 
 
 def _are(kept: list[list[torch.Tensor]], given: list[list[torch.Tensor]]) -> bool:

@@ -54,13 +54,14 @@ def export(
     ('xnnpack', (32, 32))
 
     quantized: a model or its folder. target: a name in `exporters.targets.TARGETS`. prompts: encode these here, and
-    leave the text encoders out. decode_tile: side of the latents that are decoded at once, 64 by default. precision:
-    of the floats in a program, where the target leaves a choice. steps, guidance, negative, eta, scheduler: defaults of
-    the bundle, see `sampling_defaults.Sampling`; None: the checkpoint's. guidance_steps: shares of the steps, from and
-    to, that guidance is for, (0.0, 0.6) for the first 60 %; the others take the text's prediction alone. size: width
-    and height of pictures in pixels, by default the checkpoint's. with_encoder: add the image encoder, for pictures
-    that begin with another; models of pixels need none. force: replace an earlier bundle. status: is told
-    what is being done. Raises UserError for what the target cannot have, and then nothing is left at `out`.
+    leave the text encoders out. decode_tile: side of the square of latents that is decoded at once where they are more,
+    64 by default. precision: of the floats in a program, where the target leaves a choice. steps, guidance, negative,
+    eta, scheduler: defaults of the bundle, see `sampling_defaults.Sampling`; None: the checkpoint's. guidance_steps:
+    shares of the steps, from and to, that guidance is for, (0.0, 0.6) for the first 60 %; the others take the text's
+    prediction alone. size: width and height of pictures in pixels, by default the checkpoint's. with_encoder: add the
+    image encoder, for pictures that begin with another; models of pixels need none. force: replace an earlier bundle.
+    status: is told what is being done. Raises UserError for what the target cannot have, and then nothing is left at
+    `out`.
     """
     from edge_hadanorm.exporters import writer  # with it come the targets' tools, which take seconds
 
@@ -184,7 +185,7 @@ def _original(loaded: Bundle, init: Source | None, mask: Source | None) -> Origi
     if init is None:
         return None
     if DECODER in loaded.programs:
-        _ = loaded.encode_side  # refuses where there is no encoder, before anything is loaded
+        _ = loaded.encode_window  # refuses where there is no encoder, before anything is loaded
     size = loaded.image_size
     return Original(read_picture(init, size), None if mask is None else read_mask(mask, size))
 

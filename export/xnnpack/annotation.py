@@ -38,6 +38,7 @@ class CheckpointQuantizer(Quantizer):
 
     def __init__(self, model: nn.Module):
         self.linears = {name: m for name, m in model.named_modules() if isinstance(m, QuantizedLinear)}
+        self.integer = {name for name, linear in self.linears.items() if linear.codes is not None}
         self.floats = {name for name, m in model.named_modules() if isinstance(m, LowRank)}
         self.activation = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True).input_activation
 
@@ -46,7 +47,7 @@ class CheckpointQuantizer(Quantizer):
             name = owner(node) if node.target is torch.ops.aten.linear.default else None
             if name in self.linears or name in self.floats:
                 # PT2E has no form for the input of a weight with groups; that one is in the graph as codes, too.
-                given = name in self.linears and self.linears[name].recipe.group_size is None
+                given = name in self.integer and self.linears[name].recipe.group_size is None
                 specs = {node.args[0]: self.activation} if given else {}
                 # Linears on one tensor share no quantization of it, which would tie their delegates together.
                 node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(

@@ -54,13 +54,31 @@ class XnnpackLowering(nn.Module):
         )
 
 
+class FloatLowering(nn.Module):
+    """Weights and inputs in float32, of a recipe that quantizes nothing."""
+
+    def __init__(self, linear: QuantizedLinear):
+        super().__init__()
+        self.float_weight = linear.float_weight
+
+    def rows(self, rows: torch.Tensor) -> torch.Tensor:
+        return rows
+
+    def weight(self) -> torch.Tensor:
+        return cast(torch.Tensor, self.float_weight)
+
+
+def _lowering(linear: QuantizedLinear) -> XnnpackLowering | FloatLowering:
+    return FloatLowering(linear) if linear.codes is None else XnnpackLowering(linear)
+
+
 @torch.no_grad()
 def export(model: nn.Module, inputs: tuple, *others: Quantizer) -> torch.export.ExportedProgram:
     """The program of a module's forward with its quantized linears as integer products.
 
     inputs: example inputs, whose shapes the program keeps. others: PT2E quantizers for what is outside the recipe.
     """
-    with lowered(model, XnnpackLowering):
+    with lowered(model, _lowering):
         graph = torch.export.export(model, inputs).module()
     graph = prepare_pt2e(graph, ComposableQuantizer([CheckpointQuantizer(model), *others]))
     if others:

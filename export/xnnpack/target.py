@@ -16,6 +16,7 @@ from edge_hadanorm.exporters.xnnpack.annotation import EightBitQuantizer
 from edge_hadanorm.exporters.xnnpack.partitioning import searched_dependencies
 from edge_hadanorm.exporters.xnnpack.program import export
 from edge_hadanorm.method.hardware import PHONE_CPU
+from edge_hadanorm.method.linear import FLOAT_BITS
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.pipelines.drawing import Runner
 
@@ -28,8 +29,12 @@ def check(recipe: Recipe, precision: str | None) -> None:
     """Raises UserError for a recipe that XNNPACK has no integer kernels for, and for floats of another precision."""
     if recipe.activations == "tensor":
         raise UserError(f"recipe {recipe.name}: xnnpack quantizes activations per token; quantize without -static")
+    if recipe.weight_bits == recipe.activation_bits == FLOAT_BITS:
+        return
     if recipe.activation_bits > PHONE_CPU.activation_bits or recipe.weight_bits > max(PHONE_CPU.weight_bits):
-        raise UserError(f"recipe {recipe.name}: xnnpack needs weights and activations of at most 8 bits")
+        raise UserError(
+            f"recipe {recipe.name}: xnnpack needs weights and activations of at most 8 bits, or both in float (w16a16)"
+        )
     multiple, grouped = PHONE_CPU.group_multiple, PHONE_CPU.grouped_bits
     if recipe.group_size and (recipe.weight_bits > grouped or recipe.group_size % multiple):
         raise UserError(

@@ -336,7 +336,7 @@ MISTAKES = [
     ("unknown target", nothing, EXPORT.replace("xnnpack", "tpu"), ["'tpu'", "xnnpack"]),
     ("static activations", quantized("rtn-w8a8-static"), EXPORT, ["rtn-w8a8-static", "without -static"]),
     ("groups of 8 bits", quantized("rtn-w8a8-g32"), EXPORT, ["rtn-w8a8-g32", "at most 4 bits"]),
-    ("float weights", quantized("rtn-w16a8"), EXPORT, ["rtn-w16a8", "at most 8 bits"]),
+    ("float weights", quantized("rtn-w16a8"), EXPORT, ["rtn-w16a8", "at most 8 bits, or both in float (w16a16)"]),
     ("float activations", quantized("rtn-w8a16"), EXPORT, ["rtn-w8a16", "at most 8 bits"]),
     # how a bundle samples
     ("export in 0 steps", nothing, EXPORT + " --steps 0", ["steps", "0", "from 1"]),

@@ -48,7 +48,7 @@ def write_script(folder: Path, bundle: Bundle, wish: Wish) -> Path:
     if conditionings:
         writer.lines.append(["forget", *text, *negative])
     if DECODER in bundle.programs:
-        if bundle.decode_side < max(bundle.latent_shape[1:]):
+        if bundle.decode_window != bundle.latent_shape[1:]:
             raise UserError(f"bundle {bundle.folder} decodes in tiles, which the runner does not; export --tile larger")
         writer.method(DECODER, "decode")
         writer.lines.append(["write", "picture", PICTURE])

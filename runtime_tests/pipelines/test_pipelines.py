@@ -1,5 +1,6 @@
 """Whole pipelines: diffusers' own pictures in float, and the way from a pipeline's folder to a bundle that draws."""
 
+import dataclasses
 import itertools
 import math
 import sys
@@ -23,12 +24,13 @@ from edge_hadanorm.pipelines.drawing import Original, TorchRunner, Wish, picture
 from edge_hadanorm.pipelines.loading import Size
 from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.pictures import to_pixels
-from edge_hadanorm.pipelines.tiles import tiled
+from edge_hadanorm.pipelines.tiles import tiled, window_of
 from runtime_tests.support.tiny_pipelines import CLASSES, PIPELINES, save
 
 STEPS, GUIDANCE, SEED = 3, 2.5, 4
 RECIPE = "hadanorm-balanced-w8a8"
 PROMPTS = ["a red cat", "Two green trees"]
+NEGATIVE = "a dog, blurry"
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -108,7 +110,7 @@ def float_psnr_db(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 @torch.no_grad()
 def test_a_float_picture_is_diffusers(name, folder, model):
-    prompt, negative = prompts(name)[0], "" if name == "dit" else "a dog, blurry"
+    prompt, negative = prompts(name)[0], "" if name == "dit" else NEGATIVE
     expected = drawn_by_diffusers(folder, name, prompt, model.denoiser.latent_shape(), negative)
     runner = TorchRunner(model.denoiser, model.pipeline)
     actual = picture(runner, Wish(prompt, model.pipeline.plan(STEPS), GUIDANCE, SEED, negative))
@@ -257,6 +259,46 @@ def test_a_bundle_draws_what_the_pipeline_draws(name, model, drawing, tmp_path):
         assert torch.equal(torch.from_numpy(np.array(written)).permute(2, 0, 1), device)
 
 
+@pytest.fixture(scope="module")
+def exact(name, folder, tmp_path_factory):
+    """A bundle in float, prompts encoded in float too, of pictures of half the height where the family has them."""
+    work = tmp_path_factory.mktemp("exact")
+    native = loading.load(str(folder))
+    _, height, width = native.denoiser.latent_shape()
+    factor = pixels_a_latent(folder / "vae", native.pipeline.kind.decoder)
+    size = None if name == "dit" else (factor * width, factor * height // 2)
+    options = dict(steps=STEPS, guidance=GUIDANCE, negative=None if name == "dit" else NEGATIVE)
+    quantized = workflow.quantize(str(folder), "rtn-w16a16", work / "checkpoint", prompts=prompts(name), size=size)
+    embedded = () if name == "dit" else prompts(name)
+    return workflow.export(quantized, work / "bundle", prompts=embedded, with_encoder=True, **options)
+
+
+def test_a_bundle_in_float_draws_diffusers_own_picture(name, folder, exact):
+    """With its negative prompt and size, by its own scheduler and by stochastic ones, whose noise is given to both."""
+    prompt, sampling = prompts(name)[0], exact.sampling
+    runner = ExecuTorchRunner(exact)
+    eta = checkpoint.carried(exact).pipeline.eta
+    plans = {None: exact.plan(sampling["plan"])}
+    plans |= {scheduler: probing.probe(scheduler, STEPS, eta) for scheduler in STOCHASTIC[name]}
+    for scheduler, plan in plans.items():
+        negative = sampling["negative"]
+        expected = drawn_by_diffusers(folder, name, prompt, exact.latent_shape, negative, scheduler)
+        actual = picture(runner, Wish(prompt, plan, sampling["guidance"], SEED, negative))
+        assert float_psnr_db(actual, expected) > 60, type(scheduler).__name__
+
+
+def test_a_bundle_begins_with_a_picture_as_its_simulation_does(name, exact):
+    runner, simulated = ExecuTorchRunner(exact), simulation(exact)
+    width, height = exact.image_size
+    plan = exact.plan(STEPS).begun(0.6)
+    for original in (an_original((height, width), False), an_original((height, width), True)):
+        wish = Wish(prompts(name)[0], plan, GUIDANCE, SEED, exact.sampling["negative"], original)
+        device, expected = picture(runner, wish), picture(simulated, wish)
+        assert float_psnr_db(device, expected) > 60
+        alone = picture(runner, dataclasses.replace(wish, original=None))
+        assert float_psnr_db(alone, expected) < 50
+
+
 def test_a_bundle_has_a_program_for_every_component(name, drawing):
     components = {
         "pixart": ["denoiser", "text_encoder", "image_decoder"],
@@ -308,7 +350,18 @@ def test_tiles_of_a_decoder_without_context_are_the_whole(size, side):
         return latents.repeat_interleave(4, dim=-1).repeat_interleave(4, dim=-2)
 
     latents = torch.randn(1, 3, size, size + 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(tiled(decode, latents, min(side, size)), decode(latents), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        tiled(decode, latents, (min(side, size), min(side, size + 2))), decode(latents), rtol=0, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "tile", "window"),
+    [((8, 8), None, (8, 8)), ((48, 80), None, (48, 80)), ((96, 64), None, (64, 64)), ((128, 32), None, (128, 32)),
+     ((200, 32), None, (32, 32)), ((16, 8), 8, (8, 8)), ((16, 4), 8, (16, 4))],
+)  # fmt: skip
+def test_latents_are_decoded_whole_where_they_are_no_more_than_the_square(size, tile, window):
+    assert window_of(*size, tile) == window
 
 
 @pytest.mark.parametrize(("size", "side"), [(8, 8), (16, 8), (23, 8), (5, 3)])
@@ -318,7 +371,7 @@ def test_tiles_of_an_encoder_without_context_are_the_whole(size, side):
 
     shape = 1, 3, 4 * size, 4 * (size + 2)
     picture = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(tiled(encode, picture, 4 * side, 4), encode(picture), rtol=0, atol=1e-12)
+    torch.testing.assert_close(tiled(encode, picture, (4 * side, 4 * side), 4), encode(picture), rtol=0, atol=1e-12)
 
 
 def test_a_class_that_is_none_is_named(tmp_path):
