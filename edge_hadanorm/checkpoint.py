@@ -127,7 +127,7 @@ def load(folder: Path) -> Checkpoint:
     require_finite(tensors, f"weights of {folder}")
     try:
         denoiser = _denoiser(config, tensors)
-        pipeline = config["sampling"] and TextToImage(folder, **config["sampling"])
+        pipeline = config["sampling"] and TextToImage(folder, **config["sampling"]).of_tokens(denoiser.image_tokens())
         own = recipe.load(str(folder / "recipe.json"))
         return Checkpoint(config["source"], own, denoiser, Text(**config["text"]), pipeline, _metrics(folder))
     except UserError as error:

@@ -1,5 +1,6 @@
 """The denoiser of every family: the one form that is calibrated, quantized, simulated and exported."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -75,6 +76,10 @@ class Denoiser(nn.Module):
     def latent_shape(self) -> tuple[int, int, int]:
         """C, H, W."""
         raise NotImplementedError
+
+    def image_tokens(self) -> int:
+        """Count the tokens of latents: one each, where a class has no patches."""
+        return math.prod(self.latent_shape()[1:])
 
     @classmethod
     def placed(cls, config: dict) -> dict[str, torch.Tensor]:

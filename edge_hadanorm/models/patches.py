@@ -35,6 +35,9 @@ class PatchDenoiser(Denoiser):
     def latent_shape(self) -> tuple[int, int, int]:
         return self.channels, *self.size
 
+    def image_tokens(self) -> int:
+        return math.prod(self.grid)
+
     def _tokens(self, latents: torch.Tensor) -> torch.Tensor:
         """Patches, and their positions where there are any: [B, C, H, W] -> [B, S, d]."""
         x = self.patch_embed(latents).flatten(2).transpose(1, 2)

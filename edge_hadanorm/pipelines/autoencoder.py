@@ -1,16 +1,15 @@
 """The halves of a latent-space pipeline's autoencoder: the image decoder, and the encoder of known pictures."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import Self
 
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json
 from edge_hadanorm.tensor_files import require_finite
-
-Own = TypeVar("Own", bound="Half")
 
 
 class Half(nn.Module):
@@ -26,7 +25,7 @@ class Half(nn.Module):
         self.scaling, self.shift = config.scaling_factor, config.get("shift_factor") or 0.0
 
     @classmethod
-    def load(cls: type[Own], folder: Path, class_name: str) -> Own:
+    def load(cls, folder: Path, class_name: str) -> Self:
         """Load a folder that diffusers saved, safetensors only, in float32. Raises UserError for what is broken.
 
         A file of the other half alone is refused; diffusers would fill this half with any numbers.
@@ -51,7 +50,7 @@ class Half(nn.Module):
         return cls(autoencoder.eval().requires_grad_(False))
 
     @classmethod
-    def outline(cls: type[Own], folder: Path, class_name: str) -> Own:
+    def outline(cls, folder: Path, class_name: str) -> Self:
         """Build the half of a config, with any weights. Raises UserError for a config of another class."""
         import diffusers
 

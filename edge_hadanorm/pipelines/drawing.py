@@ -164,9 +164,13 @@ def latents(runner: Runner, wish: Wish, on_step: OnStep | None = None) -> torch.
 
 
 def known_of(runner: Runner, original: Original) -> Known:
-    """Encode the picture that another begins with; its mask at the latents is that of the pixels in their corners."""
-    latents = runner.encode(original.picture)[None]
+    """Encode the picture that another begins with."""
+    return Known(runner.encode(original.picture)[None], mask_of(original, runner.latent_shape))
+
+
+def mask_of(original: Original, latent_shape: tuple[int, int, int]) -> torch.Tensor | None:
+    """Mask [h, w] of latents: that of the first of the pixels that each stands for; None where there is none."""
     if original.mask is None:
-        return Known(latents)
-    down, across = (pixels // size for pixels, size in zip(original.mask.shape, latents.shape[2:], strict=True))
-    return Known(latents, original.mask[::down, ::across].to(torch.float32))
+        return None
+    down, across = (pixels // size for pixels, size in zip(original.mask.shape, latent_shape[1:], strict=True))
+    return original.mask[::down, ::across].to(torch.float32)

@@ -1,8 +1,9 @@
 """The pipelines of diffusers that can be drawn with, one row a class: prompts, the last latents, defaults."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -41,6 +42,24 @@ def join_clip_and_t5(encoded: Tensors) -> Tensors:
     return {"text": torch.cat([clip, encoded["text_3"]], dim=1), "pooled": pooled}
 
 
+def nothing(settings: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+    """Give set_timesteps nothing but the number of steps."""
+    return {}
+
+
+def dynamic_shift(settings: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+    """Give set_timesteps the shift `mu` of a picture of so many tokens, where its scheduler shifts dynamically.
+
+    It is linear in the tokens (`calculate_shift` of diffusers).
+    """
+    if not settings.get("use_dynamic_shifting"):
+        return {}
+    fewest, most = settings.get("base_image_seq_len", 256), settings.get("max_image_seq_len", 4096)
+    low, high = settings.get("base_shift", 0.5), settings.get("max_shift", 1.16)
+    slope = (high - low) / (most - fewest)
+    return {"mu": tokens * slope + low - slope * fewest}
+
+
 @dataclass(frozen=True)
 class Kind:
     """A pipeline class of diffusers.
@@ -48,7 +67,8 @@ class Kind:
     encoders: by folder; the tokenizer's folder is named like it. Outputs of the second are named text_2 and so on.
     steps, guidance, negative, prefix: the sampler steps, the classifier-free guidance, the negative prompt and the text
     before every prompt but that, which the class takes when its caller names none. eta: the share of noise that it
-    gives to schedulers that take one; None: it gives none, and their own holds. gather: makes what
+    gives to schedulers that take one; None: it gives none, and their own holds. schedule: what it gives to
+    set_timesteps besides the number of steps, of the scheduler's settings and the picture's tokens. gather: makes what
     `Denoiser.prepare` takes from the encoders' outputs and masks. lower: prompts are lower-cased. decoder: the class of
     the autoencoder in `vae`, None for pixel-space models. labels: prompts are names of classes, not texts.
     """
@@ -59,6 +79,7 @@ class Kind:
     negative: str = ""
     eta: float | None = None
     prefix: str = ""
+    schedule: Callable[[Mapping[str, Any], int], dict[str, Any]] = nothing
     gather: Callable[[Tensors], Tensors] = as_given
     lower: bool = False
     decoder: str | None = None
@@ -127,6 +148,7 @@ KINDS = {
         {"text_encoder": Encoder(CLIP, 77), "text_encoder_2": Encoder(CLIP, 77), "text_encoder_3": Encoder(T5, 256)},
         steps=28,
         guidance=7.0,
+        schedule=dynamic_shift,
         gather=join_clip_and_t5,
         decoder=KL,
     ),

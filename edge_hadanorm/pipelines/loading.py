@@ -74,7 +74,8 @@ def resized(model: FloatModel, size: Size) -> FloatModel:
     if latents is None:
         return model
     denoiser = model.denoiser.resized(*latents)
-    return replace(model, denoiser=denoiser, config=denoiser.config)
+    pipeline = model.pipeline and model.pipeline.of_tokens(denoiser.image_tokens())
+    return replace(model, denoiser=denoiser, config=denoiser.config, pipeline=pipeline)
 
 
 def latents_of(picture: tuple[int, int], pipeline: TextToImage) -> tuple[int, int]:
@@ -154,6 +155,7 @@ def _build(place: _Place, weights: Mapping[str, torch.Tensor]) -> FloatModel:
     pipeline = _pipeline(place.folder, read_json(index, "pipeline index")) if index.exists() else None
     if pipeline is not None:
         _check_pipeline(place.folder, denoiser, pipeline)
+        pipeline = pipeline.of_tokens(denoiser.image_tokens())
     return FloatModel(place.name, place.form.source_class, place.config, denoiser, pipeline, _notes(place.form))
 
 

@@ -28,8 +28,9 @@ class TextToImage:
     the text before every prompt but a negative one. eta: share of noise, of schedulers that take one; None: their own.
     scheduler: config of another scheduler than the folder's.
     licence, prompts: from the folder's about.json, where it has one: a sentence, and prompts that the model was made
-    for; the prompts of a model of classes are their names. Text encoders and decoder are loaded when they are first
-    needed. Raises UserError for a class that is not in KINDS and for missing or broken files.
+    for; the prompts of a model of classes are their names. image_tokens: of the transformer, see `of_tokens`. Text
+    encoders and both halves of the autoencoder are loaded when they are first needed. Raises UserError for a class that
+    is not in KINDS and for missing or broken files.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class TextToImage:
             if not any((folder / component).glob("*.safetensors")):
                 what = component.replace("_", " ")
                 raise UserError(f"{what} {folder / component} has no file such as model.safetensors; copy it again")
+        self.image_tokens = 0
         self.lifetime: object = None  # of a temporary folder, which copies share
         self.licence, self.prompts = _about(folder)
         if self.labels and not self.prompts:
@@ -93,6 +95,12 @@ class TextToImage:
             "negative": self.negative,
             "eta": self.eta,
         }
+
+    def of_tokens(self, count: int) -> "TextToImage":
+        """Copy this pipeline for pictures of so many tokens, which the schedule of steps may depend on."""
+        changed = copy.copy(self)
+        changed.image_tokens = count
+        return changed
 
     def with_defaults(
         self,
@@ -188,8 +196,9 @@ class TextToImage:
         from edge_hadanorm.pipelines.probing import probe, with_starts
 
         scheduler = make_scheduler(self.scheduler)
-        plan = probe(scheduler, steps, self.eta)
-        return with_starts(plan, scheduler, steps, self.eta) if starts else plan
+        schedule = self.kind.schedule(scheduler.config, self.image_tokens)
+        plan = probe(scheduler, steps, self.eta, **schedule)
+        return with_starts(plan, scheduler, steps, self.eta, **schedule) if starts else plan
 
 
 def encoder_shapes(pipeline: TextToImage, name: str) -> Tensors:

@@ -69,10 +69,11 @@ def export(
     wanted = Sampling(steps, guidance, negative, eta, scheduler)
     with _as_folder(quantized) as (source, saved):
         if saved.pipeline is not None:
-            pipeline = wanted.of(saved.pipeline)
-            saved = replace(saved, pipeline=pipeline)
+            denoiser, pipeline = saved.denoiser, saved.pipeline
             if size is not None:
-                saved = replace(saved, denoiser=saved.denoiser.resized(*latents_of(size, pipeline)))
+                denoiser = denoiser.resized(*latents_of(size, pipeline))
+            pipeline = wanted.of(pipeline.of_tokens(denoiser.image_tokens()))
+            saved = replace(saved, denoiser=denoiser, pipeline=pipeline)
             if guidance_steps is not None:  # what are no shares is refused before programs are lowered, for minutes
                 pipeline.plan(pipeline.steps).guided_between(*guidance_steps)
         elif given := [

@@ -7,7 +7,10 @@
 //     close PROGRAM                                          the same of a whole program
 //     forget NAME...                                         tensors that are not read again
 //     noise SEED SCALE                                       of the next `sample`
-//     step TIMESTEP INPUT_SCALE A COUNT T... COUNT N... COUNT C...    the same, one line a step, see `Step` in plans.py
+//     known LATENTS SCALE NOISE_SCALE [MASK]                 the same: what it begins with, and where that is drawn anew
+//     step TIMESTEP INPUT_SCALE A SCALE NOISE_SCALE COUNT T... COUNT N... COUNT C...
+//                                                            the same, one line a step, see `Step` in plans.py; the two
+//                                                            scales are those of known latents after it
 //     sample PROGRAM METHOD SIZE,... LATENTS COUNT TEXT... NEGATIVE...    the loop of pipelines/sampling.py: latents of
 //                                                            these sizes, and tensors of the two conditionings
 //     write NAME FILE                                        raw bytes
@@ -25,6 +28,7 @@
 
 struct Step {
   float timestep, input_scale, a;
+  float known[2];  // scales of known latents and of the first noise, after the step
   std::vector<float> text, negative, noise;  // by steps back
 };
 
@@ -41,9 +45,9 @@ class Script {
   std::vector<Timed> execute() {
     static const std::map<std::string, std::pair<size_t, void (Script::*)()>> kinds = {
         {"tensor", {5, &Script::tensor}}, {"call", {4, &Script::call}},     {"unload", {3, &Script::unload}},
-        {"load", {3, &Script::load}},
-        {"close", {2, &Script::close}},   {"forget", {2, &Script::forget}}, {"noise", {3, &Script::noise}},
-        {"step", {7, &Script::step}},     {"sample", {6, &Script::sample}}, {"write", {3, &Script::write}},
+        {"load", {3, &Script::load}},     {"close", {2, &Script::close}},   {"forget", {2, &Script::forget}},
+        {"noise", {3, &Script::noise}},   {"known", {4, &Script::known}},   {"step", {9, &Script::step}},
+        {"sample", {6, &Script::sample}}, {"write", {3, &Script::write}},
     };
     std::ifstream file(path_);
     if (!file) fail(kBadArguments, path_ + " cannot be read");
@@ -152,6 +156,10 @@ class Script {
     noise_scale_ = number(2);
   }
 
+  void known() {
+    known_ = {&named(fields_[1]), {number(2), number(3)}, fields_.size() > 4 ? &named(fields_[4]) : nullptr};
+  }
+
   // A list of coefficients that begins with its length, from `field` on, which ends behind it.
   std::vector<float> list(size_t& field) const {
     if (field >= fields_.size()) mistake("too few fields");
@@ -163,8 +171,8 @@ class Script {
   }
 
   void step() {
-    size_t field = 4;
-    Step step{number(1), number(2), number(3), {}, {}, {}};
+    size_t field = 6;
+    Step step{number(1), number(2), number(3), {number(4), number(5)}, {}, {}, {}};
     step.text = list(field);
     step.negative = list(field);
     step.noise = list(field);
@@ -185,6 +193,26 @@ class Script {
     for (size_t i = 0; i < x.size(); ++i) x[i] += coefficient * values[i];
   }
 
+  // Known latents as noisy as these scales make them, of a tensor of their size.
+  std::vector<float> noised(const float scales[2], const std::vector<float>& noise) {
+    if (known_.latents->count() != noise.size()) mistake("known latents of another size");
+    std::vector<float> x(known_.latents->floats(), known_.latents->floats() + noise.size());
+    for (float& value : x) value *= scales[0];
+    add(x, scales[1], noise.data());
+    return x;
+  }
+
+  // Keeps what is known where the mask of a latent's place, the same for every channel, is 0.
+  void keep(std::vector<float>& x, const std::vector<float>& kept) {
+    const size_t places = known_.mask->count();
+    if (!places || x.size() % places) mistake("a mask of another size");
+    for (size_t i = 0; i < x.size(); ++i) {
+      const float mask = known_.mask->floats()[i % places];
+      const float outside = (1 - mask) * kept[i];
+      x[i] = outside + mask * x[i];
+    }
+  }
+
   void sample() {
     struct Side {
       std::vector<float> Step::*coefficients;
@@ -200,8 +228,10 @@ class Script {
     const size_t count = whole(fields_[5]);
     for (size_t i = 6; i < fields_.size(); ++i) sides[i - 6 >= count].conditioning.push_back(&named(fields_[i]));
     Tensor timestep{ScalarType::Float, {1}, std::vector<char>(sizeof(float))};
-    std::vector<float> x = noise::normal(seed_, 0, given.count());
+    const std::vector<float> first = noise::normal(seed_, 0, given.count());
+    std::vector<float> x = first;
     for (float& value : x) value *= noise_scale_;
+    if (known_.latents) x = noised(known_.scales, first);
 
     for (size_t k = 0; k < steps_.size(); ++k) {
       const Step& step = steps_[k];
@@ -232,8 +262,10 @@ class Script {
           if (j > k) mistake("a step looks further back than there is noise");
           add(x, step.noise[j], noise::normal(seed_, k + 1 - j, x.size()).data());
         }
+      if (known_.mask) keep(x, noised(step.known, first));
     }
     steps_.clear();
+    known_ = {};
     std::copy(x.begin(), x.end(), given.floats());
     tensors_[fields_[4]] = std::move(given);
   }
@@ -247,6 +279,11 @@ class Script {
   std::map<std::string, std::unique_ptr<Program>> programs_;
   std::map<std::string, Tensor> tensors_;
   std::vector<Step> steps_;
+  struct {
+    Tensor* latents = nullptr;
+    float scales[2] = {};
+    Tensor* mask = nullptr;
+  } known_;
   float noise_scale_ = 1;
   uint64_t seed_ = 0;
   std::vector<Timed> timed_;

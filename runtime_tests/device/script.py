@@ -7,9 +7,9 @@ import torch
 
 from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.bundle.prompts import BundlePrompts
-from edge_hadanorm.bundle.schema import DECODER
+from edge_hadanorm.bundle.schema import DECODER, IMAGE_ENCODER
 from edge_hadanorm.errors import UserError
-from edge_hadanorm.pipelines.drawing import Wish
+from edge_hadanorm.pipelines.drawing import Wish, mask_of
 from edge_hadanorm.pipelines.plans import NEGATIVE, TEXT
 from runtime_tests.device.machine import Machine
 
@@ -27,6 +27,7 @@ def write_script(folder: Path, bundle: Bundle, wish: Wish) -> Path:
     predicted = {name for step in steps for name in step.predicted}
     prompts = {TEXT: (wish.prompt, False), NEGATIVE: (wish.negative, True)}
     asked = {name: prompts[name] for name in (TEXT, NEGATIVE) if name in predicted}
+    known = writer.known(wish)
     given = {name: writer.prompt(*prompt, name) for name, prompt in asked.items()}
     for role in writer.encoders:
         writer.lines.append(["close", writer.file(role)])
@@ -37,9 +38,11 @@ def write_script(folder: Path, bundle: Bundle, wish: Wish) -> Path:
     ]
     writer.lines += [["forget", *names] for names in given.values()]
     writer.lines.append(["noise", wish.seed, float(wish.plan.noise_scale).hex()])
-    for step in steps:
+    writer.lines += known
+    scales = [row.known or (0.0, 0.0) for row in wish.plan.rows[1:]] + [(1.0, 0.0)]
+    for step, after in zip(steps, scales, strict=True):
         lists = [field for row in (step.text, step.negative, step.noise) for field in (len(row), *map(float.hex, row))]
-        writer.lines.append(["step", *map(float.hex, (step.timestep, step.input_scale, step.a)), *lists])
+        writer.lines.append(["step", *map(float.hex, (step.timestep, step.input_scale, step.a, *after)), *lists])
     text, negative = (conditionings.get(name, []) for name in (TEXT, NEGATIVE))
     shape = ",".join(map(str, (1, *bundle.latent_shape)))
     denoiser = writer.file("denoiser")
@@ -49,7 +52,7 @@ def write_script(folder: Path, bundle: Bundle, wish: Wish) -> Path:
         writer.lines.append(["forget", *text, *negative])
     if DECODER in bundle.programs:
         if bundle.decode_window != bundle.latent_shape[1:]:
-            raise UserError(f"bundle {bundle.folder} decodes in tiles, which the runner does not; export --tile larger")
+            raise UserError(f"bundle {bundle.folder} decodes in tiles, which the runner does not")
         writer.method(DECODER, "decode")
         writer.lines.append(["write", "picture", PICTURE])
     script = folder / SCRIPT
@@ -94,6 +97,24 @@ class _Writer:
         )
         self.lines.append(["call", self.file(role), method, len(inputs), *inputs, *outputs])
         return outputs
+
+    def known(self, wish: Wish) -> list[Line]:
+        """Lines for what a picture begins with, which come after those that are written here: of its encoder."""
+        if wish.original is None:
+            return []
+        bundle, picture = self.bundle, wish.original.picture
+        name = "latents" if DECODER not in bundle.programs else "picture"
+        self.tensor(f"known.{name}", picture[None])
+        if DECODER in bundle.programs:
+            if bundle.encode_window != picture.shape[1:]:
+                raise UserError(f"bundle {bundle.folder} encodes in tiles, which the runner does not")
+            self.method(IMAGE_ENCODER, "encode", "known")
+            self.lines += [["close", self.file(IMAGE_ENCODER)], ["forget", "known.picture"]]
+        mask = mask_of(wish.original, bundle.latent_shape)
+        if mask is not None:
+            self.tensor("known.mask", mask)
+        scales = wish.plan.rows[0].known or (0.0, 0.0)
+        return [["known", "known.latents", *map(float.hex, scales), *([] if mask is None else ["known.mask"])]]
 
     def prompt(self, prompt: str, negative: bool, prefix: str) -> list[str]:
         """What `prepare` takes of a prompt, under names that begin with the prefix; returns them.

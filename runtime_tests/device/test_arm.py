@@ -1,18 +1,24 @@
 """native/ on emulated ARM64 processors: what is simulated, on the kernels of the processor."""
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from edge_hadanorm.bundle.runner import ExecuTorchRunner
 from edge_hadanorm.exporters.targets import simulation
 from edge_hadanorm.measure.metrics import psnr_db
 from edge_hadanorm.pipelines.drawing import Wish, picture
 from edge_hadanorm.pipelines.pictures import to_pixels
+from edge_hadanorm.pipelines.probing import probe
 from runtime_tests.device import costs, programs
 from runtime_tests.device.costs import KERNELS, PRODUCTS
 from runtime_tests.device.machine import ARM, HOST, MACHINES, Ran
 from runtime_tests.device.script import draw
+from runtime_tests.support.helpers import an_original
 
 REFERENCE = ("hadanorm-w8a8", "hadanorm-w4a8")
 STEPS, GUIDANCE, SEED = 4, 1.5, 3
@@ -85,12 +91,14 @@ def test_a_step_of_the_reference_model(emulator, machine, recipe):
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "least"), zip(REFERENCE, (40, 33), strict=True))
 def test_a_picture_of_the_reference_model(emulator, tmp_path, recipe, least):
-    """Simulated, on this machine and on an emulated processor."""
+    """Simulated, on this machine and on an emulated processor; also of a picture and its mask, by a stochastic plan."""
     made = programs.reference_bundle(recipe)
     wish = Wish(made.golden["prompt"], made.plan(STEPS), GUIDANCE, SEED, "blue star")
-    drawn = [picture(simulation(made), wish)]
-    drawn += [draw(MACHINES[m], tmp_path / m, made, wish)[0] for m in (HOST.name, "cortex-a76")]
-    pixels = [to_pixels(x) for x in drawn]
-    assert torch.equal(drawn[1], picture(ExecuTorchRunner(made), wish))
-    for i, j in ((0, 1), (0, 2), (1, 2)):
-        assert psnr_db(pixels[i], pixels[j]) >= least
+    stochastic = probe(FlowMatchEulerDiscreteScheduler(shift=1.5, stochastic_sampling=True), STEPS)
+    begun = replace(wish, plan=stochastic.begun(0.5), original=an_original(made.image_size, masked=True))
+    for i, wanted in enumerate((wish, begun)):
+        drawn = [picture(simulation(made), wanted)]
+        drawn += [draw(MACHINES[m], tmp_path / f"{m}-{i}", made, wanted)[0] for m in (HOST.name, "cortex-a76")]
+        assert torch.equal(drawn[1], picture(ExecuTorchRunner(made), wanted))
+        for one, other in itertools.combinations(map(to_pixels, drawn), 2):
+            assert psnr_db(one, other) >= least

@@ -1,5 +1,6 @@
 """native/: the runner on this machine gives the bits of Python's runtime, and says what goes wrong."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from runtime_tests.device import costs, machine, programs, toolchain
 from runtime_tests.device.machine import HOST, RunnerError
 from runtime_tests.device.script import draw
 from runtime_tests.device.toolchain import Missing
+from runtime_tests.support.helpers import an_original
 from runtime_tests.support.tiny_pipelines import save
 
 BAD_ARGUMENTS, CANNOT_LOAD, NO_SUCH_METHOD, WRONG_INPUT, FAILED, OUT_OF_MEMORY, CANNOT_WRITE = range(2, 9)
@@ -88,6 +90,22 @@ def test_a_stochastic_plan_has_the_bits_of_pythons_runtime(
     assert [what for what, _ in report["timed"]].count("denoise") == evaluations
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_picture_that_begins_with_another_has_the_bits_of_pythons_runtime(host, tiny_bundle, tmp_path, masked):
+    """By a multistep plan, whose start has rows of its own, and by a stochastic one."""
+    made = tiny_bundle("rtn-w8a8")
+    original = an_original(made.image_size, masked)
+    for plan in (made.plan(STEPS), probe(EulerAncestralDiscreteScheduler(), STEPS)):
+        wish = Wish(PROMPT, plan.begun(0.6), GUIDANCE, SEED, "blue c", original)
+        drawn, report = draw(host, tmp_path / f"{len(list(tmp_path.iterdir()))}", made, wish)
+        assert torch.equal(drawn, picture(ExecuTorchRunner(made), wish))
+        assert [what for what, _ in report["timed"]].count("denoise") == 2 * wish.plan.steps < 2 * STEPS
+        if masked:
+            kept = original.mask == 0
+            assert torch.equal(drawn[:, kept], original.picture[:, kept])
+
+
 def test_a_plan_may_leave_predictions_out(host, tiny_bundle, tmp_path):
     """The negative prompt is predicted in the first half alone, and once more where its prediction is used later."""
     made = tiny_bundle("rtn-w8a8")
@@ -111,11 +129,12 @@ def test_a_script_has_classes_or_encoders_and_a_decoder(host, tmp_path, name):
             writer.write_bundle(staging, tmp_path / "checkpoint", saved, "xnnpack", options=Options(**options))
         return bundle.load(out)
 
-    made = exported(tmp_path / "whole")
+    made = exported(tmp_path / "whole", encoder=True)
     wish = Wish(prompt, made.plan(STEPS), GUIDANCE, SEED)
-    drawn, _ = draw(host, tmp_path / "script", made, wish)
-    expected = picture(ExecuTorchRunner(made), wish)
-    torch.testing.assert_close(drawn, expected, rtol=1e-6, atol=1e-6)  # Python weights even a single tile, and divides
+    begun = replace(wish, plan=wish.plan.begun(0.5), original=an_original(made.image_size, masked=True))
+    for i, wanted in enumerate((wish, begun)):
+        drawn, _ = draw(host, tmp_path / f"script-{i}", made, wanted)
+        assert torch.equal(drawn, picture(ExecuTorchRunner(made), wanted))
     with pytest.raises(UserError, match="decodes in tiles"):
         draw(host, tmp_path / "tiles", exported(tmp_path / "tiled", tile=4), wish)
 
@@ -207,7 +226,8 @@ def test_an_output_that_cannot_be_written(fails, x, tmp_path):
         (["dance"], "line 1: no known line"),
         (["noise\t3\t1.5", "noise\t3\tmuch"], "line 2: much is no number"),
         (["noise\tx\t1.5"], "line 1: x is no seed"),
-        (["step\t1\t1\t1\t2\t1\t0\t0"], "line 1: too few fields"),
+        (["step\t1\t1\t1\t0\t0\t2\t1\t0\t0"], "line 1: too few fields"),
+        (["known\tlatents\t1\t0"], "no tensor is called latents"),
         (["call\tprogram.pte"], "too few fields"),
         (["tensor\tx\tfloat16\t1\tx.raw"], "no dtype float16"),
         (["write\tlatents\tlatents.raw"], "no tensor is called latents"),

@@ -20,11 +20,12 @@ from edge_hadanorm.exporters.targets import Options, simulation
 from edge_hadanorm.measure import metrics
 from edge_hadanorm.pipelines import loading, probing
 from edge_hadanorm.pipelines.autoencoder import pixels_a_latent
-from edge_hadanorm.pipelines.drawing import Original, TorchRunner, Wish, picture
+from edge_hadanorm.pipelines.drawing import TorchRunner, Wish, picture
 from edge_hadanorm.pipelines.loading import Size
 from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.pictures import to_pixels
 from edge_hadanorm.pipelines.tiles import tiled, window_of
+from runtime_tests.support.helpers import an_original
 from runtime_tests.support.tiny_pipelines import CLASSES, PIPELINES, save
 
 STEPS, GUIDANCE, SEED = 3, 2.5, 4
@@ -141,6 +142,23 @@ def test_a_float_picture_of_another_size_is_diffusers(name, folder):
 
 
 FLOW_LCM, FLOW_EULER = diffusers.FlowMatchLCMScheduler, diffusers.FlowMatchEulerDiscreteScheduler
+# Schedules that the pipeline makes of the picture's tokens.
+SHIFTED = FLOW_EULER(use_dynamic_shifting=True, base_image_seq_len=4, max_image_seq_len=64, shift_terminal=0.1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [None, (16, 8)])
+def test_a_schedule_that_depends_on_the_size_is_diffusers(folder, name, size):
+    if name != "sd3":
+        return
+    own = loading.load(str(folder), Size(picture=size)) if size else loading.load(str(folder))
+    pipeline = own.pipeline.with_defaults(scheduler=dict(SHIFTED.config) | {"_class_name": type(SHIFTED).__name__})
+    expected = drawn_by_diffusers(folder, name, PROMPTS[0], own.denoiser.latent_shape(), scheduler=SHIFTED)
+    actual = picture(TorchRunner(own.denoiser, pipeline), Wish(PROMPTS[0], pipeline.plan(STEPS), GUIDANCE, SEED))
+    assert float_psnr_db(actual, expected) > 60
+    assert pipeline.plan(STEPS) != pipeline.of_tokens(1).plan(STEPS)
+
+
 STOCHASTIC = {
     "pixart": [diffusers.LCMScheduler(), diffusers.EulerAncestralDiscreteScheduler()],
     "sana": [diffusers.LCMScheduler(), FLOW_EULER(stochastic_sampling=True)],
@@ -162,14 +180,6 @@ def test_a_stochastic_picture_is_diffusers(folder, model, name):
         assert float_psnr_db(actual, expected) > 60, type(scheduler).__name__
 
 
-def an_original(shape, mask: bool) -> Original:
-    """A picture [3, H, W] of soft colours, whose right part is to be drawn anew."""
-    height, width = shape
-    rows, columns = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
-    picture = torch.stack([rows * columns, (3 * rows).sin() * 0.8 + 0 * columns, columns + 0 * rows])
-    return Original(picture, (columns > 0.3).float().expand(height, width) if mask else None)
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("mask", [False, True])
 def test_picture_to_picture_is_diffusers(folder, model, name, mask):
@@ -184,7 +194,7 @@ def test_picture_to_picture_is_diffusers(folder, model, name, mask):
     pipeline.vae.encode = lambda x: SimpleNamespace(latents=encode(x).latent_dist.mode())
     channels, *sides = model.denoiser.latent_shape()
     height, width = (pipeline.vae_scale_factor * side for side in sides)
-    original, steps, strength = an_original((height, width), mask), 5, 0.6
+    original, steps, strength = an_original((width, height), mask), 5, 0.6
     given = dict(image=original.picture[None] / 2 + 0.5, strength=strength, num_inference_steps=steps)
     given |= dict(mask_image=original.mask[None, None], height=height, width=width) if mask else {}
     draws = iter([noise_of((channels, *sides), 0)] * 2)
@@ -208,7 +218,7 @@ def test_an_encoded_picture_is_decoded_by_diffusers_as_its_own(folder, model):
     vae = diffusers.DiffusionPipeline.from_pretrained(folder).vae
     runner = TorchRunner(model.denoiser, model.pipeline)
     side = pixels_a_latent(folder / "vae", model.pipeline.kind.decoder) * runner.latent_shape[-1]
-    given = an_original((side, side), mask=False).picture
+    given = an_original((side, side)).picture
     made = vae.encode(given[None])
     latents = made.latent_dist.mode() if hasattr(made, "latent_dist") else made.latent
     expected = vae.decode(latents, return_dict=False)[0][0]
@@ -289,9 +299,8 @@ def test_a_bundle_in_float_draws_diffusers_own_picture(name, folder, exact):
 
 def test_a_bundle_begins_with_a_picture_as_its_simulation_does(name, exact):
     runner, simulated = ExecuTorchRunner(exact), simulation(exact)
-    width, height = exact.image_size
     plan = exact.plan(STEPS).begun(0.6)
-    for original in (an_original((height, width), False), an_original((height, width), True)):
+    for original in (an_original(exact.image_size), an_original(exact.image_size, masked=True)):
         wish = Wish(prompts(name)[0], plan, GUIDANCE, SEED, exact.sampling["negative"], original)
         device, expected = picture(runner, wish), picture(simulated, wish)
         assert float_psnr_db(device, expected) > 60

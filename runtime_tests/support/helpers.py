@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from edge_hadanorm import console
+from edge_hadanorm.pipelines.drawing import Original
 
 
 def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -20,6 +21,14 @@ def prompt_of(text: torch.Tensor, mask: torch.Tensor | None = None) -> dict[str,
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     """Norm of the difference over that of what is expected."""
     return ((actual - expected).norm() / expected.norm()).item()
+
+
+def an_original(size: tuple[int, int], masked: bool = False) -> Original:
+    """A picture of a width and height in soft colours, whose right part alone is drawn anew where it is masked."""
+    width, height = size
+    rows, columns = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
+    picture = torch.stack([rows * columns, (3 * rows).sin() * 0.8 + 0 * columns, columns + 0 * rows])
+    return Original(picture, (columns > 0.3).float().expand(height, width) if masked else None)
 
 
 def tree(root: Path) -> dict[str, bytes | None]:
