@@ -24,7 +24,9 @@ OPTIONS = {
     "force": "--force",
     "guidance": "--guidance",
     "guidance_steps": "--guidance-steps",
+    "init": "--init FILE",
     "inputs": "--inputs FILE",
+    "mask": "--mask",
     "negative": "--negative",
     "out": "--out",
     "precision": "--precision",
@@ -35,7 +37,9 @@ OPTIONS = {
     "seed": "--seed",
     "size": "--size",
     "steps": "--steps",
+    "strength": "--strength",
     "target": "--target",
+    "with_encoder": "--with-encoder",
     "threads": "--threads",
 }
 screen = sys.stderr

@@ -92,33 +92,27 @@ ROLE = Value(f"one of {', '.join(ENCODERS)}", lambda value: value in ENCODERS, {
 NOISE_NAME = Value(NOISE, lambda value: value == NOISE, {"const": NOISE})
 FLOAT = {"type": "number", "minimum": -LARGEST_FLOAT32, "maximum": LARGEST_FLOAT32}
 FLOATS = {"type": "array", "items": FLOAT}
-# `Plan.from_json` checks a plan, with lengths that JSON Schema cannot state.
-PLAN = Value(
-    "a plan",
-    lambda value: True,
-    {
+ROWS = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
         "type": "object",
         "properties": {
-            "noise_scale": FLOAT,
-            "guidance": {"anyOf": [FLOAT, {"type": "null"}]},
-            "starts": {"type": "object", "propertyNames": {"pattern": "^[1-9][0-9]{0,3}$"}},
-            "rows": {
-                "type": "array",
-                "minItems": 1,
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        **dict.fromkeys(("timestep", "input_scale", "a"), FLOAT),
-                        **dict.fromkeys(LISTS, FLOATS),
-                        "known": {"anyOf": [FLOATS | {"minItems": 2, "maxItems": 2}, {"type": "null"}]},
-                    },
-                    "required": ["timestep", "input_scale", "a"],
-                },
-            },
+            **dict.fromkeys(("timestep", "input_scale", "a"), FLOAT),
+            **dict.fromkeys(LISTS, FLOATS),
+            "known": {"anyOf": [FLOATS | {"minItems": 2, "maxItems": 2}, {"type": "null"}]},
         },
-        "required": ["noise_scale", "guidance", "rows"],
+        "required": ["timestep", "input_scale", "a"],
     },
-)
+}
+BEGUN: dict = {
+    "type": "object",
+    "properties": {"noise_scale": FLOAT, "guidance": {"anyOf": [FLOAT, {"type": "null"}]}, "rows": ROWS},
+    "required": ["noise_scale", "guidance", "rows"],
+}
+STARTS = {"type": "object", "propertyNames": {"pattern": "^[1-9][0-9]{0,3}$"}, "additionalProperties": BEGUN}
+# `Plan.from_json` checks a plan, with lengths that JSON Schema cannot state.
+PLAN = Value("a plan", lambda value: True, BEGUN | {"properties": {**BEGUN["properties"], "starts": STARTS}})
 
 # A kind of value is a plain `Value`; a list of any number of one kind; an object by its keys, `?` after one that may be
 # null; or an object with keys of one kind, {Value: kind}.

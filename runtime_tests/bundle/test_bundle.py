@@ -32,6 +32,7 @@ from runtime_tests.support.manifests import (
     make,
     plan,
     read,
+    tensor,
     write,
 )
 
@@ -154,6 +155,22 @@ def test_what_a_row_leaves_out_is_nothing(folder):
     assert [(row.b, row.b_text, row.b_negative, row.c, row.known) for row in load(folder).plan(20).rows] == [
         ((), (), (), (), None)
     ] * 2
+
+
+def test_a_plan_may_begin_in_the_middle(folder):
+    edit_plan(folder, "starts", {"3": plan(17)})
+    assert load(folder).plan(20).starts == {3: Plan.from_json(plan(17))}
+    assert load(folder).plan(20).begun(0.85) == Plan.from_json(plan(17))
+
+
+def test_an_image_encoder_takes_a_picture_or_a_tile_of_it(folder):
+    with pytest.raises(UserError, match="has no image encoder: export with `with_encoder`"):
+        _ = load(folder).encode_window
+    picture, latents = tensor("picture", "float32", 1, 3, 32, 48), tensor("latents", "float32", 1, 3, 4, 6)
+    method = {"inputs": [picture], "outputs": [latents]}
+    edit(folder, "programs/image_encoder", {"file": "denoiser.pte", "methods": {"encode": method}})
+    assert load(folder).encode_window == (32, 48)
+    assert load(folder).decode_window is None
 
 
 def test_a_plan_may_be_for_one_guidance(folder):

@@ -115,6 +115,11 @@ def test_kept_places_and_encoded_prompts_are_accepted(validator, folder):
     assert accepted(validator, folder)
 
 
+def test_a_plan_may_begin_in_the_middle(validator, folder):
+    edit_plan(folder, "starts", {"3": plan(17)})
+    assert accepted(validator, folder)
+
+
 @pytest.mark.parametrize("name", ["fast", "", "8.0"])
 def test_a_plan_may_have_any_name(validator, folder, name):
     edit(folder, "sampling/plans", {name: plan(8, guidance=4.5)})

@@ -19,8 +19,9 @@ from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters.targets import simulation
 from edge_hadanorm.measure.metrics import psnr_db
 from edge_hadanorm.pipelines.drawing import Stopwatch, Wish, picture
-from edge_hadanorm.pipelines.pictures import save_png, to_pixels
+from edge_hadanorm.pipelines.pictures import read_mask, read_picture, save_png, to_image, to_pixels
 from edge_hadanorm.workflow import generate
+from runtime_tests.support.helpers import an_original
 
 pytestmark = pytest.mark.slow  # they wait for the bundles
 
@@ -156,6 +157,53 @@ def test_other_defaults_are_the_bundles_too(bundle, tmp_path):
     changed = Bundle(bundle.folder, bundle.manifest | {"sampling": sampling})
     given = generate(bundle, PROMPT, steps=3, guidance=4, negative="blue c", backend="simulation").image
     assert generate(changed, PROMPT, backend="simulation").image.tobytes() == given.tobytes()
+
+
+@on_every_backend
+def test_a_picture_may_begin_with_another(bundle, draw, tmp_path, backend):
+    """Of any size and kind of file; what the mask says is kept is kept to the pixel, and 0.6 is the strength."""
+    width, height = bundle.image_size
+    original = an_original((width, height), masked=True)
+    to_image(original.picture).save(tmp_path / "init.png")
+    mask = Image.fromarray((original.mask * 255).byte().numpy())
+    mask.save(tmp_path / "mask.png")
+    given = dict(backend=backend, init=tmp_path / "init.png")
+    begun = draw(**given)
+    assert begun == draw(**given, strength=0.6) == draw(backend=backend, init=Image.open(tmp_path / "init.png"))
+    assert begun not in (draw(backend=backend), draw(**given, strength=1.0))
+    masked = np.array(Image.open(io.BytesIO(draw(**given, mask=tmp_path / "mask.png"))))
+    kept = original.mask.numpy() == 0
+    assert (masked[kept] == np.array(Image.open(tmp_path / "init.png"))[kept]).all()
+    assert (masked[~kept] != np.array(Image.open(tmp_path / "init.png"))[~kept]).any()
+    large = Image.open(tmp_path / "init.png").resize((4 * width, 3 * height))
+    large.save(tmp_path / "large.jpg")
+    assert draw(backend=backend, init=tmp_path / "large.jpg", strength=0.3) != begun
+
+
+def test_pictures_to_begin_with_are_cut_turned_and_laid_on_white(tmp_path):
+    wide = Image.new("RGB", (40, 10), "blue")
+    wide.paste("red", (15, 0, 25, 10))
+    cut = read_picture(wide, (10, 10))
+    assert torch.equal(cut, torch.tensor([1.0, -1, -1])[:, None, None].expand(3, 10, 10))
+    noted = Image.new("RGB", (10, 10), "white")
+    noted.paste("black", (0, 0, 5, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    noted.save(tmp_path / "turned.png", exif=exif)
+    assert torch.equal(read_picture(tmp_path / "turned.png", (10, 10))[0, :, 0], torch.tensor([-1.0] * 5 + [1.0] * 5))
+    clear = Image.new("RGBA", (10, 10), (255, 0, 0, 0))
+    assert torch.equal(read_picture(clear, (10, 10)), torch.ones(3, 10, 10))
+    grey = Image.fromarray(np.arange(118, 138, dtype=np.uint8)[None].repeat(20, 0))
+    assert read_mask(grey, (20, 20))[0].tolist() == [0.0] * 10 + [1.0] * 10
+
+
+def test_a_bundle_without_an_image_encoder_begins_with_no_picture(bundle):
+    """Unless its latents are pixels."""
+    decode = {"inputs": [{"name": "latents", "dtype": "float32", "shape": [1, 3, 8, 8]}], "outputs": []}
+    programs = bundle.programs | {"image_decoder": {"file": "none.pte", "methods": {"decode": decode}}}
+    changed = Bundle(bundle.folder, bundle.manifest | {"programs": programs})
+    with pytest.raises(UserError, match="has no image encoder: export with `with_encoder`"):
+        generate(changed, PROMPT, init=Image.new("RGB", (8, 8)))
 
 
 def test_a_plan_of_one_guidance_is_drawn_with_it_and_no_other(bundle):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import PixArtTransformer2DModel
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from edge_hadanorm import console, workflow
@@ -35,6 +36,11 @@ Damage = Callable[[Path], None]
 
 def nothing(given: Path) -> None:
     pass
+
+
+def picture(name: str) -> Damage:
+    """A picture of one colour."""
+    return lambda given: Image.new("RGB", (8, 8), "red").save(given / name)
 
 
 def remove(name: str) -> Damage:
@@ -449,6 +455,15 @@ MISTAKES = [
     ("a negative share", nothing, GENERATE + " --guidance-steps -0.5-1", ["--guidance-steps", "'-0.5-1'", "0.0-0.6"]),
     ("backward shares", nothing, GENERATE + " --guidance-steps 0.6-0.2", ["from 0.6 to 0.2", "no shares", "0.0-1.0"]),
     ("too large a share", nothing, GENERATE + " --guidance-steps 0-1.5", ["from 0 to 1.5", "no shares", "0.0-1.0"]),
+    ("strength of nothing", nothing, GENERATE + " --strength 0.5", ["--strength", "give one as --init"]),
+    ("mask of nothing", nothing, GENERATE + " --mask {given}/m.png", ["--mask", "give one as --init"]),
+    ("no such picture", nothing, GENERATE + " --init {given}/i.png", ["i.png", "does not exist"]),
+    ("no picture", write("i.png", "hello"), GENERATE + " --init {given}/i.png", ["i.png", "cannot be read", "JPEG"]),
+    ("no mask", picture("i.png"), GENERATE + " --init {given}/i.png --mask {given}/m.png", ["m.png", "not exist"]),
+    *(
+        (f"strength of {s}", picture("i.png"), GENERATE + f" --init {{given}}/i.png --strength {s}", ["--strength", s])
+        for s in ("0", "-0.5", "1.01", "nan")
+    ),
     ("negative seed", nothing, GENERATE + " --seed -1", ["seed", "-1"]),
     ("seed beyond 64 bits", nothing, GENERATE + f" --seed {2**64}", ["seed", str(2**64)]),
     ("no PNG", nothing, GENERATE.replace(".png", ".jpg"), ["out.jpg", ".png"]),

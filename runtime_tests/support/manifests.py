@@ -130,7 +130,7 @@ INPUT = "programs/denoiser/methods/denoise/inputs"
 OUTPUT = "programs/denoiser/methods/denoise/outputs"
 ENCODER = "prompt/encoders/text_encoder"
 ENCODED = "programs/text_encoder/methods/encode/inputs"
-DECODED = "programs/image_decoder"
+DECODED, PICTURED = "programs/image_decoder", "programs/image_encoder"
 ROWS = "sampling/plans/20/rows"
 
 
@@ -250,6 +250,12 @@ BAD_PLANS = [
     ("rows/3/known", [0.5], "known of row 3 must be a list of two numbers"),
     ("rows/3/known", [0.5, 0.5, 0.5], "known of row 3 must be a list of two numbers"),
     ("rows/3/known", {"s": 1, "r": 0}, "known of row 3 must be a list of two numbers"),
+    ("starts", [], "starts must be an object of plans by row"),
+    ("starts", None, "starts must be an object of plans by row"),
+    ("starts", {"three": plan(17)}, "starts must be an object of plans by row"),
+    ("starts", {"03": plan(17)}, "starts must be an object of plans by row"),
+    ("starts", {"3": None}, "an object is expected, got NoneType"),
+    ("starts", {"3": {}}, "noise_scale, guidance, rows missing"),
     ("rows/3/known", [0.5, None], "row 3 holds something other than finite float32"),
 ]
 # Of more coefficients than there are steps before, which a JSON Schema cannot state.
@@ -257,6 +263,13 @@ LONG_PLANS = [
     (f"rows/{k}/{name}", [0.0] * (k + 2), f"{name} of row {k} has more than {k + 1} numbers")
     for name in ("b", "b_text", "b_negative", "c")
     for k in (0, 3, 19)
+]
+# Starts that are not of the rows from there on, or do not say how noisy a picture's latents are there.
+LONG_PLANS += [
+    ("starts", {"3": plan(16)}, "the start at row 3 is not of the rows from there on"),
+    ("starts", {"20": plan(1)}, "the start at row 20 is not of the rows from there on"),
+    ("starts", {"3": plan(17) | {"starts": {"1": plan(16)}}}, "the start at row 3 is not of the rows from there on"),
+    ("starts", {"19": plan(1)}, "known of row 0 of the start at row 19 is missing"),
 ]
 
 
@@ -280,7 +293,22 @@ def _decoder(*inputs: dict) -> dict:
     return {"file": "denoiser.pte", "methods": {"decode": {"inputs": list(inputs), "outputs": []}}}
 
 
+def _image_encoder(inputs: list[dict], outputs: list[dict]) -> dict:
+    return {"file": "denoiser.pte", "methods": {"encode": {"inputs": inputs, "outputs": outputs}}}
+
+
+_PICTURE, _ENCODE = tensor("picture", "float32", 1, 3, 64, 96), r"image_encoder\.methods\.encode is not of one picture"
 APART = {
+    "an image encoder of nothing": ([(PICTURED, _image_encoder([], [_LATENTS]))], _ENCODE),
+    "an image encoder to nothing": ([(PICTURED, _image_encoder([_PICTURE], []))], _ENCODE),
+    "an image encoder of four channels": (
+        [(PICTURED, _image_encoder([tensor("picture", "float32", 1, 4, 64, 96)], [_LATENTS]))],
+        _ENCODE,
+    ),
+    "an image encoder without its method": (
+        [(PICTURED, {"file": "denoiser.pte", "methods": {}})],
+        r"image_encoder\.methods\.encode is missing",
+    ),
     "no ids": ([(ENCODED, [])], _NAMES),
     "ids of another name": ([(f"{ENCODED}/0/name", "tokens")], _NAMES),
     "a mask of another name": ([(f"{ENCODED}/1/name", "attention_mask")], _NAMES),
