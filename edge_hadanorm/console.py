@@ -39,8 +39,8 @@ OPTIONS = {
     "steps": "--steps",
     "strength": "--strength",
     "target": "--target",
-    "with_encoder": "--with-encoder",
     "threads": "--threads",
+    "with_encoder": "--with-encoder",
 }
 screen = sys.stderr
 
