@@ -58,35 +58,55 @@ DTYPE_NUMBERS = {
 }
 
 
-class ExecuTorchRunner(BundleRunner):
-    """A bundle's programs on the ExecuTorch runtime of this machine.
+# Methods that are in memory together. A method of another group lets these go before it is loaded, as a phone does it:
+# text encoders before the denoiser's steps, the denoiser before the decoder.
+TOGETHER = (("encode", "prepare"), ("denoise",), ("decode",), ("decode_small",))
 
-    Raises UserError for a program that the runtime does not load or that is another than the manifest says. What a
-    damaged program holds for its delegates is not verified and can crash the process: a bundle's sha256 is the guard.
+
+class ExecuTorchRunner(BundleRunner):
+    """A bundle's programs on the ExecuTorch runtime of this machine, each loaded where it is needed and then let go.
+
+    Raises UserError for a program that the runtime does not load or that is another than the manifest says: at once,
+    but for what is wrong with a delegate, which is found as a method is first called. What a damaged program holds for
+    its delegates is not verified and can crash the process: a bundle's sha256 is the guard.
     """
 
     def __init__(self, bundle: Bundle):
         if not has_executorch():
             raise UserError("no ExecuTorch runtime here: pip install executorch, or take `backend` simulation")
-        from executorch.runtime import Runtime  # a bundle can be read, and simulated, where there is no runtime
-
-        runtime, methods = Runtime.get(), {}
-        self._programs = []  # a method is valid as long as its program
+        methods = {}
         for role, program in bundle.programs.items():
             file = bundle.file(program["file"])
-            loaded = _call(file, "is no program that this runtime loads", runtime.load_program, file)
-            self._programs.append(loaded)
+            opened = _open(file)
             for name, signature in program["methods"].items():
-                methods[role, name] = _method(file, loaded, name, signature)
+                _check(file, opened, name, signature)
+                methods[role, name] = partial(self._run, file, role, name)
+        self._loaded: dict[tuple[str, str], tuple] = {}  # methods with their programs, without which none is valid
         super().__init__(bundle, methods)
 
+    def _run(self, file: Path, role: str, name: str, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Call a method, loaded if it is not; then those that are not used together with it are let go first."""
+        if (role, name) not in self._loaded:
+            together = next((names for names in TOGETHER if name in names), (name,))
+            self._loaded = {key: kept for key, kept in self._loaded.items() if key[1] in together}
+            program = _open(file)
+            method = _call(file, f"does not load its method {name!r}", program.load_method, name)
+            self._loaded[role, name] = program, method
+        return _call(file, f"cannot run {name!r} on what it was given", self._loaded[role, name][1].execute, inputs)
 
-def _method(file: Path, program, name: str, signature: dict) -> Method:
-    """Load a method of a program. Raises UserError where its inputs and outputs are not those of the manifest."""
+
+def _open(file: Path):
+    """Open a program, of which no method is loaded yet."""
+    from executorch.runtime import Runtime  # a bundle can be read, and simulated, where there is no runtime
+
+    return _call(file, "is no program that this runtime loads", Runtime.get().load_program, file)
+
+
+def _check(file: Path, program, name: str, signature: dict) -> None:
+    """Raises UserError where a program has no such method, or one of other inputs and outputs than the manifest's."""
     if name not in program.method_names:
         raise UserError(f"program {file} has no method {name!r}, which the manifest lists; export the bundle again")
-    method = _call(file, f"does not load its method {name!r}", program.load_method, name)
-    meta = method.metadata
+    meta = _call(file, f"does not describe its method {name!r}", program.metadata, name)
     sides = {
         "inputs": [meta.input_tensor_meta(i) for i in range(meta.num_inputs())],
         "outputs": [meta.output_tensor_meta(i) for i in range(meta.num_outputs())],
@@ -97,13 +117,14 @@ def _method(file: Path, program, name: str, signature: dict) -> Method:
             raise UserError(
                 f"program {file}: {side} of {name!r} are not those of the manifest; export the bundle again"
             )
-    return partial(_call, file, f"cannot run {name!r} on what it was given", method.execute)
 
 
 def _call(file: Path, what: str, call: Callable, *arguments: object):
     """Call ExecuTorch's runtime. Raises UserError for its errors; what: the problem, in words."""
     try:
         return call(*arguments)
+    except MemoryError:
+        raise UserError(f"program {file} {what}: not enough memory") from None
     except RuntimeError as error:
         raise UserError(f"program {file} {what} ({' '.join(str(error).split())}); export the bundle again") from None
 
