@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
+from edge_hadanorm.bundle.schema import SMALL
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines.decoder import TILE, Decode
 from edge_hadanorm.pipelines.kinds import Tensors, as_given
 from edge_hadanorm.pipelines.text_to_image import TextToImage
+
+# Side of the latents that a smaller tile has at least: its edges are not seen in a picture.
+SMALLEST = 16
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,14 @@ def text_encoder_signatures(pipeline: TextToImage, role: str, outputs: Tensors) 
 
 
 def decoder_signatures(
-    decode: Decode, latent_shape: tuple[int, int, int], tile: int | None = None
+    decode: Decode, latent_shape: tuple[int, int, int], tile: int | None = None, small: bool = False
 ) -> dict[str, Signature]:
-    """Method `decode` of square tiles of the latents, of side `tile` or less where the latents are smaller."""
+    """Method `decode` of square tiles of the latents, of side `tile` or less where the latents are smaller.
+
+    small: and `decode_small` of half the side, where that is no less than SMALLEST.
+    """
     channels, *sides = latent_shape
     side = min(tile or TILE, *sides)
-    latents = torch.zeros(1, channels, side, side)
-    return {"decode": Signature({"latents": latents}, {"picture": decode(latents)})}
+    tiles = {"decode": side} | ({SMALL: side // 2} if small and side // 2 >= SMALLEST else {})
+    latents = {name: torch.zeros(1, channels, side, side) for name, side in tiles.items()}
+    return {name: Signature({"latents": given}, {"picture": decode(given)}) for name, given in latents.items()}

@@ -51,9 +51,11 @@ class Bundle:
     @property
     def decode_side(self) -> int | None:
         """Side of the latents that are decoded at once; None where latents are the picture."""
-        if DECODER not in self.programs:
-            return None
-        return self.programs[DECODER]["methods"]["decode"]["inputs"][0]["shape"][-1]
+        return self.tile_side("decode") if DECODER in self.programs else None
+
+    def tile_side(self, method: str) -> int:
+        """Side of the latents that a method of the image decoder takes."""
+        return self.programs[DECODER]["methods"][method]["inputs"][0]["shape"][-1]
 
     @property
     def programs(self) -> dict[str, dict]:
@@ -98,9 +100,10 @@ class Bundle:
         return self.folder / roles.get(name, name)
 
 
-def program_bytes(manifest: dict) -> int:
-    """Bytes of a manifest's programs on disk."""
-    programs = [PurePosixPath(program["file"]) for program in manifest["programs"].values()]
+def program_bytes(manifest: dict, role: str | None = None) -> int:
+    """Bytes of a manifest's programs on disk, or of the one in a role."""
+    chosen = [manifest["programs"][role]] if role else manifest["programs"].values()
+    programs = [PurePosixPath(program["file"]) for program in chosen]
     return sum(
         entry["bytes"]
         for name, entry in manifest["files"].items()

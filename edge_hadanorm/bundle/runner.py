@@ -8,7 +8,7 @@ import torch
 
 from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.bundle.prompts import BundlePrompts
-from edge_hadanorm.bundle.schema import DECODER
+from edge_hadanorm.bundle.schema import DECODER, SMALL
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.pipelines.decoder import tiled
 
@@ -37,10 +37,18 @@ class BundleRunner:
         return self._methods["denoiser", "denoise"]([latents, timestep, *conditioning])[0]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        side = self.bundle.decode_side
-        if side is None:
+        """Decode latents [C, H, W] to a picture [3, H, W], by smaller tiles where memory is short for the others."""
+        if DECODER not in self.bundle.programs:
             return latents
-        decode = self._methods[DECODER, "decode"]
+        if (DECODER, SMALL) not in self._methods:
+            return self._decode("decode", latents)
+        try:
+            return self._decode("decode", latents)
+        except UserError:  # a runtime seldom says that it was memory
+            return self._decode(SMALL, latents)
+
+    def _decode(self, name: str, latents: torch.Tensor) -> torch.Tensor:
+        decode, side = self._methods[DECODER, name], self.bundle.tile_side(name)
         return tiled(lambda tile: decode([tile.contiguous()])[0].clone(), latents[None], side)[0]
 
 
@@ -60,7 +68,7 @@ DTYPE_NUMBERS = {
 
 # Methods that are in memory together. A method of another group lets these go before it is loaded, as a phone does it:
 # text encoders before the denoiser's steps, the denoiser before the decoder.
-TOGETHER = (("encode", "prepare"), ("denoise",), ("decode",), ("decode_small",))
+TOGETHER = (("encode", "prepare"), ("denoise",), ("decode",), (SMALL,))
 
 
 class ExecuTorchRunner(BundleRunner):
