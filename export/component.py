@@ -110,12 +110,17 @@ def text_encoder_component(pipeline: TextToImage, role: str) -> Component:
 
 
 @torch.no_grad()
-def decoder_component(pipeline: TextToImage, latent_shape: tuple[int, int, int], tile: int | None = None) -> Component:
-    """The image decoder, in float. tile: side of the latents to decode at once."""
+def decoder_component(
+    pipeline: TextToImage, latent_shape: tuple[int, int, int], tile: int | None = None, small: bool = False
+) -> Component:
+    """The image decoder, in float. tile: side of the latents to decode at once. small: with a method for smaller ones.
+
+    That one, where there is to be one, has the same weights.
+    """
     decoder = cast(ImageDecoder, pipeline.decoder)
-    signature = decoder_signatures(decoder, latent_shape, tile)["decode"]
-    method = Method(decoder, signature.inputs, signature.outputs)
-    return Component(bundle.DECODER, {"decode": method}, wide=decoder.wide)
+    signatures = decoder_signatures(decoder, latent_shape, tile, small)
+    methods = {name: Method(decoder, signature.inputs, signature.outputs) for name, signature in signatures.items()}
+    return Component(bundle.DECODER, methods, wide=decoder.wide)
 
 
 @torch.no_grad()

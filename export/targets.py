@@ -58,7 +58,8 @@ class TargetRow:
 
     module: path of the implementation of `Target`. summary: of its programs, for `--help`. hardware: where they run, in
     words. kernels: what checkpoints are rounded for there. runs_here: whether the ExecuTorch runtime of this machine
-    runs them, too. packages: of pip, named as they are imported, that its tools are in.
+    runs them, too. shares_weights: whether equal weights of a program's methods are in it once. packages: of pip, named
+    as they are imported, that its tools are in.
     """
 
     module: str
@@ -66,6 +67,7 @@ class TargetRow:
     hardware: str
     kernels: Hardware
     runs_here: bool
+    shares_weights: bool
     packages: tuple[str, ...]
 
 
@@ -76,6 +78,7 @@ TARGETS = {
         hardware="CPUs of phones and computers",
         kernels=PHONE_CPU,
         runs_here=True,
+        shares_weights=True,
         packages=("executorch",),
     ),
     "coreml": TargetRow(
@@ -84,6 +87,7 @@ TARGETS = {
         hardware="Apple's systems",
         kernels=APPLE,
         runs_here=False,
+        shares_weights=False,
         packages=("coremltools",),
     ),
     "coreml-pte": TargetRow(
@@ -92,6 +96,7 @@ TARGETS = {
         hardware="Apple's systems",
         kernels=APPLE,
         runs_here=False,
+        shares_weights=False,
         packages=("executorch", "coremltools"),
     ),
 }

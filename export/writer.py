@@ -19,7 +19,7 @@ from edge_hadanorm.exporters.component import (
     encoder_component,
     text_encoder_component,
 )
-from edge_hadanorm.exporters.targets import Options, backend, check_target
+from edge_hadanorm.exporters.targets import Options, backend, check_target, row
 from edge_hadanorm.files import link_or_copy
 from edge_hadanorm.method.recipe import Recipe
 from edge_hadanorm.pipelines.drawing import Wish, picture
@@ -97,7 +97,7 @@ def write_programs(folder: Path, saved: Checkpoint, target: str, report: Report,
         programs[role] = write(text_encoder_component, role)
     if pipeline.kind.decoder:
         report("lowering the image decoder")
-        programs[bundle.DECODER] = write(decoder_component, shape, options.tile)
+        programs[bundle.DECODER] = write(decoder_component, shape, options.tile, row(target).shares_weights)
         if options.encoder:
             report("lowering the image encoder")
             programs[bundle.IMAGE_ENCODER] = write(encoder_component, shape, options.tile)

@@ -1,6 +1,7 @@
 """The bundle that a device gets: its manifest and the schema of that, its prompts, runners of its programs."""
 
 from edge_hadanorm.bundle.manifest import Bundle, load, program_bytes, write_manifest
+from edge_hadanorm.bundle.memory import Memory, memory_of, peak_memory
 from edge_hadanorm.bundle.schema import (
     DECODER,
     DTYPES,
@@ -11,6 +12,7 @@ from edge_hadanorm.bundle.schema import (
     METHODS,
     NOISE,
     SCHEMA,
+    SMALL,
     signature,
 )
 
@@ -24,8 +26,12 @@ __all__ = [
     "METHODS",
     "NOISE",
     "SCHEMA",
+    "SMALL",
     "Bundle",
+    "Memory",
     "load",
+    "memory_of",
+    "peak_memory",
     "program_bytes",
     "signature",
     "write_manifest",

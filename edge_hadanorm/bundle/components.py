@@ -8,10 +8,14 @@ from dataclasses import dataclass
 
 import torch
 
+from edge_hadanorm.bundle.schema import SMALL
 from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines.kinds import Tensors, as_given
 from edge_hadanorm.pipelines.text_to_image import TextToImage
 from edge_hadanorm.pipelines.tiles import Apply, window_of
+
+# Side of the latents that a smaller tile has at least: its edges are not seen in a picture.
+SMALLEST = 16
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,19 @@ def text_encoder_signatures(pipeline: TextToImage, role: str, outputs: Tensors) 
 
 
 def decoder_signatures(
-    decode: Apply, latent_shape: tuple[int, int, int], tile: int | None = None
+    decode: Apply, latent_shape: tuple[int, int, int], tile: int | None = None, small: bool = False
 ) -> dict[str, Signature]:
-    """Method `decode` of latents, or of tiles of them, see `tiles.window_of`."""
+    """Method `decode` of latents, or of tiles of them, see `tiles.window_of`.
+
+    small: and `decode_small` of squares of half a tile's side, where that is no less than SMALLEST.
+    """
     channels, height, width = latent_shape
-    latents = torch.zeros(1, channels, *window_of(height, width, tile))
-    return {"decode": Signature({"latents": latents}, {"picture": decode(latents)})}
+    windows = {"decode": window_of(height, width, tile)}
+    side = min(windows["decode"]) // 2
+    if small and side >= SMALLEST:
+        windows[SMALL] = side, side
+    latents = {name: torch.zeros(1, channels, *window) for name, window in windows.items()}
+    return {name: Signature({"latents": given}, {"picture": decode(given)}) for name, given in latents.items()}
 
 
 def encoder_signatures(

@@ -41,6 +41,7 @@ DESCRIPTIONS = {
     ".programs.*.methods.*.outputs[].dtype": "Type of an element.",
     ".programs.*.methods.*.outputs[].shape": "Sizes, slowest first.",
     ".programs.*.methods.*.outputs[].feature": "Name of the tensor in its Core ML function.",
+    ".programs.*.methods.*.activations": "Bytes of what a call computes on the way; null where the system plans them.",
     ".programs.*.methods.*.package": "The folder X.mlpackage that a Core ML method is in.",
     ".programs.*.methods.*.function": "Name of a Core ML method in its package.",
     ".prompt": "How a prompt becomes the inputs of prepare; null for a transformer alone.",

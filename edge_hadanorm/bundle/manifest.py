@@ -52,18 +52,17 @@ class Bundle:
     @property
     def decode_window(self) -> Window | None:
         """Height and width of the latents that are decoded at once; None where latents are the picture."""
-        if DECODER not in self.programs:
-            return None
-        return self._window(DECODER, "decode")
+        return self.window(DECODER, "decode") if DECODER in self.programs else None
 
     @property
     def encode_window(self) -> Window:
         """Height and width in pixels of what is encoded at once. Raises UserError where there is no image encoder."""
         if IMAGE_ENCODER not in self.programs:
             raise UserError(f"bundle {self.folder} has no image encoder: export with `with_encoder`")
-        return self._window(IMAGE_ENCODER, "encode")
+        return self.window(IMAGE_ENCODER, "encode")
 
-    def _window(self, role: str, method: str) -> Window:
+    def window(self, role: str, method: str) -> Window:
+        """Height and width of what a method of either half of the autoencoder takes at once."""
         height, width = self.programs[role]["methods"][method]["inputs"][0]["shape"][2:]
         return height, width
 
@@ -110,9 +109,10 @@ class Bundle:
         return self.folder / roles.get(name, name)
 
 
-def program_bytes(manifest: dict) -> int:
-    """Bytes of a manifest's programs on disk."""
-    programs = [PurePosixPath(program["file"]) for program in manifest["programs"].values()]
+def program_bytes(manifest: dict, role: str | None = None) -> int:
+    """Bytes of a manifest's programs on disk, or of the one in a role."""
+    chosen = [manifest["programs"][role]] if role else manifest["programs"].values()
+    programs = [PurePosixPath(program["file"]) for program in chosen]
     return sum(
         entry["bytes"]
         for name, entry in manifest["files"].items()

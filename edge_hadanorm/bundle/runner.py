@@ -8,7 +8,7 @@ import torch
 
 from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.bundle.prompts import BundlePrompts
-from edge_hadanorm.bundle.schema import DECODER, IMAGE_ENCODER
+from edge_hadanorm.bundle.schema import DECODER, IMAGE_ENCODER, SMALL
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.pipelines.tiles import tiled
 
@@ -37,10 +37,18 @@ class BundleRunner:
         return self._methods["denoiser", "denoise"]([latents, timestep, *conditioning])[0]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        window = self.bundle.decode_window
-        if window is None:
+        """Decode latents [C, H, W] to a picture [3, H, W], by smaller tiles where memory is short for the others."""
+        if DECODER not in self.bundle.programs:
             return latents
-        decode = self._methods[DECODER, "decode"]
+        if (DECODER, SMALL) not in self._methods:
+            return self._decode("decode", latents)
+        try:
+            return self._decode("decode", latents)
+        except UserError:  # a runtime seldom says that it was memory
+            return self._decode(SMALL, latents)
+
+    def _decode(self, name: str, latents: torch.Tensor) -> torch.Tensor:
+        decode, window = self._methods[DECODER, name], self.bundle.window(DECODER, name)
         return tiled(lambda tile: decode([tile.contiguous()])[0].clone(), latents[None], window)[0]
 
     def encode(self, picture: torch.Tensor) -> torch.Tensor:
@@ -65,35 +73,61 @@ DTYPE_NUMBERS = {
 }
 
 
-class ExecuTorchRunner(BundleRunner):
-    """A bundle's programs on the ExecuTorch runtime of this machine.
+def _stage(role: str, name: str) -> str:
+    """Name a part of a picture's way, whose methods are in memory together.
 
-    Raises UserError for a program that the runtime does not load or that is another than the manifest says. What a
-    damaged program holds for its delegates is not verified and can crash the process: a bundle's sha256 is the guard.
+    A method of another stage lets these go before it is loaded, as a phone does it: text encoders before the denoiser's
+    steps, the denoiser before the decoder.
+    """
+    if role == IMAGE_ENCODER:
+        return IMAGE_ENCODER
+    return "prompt" if name in ("encode", "prepare") else name
+
+
+class ExecuTorchRunner(BundleRunner):
+    """A bundle's programs on the ExecuTorch runtime of this machine, each loaded where it is needed and then let go.
+
+    Raises UserError for a program that the runtime does not load or that is another than the manifest says: at once,
+    but for what is wrong with a delegate, which is found as a method is first called. What a damaged program holds for
+    its delegates is not verified and can crash the process: a bundle's sha256 is the guard.
     """
 
     def __init__(self, bundle: Bundle):
         if not has_executorch():
             raise UserError("no ExecuTorch runtime here: pip install executorch, or take `backend` simulation")
-        from executorch.runtime import Runtime  # a bundle can be read, and simulated, where there is no runtime
-
-        runtime, methods = Runtime.get(), {}
-        self._programs = []  # a method is valid as long as its program
+        methods: dict[tuple[str, str], Method] = {}
         for role, program in bundle.programs.items():
             file = bundle.file(program["file"])
-            loaded = _call(file, "is no program that this runtime loads", runtime.load_program, file)
-            self._programs.append(loaded)
+            opened = _open(file)
             for name, signature in program["methods"].items():
-                methods[role, name] = _method(file, loaded, name, signature)
+                _check(file, opened, name, signature)
+                methods[role, name] = partial(self._run, file, role, name)
+        self._loaded: dict[tuple[str, str], tuple] = {}  # methods with their programs, without which none is valid
         super().__init__(bundle, methods)
 
+    def _run(self, file: Path, role: str, name: str, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Call a method, loaded if it is not; then those that are not used together with it are let go first."""
+        if (role, name) not in self._loaded:
+            stage = _stage(role, name)
+            self._loaded = {key: kept for key, kept in self._loaded.items() if _stage(*key) == stage}
+            program = _open(file)
+            method = _call(file, f"does not load its method {name!r}", program.load_method, name)
+            self._loaded[role, name] = program, method
+        return _call(file, f"cannot run {name!r} on what it was given", self._loaded[role, name][1].execute, inputs)
 
-def _method(file: Path, program, name: str, signature: dict) -> Method:
-    """Load a method of a program. Raises UserError where its inputs and outputs are not those of the manifest."""
+
+def _open(file: Path):
+    """Open a program, of which no method is loaded yet."""
+    from executorch.runtime import Runtime  # a bundle can be read, and simulated, where there is no runtime
+
+    return _call(file, "is no program that this runtime loads", Runtime.get().load_program, file)
+
+
+def _check(file: Path, program, name: str, signature: dict) -> None:
+    """Raises UserError where a program has no such method, or one of other inputs and outputs than the manifest's."""
     if name not in program.method_names:
         raise UserError(f"program {file} has no method {name!r}, which the manifest lists; export the bundle again")
-    method = _call(file, f"does not load its method {name!r}", program.load_method, name)
-    meta = method.metadata
+    meta = _call(file, f"does not describe its method {name!r}", program.metadata, name)
     sides = {
         "inputs": [meta.input_tensor_meta(i) for i in range(meta.num_inputs())],
         "outputs": [meta.output_tensor_meta(i) for i in range(meta.num_outputs())],
@@ -104,13 +138,14 @@ def _method(file: Path, program, name: str, signature: dict) -> Method:
             raise UserError(
                 f"program {file}: {side} of {name!r} are not those of the manifest; export the bundle again"
             )
-    return partial(_call, file, f"cannot run {name!r} on what it was given", method.execute)
 
 
 def _call(file: Path, what: str, call: Callable, *arguments: object):
     """Call ExecuTorch's runtime. Raises UserError for its errors; what: the problem, in words."""
     try:
         return call(*arguments)
+    except MemoryError:
+        raise UserError(f"program {file} {what}: not enough memory") from None
     except RuntimeError as error:
         raise UserError(f"program {file} {what} ({' '.join(str(error).split())}); export the bundle again") from None
 

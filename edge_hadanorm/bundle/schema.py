@@ -21,6 +21,8 @@ MANIFEST = "manifest.json"
 NOISE = "philox4x32-10/box-muller"
 DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 DECODER, IMAGE_ENCODER = "image_decoder", "image_encoder"
+# Its method for smaller tiles, which needs less memory.
+SMALL = "decode_small"
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 METHODS = {
     "denoiser": ("prepare", "denoise"),
@@ -118,6 +120,7 @@ PLAN = Value("a plan", lambda value: True, BEGUN | {"properties": {**BEGUN["prop
 # null; or an object with keys of one kind, {Value: kind}.
 Kind = Value | list | dict
 TENSOR: Kind = {"name": TEXT, "dtype": DTYPE, "shape": SHAPE}
+METHOD: Kind = {"inputs": [TENSOR], "outputs": [TENSOR], "activations?": INT64}
 FIELDS: dict[str, Kind] = {
     "schema": VERSION,
     "generator": TEXT,
@@ -126,7 +129,9 @@ FIELDS: dict[str, Kind] = {
     "recipe": TEXT,
     "image": {"width": COUNT, "height": COUNT, "channels": COUNT},
     "latents": {"shape": LATENTS},
-    "programs": {TEXT: {"file": PATH, "methods": {TEXT: {"inputs": [TENSOR], "outputs": [TENSOR]}}}},
+    "programs": {
+        TEXT: {"file": PATH, "methods": {TEXT: {"inputs": [TENSOR], "outputs": [TENSOR], "activations?": INT64}}}
+    },
     "prompt?": {
         "encoders": {
             ROLE: {
@@ -163,7 +168,7 @@ PACKAGED: Kind = {"package": PATH, "function": TEXT, "inputs": FEATURES, "output
 
 
 def signature(inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> dict:
-    """Describe a method for the manifest, from its tensors by name."""
+    """Describe a method for the manifest, from its tensors by name; its activations are known once it is lowered."""
 
     def describe(tensors: dict[str, torch.Tensor]) -> list[dict]:
         return [
@@ -171,7 +176,7 @@ def signature(inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor])
             for name, tensor in tensors.items()
         ]
 
-    return {"inputs": describe(inputs), "outputs": describe(outputs)}
+    return {"inputs": describe(inputs), "outputs": describe(outputs), "activations": None}
 
 
 def check_manifest(manifest: Any, path: Path) -> dict:
@@ -266,9 +271,10 @@ def _check_signatures(programs: dict, latents: list[int], encoders: dict) -> Non
         if len(tensors) < least or tensors[0] != [1, *latents]:
             raise UserError(f".programs.denoiser.methods.denoise.{side} do not begin with [1, *latents.shape]")
     if DECODER in programs:
-        tensors = shapes[DECODER, "decode", "inputs"]
-        if len(tensors) != 1 or len(tensors[0]) != 4:
-            raise UserError(f".programs.{DECODER}.methods.decode.inputs are not one tensor [1, C, h, w]")
+        for name in [name for name in ("decode", SMALL) if name in programs[DECODER]["methods"]]:
+            tensors = shapes[DECODER, name, "inputs"]
+            if len(tensors) != 1 or len(tensors[0]) != 4:
+                raise UserError(f".programs.{DECODER}.methods.{name}.inputs are not one tensor [1, C, h, w]")
     if IMAGE_ENCODER in programs:
         tensors, made = (shapes[IMAGE_ENCODER, "encode", side] for side in ("inputs", "outputs"))
         if not (len(tensors) == len(made) == 1 and len(tensors[0]) == len(made[0]) == 4 and tensors[0][1] == 3):

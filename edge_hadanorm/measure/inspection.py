@@ -90,6 +90,9 @@ def describe_bundle(loaded: Bundle) -> str:
         f"bundle {loaded.recipe} for {manifest['target']} ({manifest['family']}), pictures of {width}x{height}",
         f"{len(manifest['files'])} files, {size / 1e6:.1f} MB, all verified",
     ]
+    if needed := bundle.peak_memory(manifest):
+        less = bundle.peak_memory(manifest, packed_in_file=True) or 0
+        lines.append(f"a picture needs {needed / 1e6:.0f} MB of memory, {less / 1e6:.0f} with packed weights in a file")
     if manifest["sampling"]:
         lines.append(_sampling(loaded))
     if golden := loaded.golden:

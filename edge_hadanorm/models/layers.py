@@ -123,3 +123,8 @@ def time_frequencies(channels: int = TIME_CHANNELS, shift: int = 0) -> torch.Ten
 def mask_bias(mask: torch.Tensor) -> torch.Tensor:
     """The bias [B, 1, L] that a mask [B, L] (1: keep) adds to attention's scores [B, S, L]."""
     return ((1 - mask) * -10000.0).unsqueeze(1)
+
+
+def mask_of(bias: torch.Tensor) -> torch.Tensor:
+    """The mask [B, L] that such a bias was made of: float32 knows no power of e as small as what padding gets."""
+    return bias.exp().reshape(len(bias), -1)

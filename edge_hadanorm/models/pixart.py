@@ -5,6 +5,7 @@ into q, and a learned variance, which no sampler here reads, is cut from the las
 the blocks; patch and time embedding, caption projection and the last linear stay in float.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -23,10 +24,15 @@ from edge_hadanorm.models.layers import (
     CrossAttention,
     FeedForward,
     mask_bias,
+    mask_of,
     sinusoid,
     time_frequencies,
 )
 from edge_hadanorm.models.patches import PatchDenoiser, check_patches, check_variance, sincos_positions
+
+# Keys and values of a text are computed anew at every step where those of all blocks would take more bytes than this,
+# and the text has at most this share of the latents' tokens: then they are a thirtieth of a step.
+KEPT_BYTES, SHORT_TEXT = 16 << 20, 1 / 3
 
 
 class Block(nn.Module):
@@ -112,10 +118,19 @@ class PixArtDenoiser(PatchDenoiser):
         return Values(f"{attention}.qkv", 2 * self.width, self.width // self.heads)
 
     def prepare(self, text: torch.Tensor, mask: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """Keys and values of every block for a text [B, L, C], and with a mask [B, L] the scores' bias."""
+        """Keys and values of every block for a text [B, L, C], and with a mask [B, L] the scores' bias.
+
+        Where keys and values are not kept, the projected text in their place.
+        """
         text = self._text(text)
-        conditioning = [t for block in self.blocks for t in block.attn2.prepare(text, mask)]
-        return conditioning if mask is None else [*conditioning, mask_bias(mask)]
+        made = [t for block in self.blocks for t in block.attn2.prepare(text, mask)] if self._keeps(text) else [text]
+        return made if mask is None else [*made, mask_bias(mask)]
+
+    def _keeps(self, text: torch.Tensor) -> bool:
+        """Whether keys and values of a text [B, L, ...] are kept from step to step."""
+        words = text.shape[1]
+        size = 2 * words * self.width * len(self.blocks) * text.element_size()
+        return size <= KEPT_BYTES or words > SHORT_TEXT * math.prod(self.grid)
 
     def begin(
         self, latents: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor, mask: torch.Tensor | None = None
@@ -143,9 +158,14 @@ class PixArtDenoiser(PatchDenoiser):
     def _denoised(self, latents: torch.Tensor, time: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
         """The prediction at a time [1 or B, 1, d]."""
         modulation, x = self._modulation(time), self._tokens(latents)
-        bias = conditioning[2 * len(self.blocks)] if len(conditioning) % 2 else None
+        kept = self._keeps(conditioning[0])
+        count = 2 * len(self.blocks) if kept else 1
+        made, masked = conditioning[:count], conditioning[count:]
+        bias = masked[0] if masked else None
+        weights = None if kept or bias is None else mask_of(bias)
         for i, block in enumerate(self.blocks):
-            x = block(x, modulation, conditioning[2 * i], conditioning[2 * i + 1], bias)
+            k, v = made[2 * i : 2 * i + 2] if kept else block.attn2.prepare(made[0], weights)
+            x = block(x, modulation, k, v, bias)
         return self._prediction(x, time)
 
     def _prediction(self, x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:

@@ -1,10 +1,12 @@
 """A component as one ExecuTorch program in XNNPACK's delegate."""
 
 import gc
+from dataclasses import dataclass
 from pathlib import Path
 
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.exir import ExecutorchProgramManager, to_edge_transform_and_lower
+from executorch.exir import ExecutorchBackendConfig, ExecutorchProgramManager, to_edge_transform_and_lower
+from executorch.exir.passes import MemoryPlanningPass
 from torch.export import ExportedProgram
 
 from edge_hadanorm.bundle import Bundle
@@ -12,6 +14,7 @@ from edge_hadanorm.bundle.runner import ExecuTorchRunner
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters.component import Component
 from edge_hadanorm.exporters.delegation import delegation
+from edge_hadanorm.exporters.memory import delegate_bytes, planned_bytes
 from edge_hadanorm.exporters.xnnpack.annotation import EightBitQuantizer
 from edge_hadanorm.exporters.xnnpack.partitioning import searched_dependencies
 from edge_hadanorm.exporters.xnnpack.program import export
@@ -23,6 +26,9 @@ from edge_hadanorm.pipelines.drawing import Runner
 # New objects after which Python looks for garbage while a program is lowered. Passes make millions and free few: the
 # usual 700 take a quarter of the time, and never looking twice the memory.
 GARBAGE = 500_000
+# A runtime copies inputs into memory that the program planned for them. This method, which has a conditioning of up to
+# 80 MB and gives none of its inputs back, reads them where the caller has them.
+IN_PLACE = ("denoise",)
 
 
 def check(recipe: Recipe, precision: str | None) -> None:
@@ -53,10 +59,13 @@ def write(folder: Path, component: Component, precision: str | None) -> dict:
     """Write ROLE.pte; returns its entry in the manifest."""
     others = [EightBitQuantizer()] if component.eight_bit else []
     programs = {name: export(method.module, method.given, *others) for name, method in component.methods.items()}
-    program, account = lower(programs)
+    lowered = lower_all(programs)
     file = folder / f"{component.role}.pte"
-    file.write_bytes(program.buffer)
-    methods = {name: method.signature() | {"delegation": account[name]} for name, method in component.methods.items()}
+    file.write_bytes(lowered.program.buffer)
+    methods = {
+        name: method.signature() | {"activations": lowered.activations[name], "delegation": lowered.account[name]}
+        for name, method in component.methods.items()
+    }
     return {"file": file.name, "methods": methods}
 
 
@@ -65,8 +74,23 @@ def runner(bundle: Bundle) -> Runner:
     return ExecuTorchRunner(bundle)
 
 
+@dataclass(frozen=True)
+class Lowered:
+    """A program. By method, account: its `delegation`; activations: bytes that it needs besides weights and inputs."""
+
+    program: ExecutorchProgramManager
+    account: dict[str, dict]
+    activations: dict[str, int]
+
+
 def lower(methods: dict[str, ExportedProgram]) -> tuple[ExecutorchProgramManager, dict[str, dict]]:
     """Lower exported programs to one program with these methods; returns it, and for each method its `delegation`."""
+    lowered = lower_all(methods)
+    return lowered.program, lowered.account
+
+
+def lower_all(methods: dict[str, ExportedProgram]) -> Lowered:
+    """Lower exported programs to one program with these methods, whose equal weights are in it once."""
     for program in methods.values():
         for node in program.graph.nodes:
             node.meta.pop("from_node", None)  # a history that every pass would copy, a quarter of the time
@@ -76,6 +100,9 @@ def lower(methods: dict[str, ExportedProgram]) -> tuple[ExecutorchProgramManager
         with searched_dependencies():
             edge = to_edge_transform_and_lower(methods, partitioner={name: [XnnpackPartitioner()] for name in methods})
         account = {name: delegation(edge.exported_program(name)) for name in methods}
-        return edge.to_executorch(), account
+        inside = {name: delegate_bytes(edge.exported_program(name)) for name in methods}
+        planning = {name: MemoryPlanningPass(alloc_graph_input=name not in IN_PLACE) for name in methods}
+        program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
+        return Lowered(program, account, {name: inside[name] + size for name, size in planned_bytes(program).items()})
     finally:
         gc.set_threshold(*usual)

@@ -162,7 +162,7 @@ def test_what_it_cannot_state_is_the_readers(validator, folder):
 def test_a_method_of_a_package_has_features(validator, folder, method, valid):
     entry = read(folder)["programs"]["denoiser"]["methods"]["prepare"]
     if method:
-        entry = {way: [tensor | {"feature": "x"} for tensor in entry[way]] for way in ("inputs", "outputs")}
+        entry |= {way: [tensor | {"feature": "x"} for tensor in entry[way]] for way in ("inputs", "outputs")}
     edit(folder, "programs/denoiser/methods/prepare", entry | method)
     assert accepted(validator, folder) == valid
 

@@ -132,7 +132,7 @@ OTHERS = [
     (
         "a method more",
         "programs/denoiser/methods/forward",
-        {"inputs": [], "outputs": []},
+        {"inputs": [], "outputs": [], "activations": None},
         ["has no method 'forward'", "manifest lists"],
     ),
     ("other latents", "latents/shape", [3, 8, 4], ["denoise.inputs", "latents.shape"]),

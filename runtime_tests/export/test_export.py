@@ -34,6 +34,7 @@ from edge_hadanorm.method.low_rank import LowRank, low_rank
 from edge_hadanorm.method.recipe import named
 from edge_hadanorm.method.rounding import nearest
 from edge_hadanorm.method.transform import FeatureTransform
+from edge_hadanorm.models import pixart
 from edge_hadanorm.pipelines.drawing import Wish, picture
 from edge_hadanorm.pipelines.pictures import to_pixels
 from edge_hadanorm.pipelines.text_encoders import T5, TextEncoder
@@ -443,6 +444,35 @@ def test_a_masked_text_is_prepared_with_its_mask(masked):
     padding = text + 100 * (1 - mask)[..., None]
     other = [t.clone() for t in prepare.execute([padding, mask])]
     assert relative_error(denoise.execute([latents, timestep, *other])[0], prediction) < 2e-3
+
+
+@pytest.mark.slow
+def test_keys_and_values_made_anew_stay_in_the_steps_delegate(masked, monkeypatch):
+    """The prediction is that of the bundle, which keeps them, with less conditioning and as few delegates."""
+    monkeypatch.setattr(pixart, "KEPT_BYTES", 0)
+    monkeypatch.setattr(pixart, "SHORT_TEXT", 1.0)
+    component = denoiser_component(checkpoint.load(masked.file("simulation")))
+    assert len(component.methods["denoise"].inputs) == len(("latents", "timestep", "text", "bias"))
+    program, account = lower({name: export(m.module, m.given) for name, m in component.methods.items()})
+    assert (account["denoise"]["delegates"], account["denoise"]["outside"]) == (1, {})
+    given = [randn(1, 3, 8, 8, seed=2), torch.tensor([300.0])]
+    for mask in MASK[:, None]:
+        predictions = []
+        for file in (masked.file("denoiser").read_bytes(), program.buffer):
+            loaded = Runtime.get().load_program(file)
+            prepare, denoise = (loaded.load_method(name) for name in ("prepare", "denoise"))
+            conditioning = [t.clone() for t in prepare.execute([randn(1, 6, 32, seed=1), mask])]
+            predictions.append(denoise.execute([*given, *conditioning])[0].clone())
+        assert torch.equal(*predictions)
+
+
+@pytest.mark.slow
+def test_denoise_reads_its_inputs_where_they_are(masked):
+    """Planned for it is its output alone; `prepare`, which may give back an input, has a copy of that."""
+    program = Runtime.get().load_program(masked.file("denoiser"))
+    for name, planned in (("prepare", True), ("denoise", False)):
+        meta = program.load_method(name).metadata
+        assert {meta.input_tensor_meta(i).is_memory_planned() for i in range(meta.num_inputs())} == {planned}
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from edge_hadanorm.method.fold import fold
 from edge_hadanorm.method.linear import QuantizedLinear
 from edge_hadanorm.method.recipe import named, settle_centre
 from edge_hadanorm.models import FAMILIES as FORMS
+from edge_hadanorm.models import pixart
 from edge_hadanorm.models.calls import Inputs
 from edge_hadanorm.models.denoiser import ARGUMENTS
 from edge_hadanorm.pipelines import loading
@@ -101,6 +102,16 @@ def test_pictures_of_a_batch_do_not_depend_on_each_other(family, denoiser):
         prompt = {name: tensor[i : i + 1] for name, tensor in call.prompt.items()}
         alone = dataclasses.replace(call, latents=call.latents[i : i + 1], prompt=prompt)
         assert relative_error(alone.run(denoiser)[0], whole) < 1e-12
+
+
+@torch.no_grad()
+def test_keys_and_values_of_a_text_may_be_made_anew(family, denoiser, monkeypatch):
+    """To the bit; a family that keeps none has nothing to make."""
+    call = family.call(denoiser)
+    expected = call.run(denoiser)
+    monkeypatch.setattr(pixart, "KEPT_BYTES", 0)
+    monkeypatch.setattr(pixart, "SHORT_TEXT", 1.0)
+    assert torch.equal(call.run(denoiser), expected)
 
 
 @pytest.mark.parametrize("method", METHODS)

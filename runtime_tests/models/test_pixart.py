@@ -11,7 +11,7 @@ from edge_hadanorm.method.operators import layer_norm
 from edge_hadanorm.method.recipe import named
 from edge_hadanorm.method.rounding import nearest
 from edge_hadanorm.method.transform import FeatureTransform, rotation_factors
-from edge_hadanorm.models import layers
+from edge_hadanorm.models import layers, pixart
 from edge_hadanorm.models.layers import attention
 from edge_hadanorm.models.pixart import PixArtDenoiser
 from runtime_tests.support.helpers import randn, relative_error
@@ -65,6 +65,44 @@ def inputs(denoiser: PixArtDenoiser) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 # The same function.
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mask", [None, MASK], ids=["no mask", "mask"])
+def test_keys_and_values_made_anew_are_those_that_are_kept(pair, mask, monkeypatch):
+    """To the bit, of a conditioning that is the text and the mask's bias."""
+    _, denoiser = pair
+    (latents, text), time = inputs(denoiser), torch.tensor([412.5], dtype=torch.float64)
+    kept = denoiser.prepare(text, mask)
+    expected = denoiser.denoise(latents, time, kept)
+    monkeypatch.setattr(pixart, "KEPT_BYTES", 0)
+    monkeypatch.setattr(pixart, "SHORT_TEXT", 1.0)
+    made = denoiser.prepare(text, mask)
+    assert len(kept) - len(made) == 2 * len(denoiser.blocks) - 1
+    assert torch.equal(denoiser.denoise(latents, time, made), expected)
+
+
+@torch.no_grad()
+def test_a_mean_over_real_words_knows_the_mask_by_its_bias(transformer, monkeypatch):
+    denoiser = PixArtDenoiser.from_diffusers(*transformer)
+    for block in denoiser.blocks:
+        kv = block.attn2.kv
+        codes = nearest(kv.weight, 8, None)
+        block.attn2.kv = QuantizedLinear(named("rtn-w8a8"), FeatureTransform(dynamic=True), *codes, kv.bias)
+    (latents, text), time = inputs(denoiser), torch.tensor([412.5], dtype=torch.float64)
+    expected = denoiser.denoise(latents, time, denoiser.prepare(text, MASK))
+    monkeypatch.setattr(pixart, "KEPT_BYTES", 0)
+    monkeypatch.setattr(pixart, "SHORT_TEXT", 1.0)
+    assert torch.equal(denoiser.denoise(latents, time, denoiser.prepare(text, MASK)), expected)
+
+
+@pytest.mark.parametrize(("blocks", "size", "kept"), [(28, 64, False), (28, 32, True), (2, 64, True)])
+def test_much_is_not_kept_where_the_text_is_short(blocks, size, kept):
+    """300 words against 1024 and 256 tokens."""
+    with torch.device("meta"):
+        heads = {"num_attention_heads": 16, "attention_head_dim": 72}
+        denoiser = PixArtDenoiser(small(num_layers=blocks, sample_size=size, **heads))
+        assert len(denoiser.prepare(torch.zeros(1, 300, 12))) == (2 * blocks if kept else 1)
 
 
 @torch.no_grad()

@@ -47,15 +47,16 @@ def example() -> dict:
         "programs": {
             "text_encoder": {
                 "file": "text.pte",
-                "methods": {"encode": {"inputs": [ids, mask], "outputs": [text]}},
+                "methods": {"encode": {"inputs": [ids, mask], "outputs": [text], "activations": 1000}},
             },
             "denoiser": {
                 "file": "denoiser.pte",
                 "methods": {
-                    "prepare": {"inputs": [mask, text], "outputs": [conditioning]},
+                    "prepare": {"inputs": [mask, text], "outputs": [conditioning], "activations": None},
                     "denoise": {
                         "inputs": [latents, tensor("timestep", "float32", 1), conditioning],
                         "outputs": [latents],
+                        "activations": 2**40,
                     },
                 },
             },
@@ -290,7 +291,7 @@ _DECODE = r"image_decoder\.methods\.decode\.inputs are not one tensor"
 
 
 def _decoder(*inputs: dict) -> dict:
-    return {"file": "denoiser.pte", "methods": {"decode": {"inputs": list(inputs), "outputs": []}}}
+    return {"file": "denoiser.pte", "methods": {"decode": {"inputs": list(inputs), "outputs": [], "activations": 0}}}
 
 
 def _image_encoder(inputs: list[dict], outputs: list[dict]) -> dict:

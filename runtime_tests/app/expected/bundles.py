@@ -74,6 +74,7 @@ def _edited(folder: Path) -> Iterator[bytes]:
     known.write(folder, whole)
 
 
+NOTHING = {"inputs": [], "outputs": [], "activations": None}
 PATHS = [*known.UNSAFE, "missing", "manifest.json", "LICENSE/x", "simulation", "golden", "LICENSE", "a b", "é", "日本"]
 NAMES = ["", "0", "08", "8.0", "fast", "٨", "12345678", "7\n", "a" * 80]
 # As known.BAD_PLANS has them, most of them good.
@@ -117,7 +118,7 @@ OTHERS = [
     ("golden/plan", "20"),
     ("simulation", None),
     ("programs/image_decoder", {"file": "LICENSE", "methods": {}}),
-    ("programs/image_decoder", {"file": "LICENSE", "methods": {"decode": {"inputs": [], "outputs": []}}}),
+    ("programs/image_decoder", {"file": "LICENSE", "methods": {"decode": NOTHING}}),
     ("programs/denoiser/methods/denoise/inputs", []),
     ("programs/denoiser/methods/denoise/outputs", []),
     ("programs/text_encoder/methods/encode/inputs", []),
