@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from edge_hadanorm.bundle.manifest import program_bytes
-from edge_hadanorm.bundle.schema import DECODER, SMALL
+from edge_hadanorm.bundle.schema import DECODER, IMAGE_ENCODER, SMALL
 
 # A runtime with its threads, without any program.
 RUNTIME = 16_000_000
@@ -41,8 +41,11 @@ def memory_of(manifest: dict) -> dict[tuple[str, str], Memory]:
 
 
 def peak_memory(manifest: dict, packed_in_file: bool = False) -> int | None:
-    """The least memory that a picture can be drawn with, tiles being decoded by the smaller method; None: unknown."""
-    needs = memory_of(manifest)
+    """The least memory that a picture can be drawn with; None: unknown.
+
+    Tiles are decoded by the smaller method, and it begins with no other picture.
+    """
+    needs = {key: need for key, need in memory_of(manifest).items() if key[0] != IMAGE_ENCODER}
     if (DECODER, SMALL) in needs:
         del needs[DECODER, "decode"]
     return max((need.total(packed_in_file) for need in needs.values()), default=None)
