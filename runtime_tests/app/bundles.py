@@ -22,8 +22,8 @@ REFERENCE = ("hadanorm-w8a8", "hadanorm-w4a8")
 STOCHASTIC, NOISY = "hadanorm-w8a8-lcm", "lcm 4"
 RECIPE = "rtn-w8a8"
 PROMPT = {"pixart": "a red cat", "sd3": "a red cat", "sana": "a red cat", "dit": "tench", "embedded": "a red cat"}
-# A text encoder, both image coders in tiles, and a scheduler that draws noise; three text encoders, and guidance in some of the steps;
-# an instruction before the prompt; classes; prompts that were encoded before.
+# A text encoder, both image coders in tiles, and a scheduler that draws noise; three text encoders, and guidance in
+# some of the steps; an instruction before the prompt; classes; prompts that were encoded before.
 PIPELINES: dict[str, tuple[str, Options, dict]] = {
     "pixart": ("pixart", Options(tile=4, encoder=True), {"scheduler": "LCMScheduler", "negative": "a blue house"}),
     "sd3": ("sd3", Options(guided=(0.3, 0.7)), {}),
