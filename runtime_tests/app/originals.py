@@ -34,4 +34,5 @@ def made(folder: Path, name: str, size: tuple[int, int], begin: Begin, seed: int
 def read(folder: Path, found: dict, size: tuple[int, int]) -> Original:
     """An original as Java finds it."""
     mask = None if found["mask"] is None else read_mask(folder / found["mask"], size)
-    return Original(read_picture(folder / found["picture"], size), mask)
+    picture = read_picture(folder / found["picture"], size)
+    return Original(picture.contiguous(), mask)  # ExecuTorch reads the memory of its inputs as if it lay in this order

@@ -93,7 +93,7 @@ def _begun(runner: ExecuTorchRunner, wish: Wish, drawn: torch.Tensor) -> Begun:
     mask = torch.zeros(drawn.shape[1:])
     mask[:, drawn.shape[2] // 2 :] = 1
     moments = []
-    original = Original(torch.from_numpy(_levels(drawn)).permute(2, 0, 1) / 127.5 - 1, mask)
+    original = Original((torch.from_numpy(_levels(drawn)).permute(2, 0, 1) / 127.5 - 1).contiguous(), mask)
     plan = wish.plan.begun(STRENGTH)
     wish = replace(wish, plan=plan, seed=wish.seed + 1, original=original)
     made = latents(runner, wish, lambda *_: moments.append(time.perf_counter()))
