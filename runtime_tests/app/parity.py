@@ -1,6 +1,7 @@
 """What the app's loop should do on a desktop: every call of a program and every picture as Python's runtime has them.
 
-`write` leaves cases.json, a list of {name, bundle, prompt, negative, seed, plan, guidance, calls, pixels}. calls: one
+`write` leaves cases.json, a list of {name, bundle, prompt, negative, seed, plan, guidance, original, calls, pixels}.
+original: what the picture begins with, {picture, mask, strength}, the names of PNG files beside it, or null. calls: one
 of each call of a program in the order of a device, "file method sha256", of all inputs and then all outputs, each as a
 line "dtype [sizes]" and its little-endian bytes. pixels: sha256 of the picture's bytes, [3, H, W].
 """
@@ -16,9 +17,10 @@ import torch
 from edge_hadanorm import files
 from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.bundle.runner import ExecuTorchRunner, Method
-from edge_hadanorm.bundle.schema import DECODER
+from edge_hadanorm.bundle.schema import DECODER, IMAGE_ENCODER
 from edge_hadanorm.pipelines.drawing import Wish, picture
 from edge_hadanorm.pipelines.pictures import to_pixels
+from runtime_tests.app import originals
 
 Call = TypeVar("Call")
 
@@ -34,14 +36,19 @@ class Case:
     plan: str
     guidance: float | None = None
     negative: str | None = None
+    begin: originals.Begin | None = None
 
-    def recorded(self) -> dict:
-        """The case with what Python makes of it, as it stands in cases.json."""
+    def recorded(self, folder: Path) -> dict:
+        """The case with what Python makes of it, as it stands in cases.json in a folder."""
         sampling = self.bundle.sampling
         guidance = sampling["guidance"] if self.guidance is None else self.guidance
         negative = sampling["negative"] if self.negative is None else self.negative
+        plan, original, found = self.bundle.plan(self.plan), None, None
+        if self.begin is not None:
+            plan, stem = plan.begun(self.begin.strength), self.name.replace(" ", "-")
+            original, found = originals.made(folder, stem, self.bundle.image_size, self.begin, self.seed)
         runner = Recorder(self.bundle)
-        drawn = picture(runner, Wish(self.prompt, self.bundle.plan(self.plan), guidance, self.seed, negative))
+        drawn = picture(runner, Wish(self.prompt, plan, guidance, self.seed, negative, original))
         return {
             "name": self.name,
             "bundle": str(self.bundle.folder),
@@ -50,6 +57,7 @@ class Case:
             "seed": self.seed,
             "plan": self.plan,
             "guidance": float(guidance),
+            "original": found,
             "calls": by_program(self.bundle, runner.calls, lambda call: call.split()[0]),
             "pixels": hashlib.sha256(to_pixels(drawn).numpy().tobytes()).hexdigest(),
         }
@@ -77,7 +85,7 @@ def by_program(bundle: Bundle, calls: Sequence[Call], file: Callable[[Call], str
 
     file: of the program of a call.
     """
-    roles = sorted(bundle.programs, key=lambda role: (role == DECODER, role == "denoiser"))
+    roles = sorted(bundle.programs, key=lambda role: (role == DECODER, role == "denoiser", role != IMAGE_ENCODER))
     order = [bundle.programs[role]["file"] for role in roles]
     return sorted(calls, key=lambda call: order.index(file(call)))
 
@@ -93,4 +101,4 @@ def digest(tensors: Sequence[torch.Tensor]) -> str:
 
 def write(folder: Path, cases: Sequence[Case]) -> None:
     """Leave cases.json in a folder."""
-    files.write_json(folder / "cases.json", [case.recorded() for case in cases])
+    files.write_json(folder / "cases.json", [case.recorded(folder) for case in cases])

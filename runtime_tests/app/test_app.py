@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 from executorch.exir._serialize._program import deserialize_pte_binary
 
-from edge_hadanorm.bundle import Bundle
+from edge_hadanorm.bundle import IMAGE_ENCODER, Bundle
 from runtime_tests.app import api_levels, apk, bundles, gradle, java, jvm, tools, verify
+from runtime_tests.app.originals import Begin
 from runtime_tests.app.parity import Case, write
 from runtime_tests.device import machine, programs
 from runtime_tests.device.toolchain import Missing
 
 ROOT = gradle.ROOT.parent
 ASSET = "reference.zip"
-BUNDLES = (*bundles.REFERENCE, *bundles.PIPELINES)
+BUNDLES = (*bundles.REFERENCE, bundles.STOCHASTIC, *bundles.PIPELINES)
 EXACT = "exact 8"
 # Prompt, seed, plan, guidance, negative prompt.
 ASKED = [
@@ -27,6 +28,8 @@ ASKED = [
     ("rocket", 2**63 - 1, "20", 7.5, "red heart"),
     ("", 2**32, "2", 0.0, None),
 ]
+# How pictures begin with others.
+BEGINS = [Begin(0.6), Begin(1.0, masked=True), Begin(0.5, masked=True)]
 
 
 @pytest.fixture(scope="module")
@@ -225,10 +228,17 @@ def cases(tmp_path_factory) -> Path:
 def asked(name: str) -> list[Case]:
     bundle = bundles.made(name)
     if name in bundles.REFERENCE:
-        return [Case(f"{name} {index}", bundle, *request) for index, request in enumerate(ASKED)]
+        drawn = [Case(f"{name} {index}", bundle, *request) for index, request in enumerate(ASKED)]
+        begun = [Case(f"{name} from {i}", bundle, *ASKED[1], each) for i, each in enumerate(BEGINS)]
+        return drawn + begun
+    if name == bundles.STOCHASTIC:
+        given = ("red heart", 11, bundles.NOISY, 1.5, "rocket")
+        return [Case(name, bundle, *given), *(Case(f"{name} {i}", bundle, *given, b) for i, b in enumerate(BEGINS))]
     prompt = bundles.PROMPT[name]
     other = prompt if name == "embedded" else ""
-    return [Case(name, bundle, prompt, 3, "4"), Case(f"{name} 1", bundle, other, 4, "2", 1.0)]
+    drawn = [Case(name, bundle, prompt, 3, "4"), Case(f"{name} 1", bundle, other, 4, "2", 1.0)]
+    begun = [Case(f"{name} from {i}", bundle, prompt, 5, "4", begin=each) for i, each in enumerate(BEGINS)]
+    return drawn + (begun if IMAGE_ENCODER in bundle.programs else [])
 
 
 @pytest.fixture(scope="module")

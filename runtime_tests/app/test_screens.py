@@ -71,7 +71,7 @@ def test_every_field_has_a_label_and_every_picture_a_description(layout):
     labelled = {attributes(element).get("labelFor") for element in elements}
     for element in elements:
         given = attributes(element)
-        if element.tag in ("EditText", "AutoCompleteTextView", "Spinner"):
+        if element.tag in ("EditText", "AutoCompleteTextView", "Spinner", "SeekBar"):
             assert given["id"] in labelled
         if element.tag == "ImageButton" or element.tag.endswith("PictureView"):
             # The one in a row is described when its name is known.

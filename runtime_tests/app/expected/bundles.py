@@ -58,6 +58,9 @@ def _edited(folder: Path) -> Iterator[bytes]:
     plans = [(f"sampling/plans/20/{place}".rstrip("/"), value) for place, value, _ in [*known.BAD_PLANS, *PLANS]]
     edits += plans + [(f"sampling/plans/20/{place}", value) for place, value, _ in known.LONG_PLANS]
     edits += [("schema", schema) for schema in (0, 1, 2, 3, 4, 99, -1, "3", 3.0, True, None, 2**31, 2**70)]
+    edits += [("sampling/plans/20/starts", starts) for starts in STARTS]
+    edits += [("programs/image_encoder", {"file": "LICENSE", "methods": {}})]
+    edits += [("programs/image_encoder", _encoder(*encode)) for encode in ENCODES]
     edits += OTHERS
     for several in [*([edit] for edit in edits), *(edits for edits, _ in known.APART.values())]:
         for place, value in several:
@@ -91,6 +94,40 @@ PLANS = [
     ("rows/3/c", [0, -0.0, 3e38], ""),
     ("rows/3/extra", [], ""),
     ("rows/3/a", 2**70, ""),
+]
+# Of known.plan(20), whose rows reach one step back.
+STARTS = [
+    None,
+    [],
+    {},
+    {"one": known.plan(2)},
+    {"01": known.plan(19)},
+    {"0": known.plan(20)},
+    {"\u0661": known.plan(19)},
+    {"19999": known.plan(2)},
+    {"20": known.plan(1)},
+    {"18": known.plan(2)},
+    {"18": known.plan(3)},
+    {"18": []},
+    {"18": {"rows": []}},
+    {"18": known.plan(2) | {"rows": []}},
+    {"18": known.plan(2) | {"noise_scale": "1"}},
+    {"18": known.plan(2) | {"starts": {"1": known.plan(1)}}},
+    {"18": known.plan(2) | {"starts": {}}},
+    {"19": known.plan(1)},
+    {"17": known.plan(3), "18": known.plan(2)},
+]
+PICTURE, SAMPLE = known.tensor("picture", "float32", 1, 3, 16, 16), known.tensor("latents", "float32", 1, 4, 8, 8)
+# (inputs, outputs) of an image encoder, one of them good.
+ENCODES = [
+    ([PICTURE], [SAMPLE]),
+    ([], [SAMPLE]),
+    ([PICTURE, PICTURE], [SAMPLE]),
+    ([PICTURE], []),
+    ([PICTURE], [SAMPLE, SAMPLE]),
+    ([known.tensor("picture", "float32", 1, 4, 16, 16)], [SAMPLE]),
+    ([known.tensor("picture", "float32", 3, 16, 16)], [SAMPLE]),
+    ([PICTURE], [known.tensor("latents", "float32", 4, 8, 8)]),
 ]
 KEPT = [
     (f"{known.ENCODER}/kept", None),
@@ -128,6 +165,10 @@ OTHERS = [
     ("programs/denoiser/methods/prepare/package", "simulation"),
     ("comment", {"any": ["thing"]}),
 ]  # fmt: skip
+
+
+def _encoder(inputs: list[dict], outputs: list[dict]) -> dict:
+    return {"file": "LICENSE", "methods": {"encode": {"inputs": inputs, "outputs": outputs}}}
 
 
 def _example() -> dict:

@@ -20,11 +20,13 @@ from edge_hadanorm.pipelines import drawing
 from edge_hadanorm.pipelines.drawing import Wish
 from edge_hadanorm.pipelines.pictures import save_png, to_pixels
 from edge_hadanorm.pipelines.plans import Plan
-from edge_hadanorm.pipelines.probing import probe
+from edge_hadanorm.pipelines.probing import probe, with_starts
 from edge_hadanorm.tensor_files import write_tensors
+from runtime_tests.app import originals
 from runtime_tests.app.expected import plans
 from runtime_tests.app.expected.files import numbers, write
 from runtime_tests.app.expected.vocabularies import REFERENCE
+from runtime_tests.app.originals import Begin
 from runtime_tests.app.parity import by_program
 
 SCHEDULER = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.5)
@@ -36,7 +38,7 @@ Signatures = dict[str, dict[str, torch.Tensor]]
 
 
 def _scheduled(scheduler: object) -> dict[str, Plan]:
-    return {str(steps): probe(scheduler, steps) for steps in (1, 2, 4, 8)}
+    return {str(steps): with_starts(probe(scheduler, steps), scheduler, steps) for steps in (1, 2, 4, 8)}
 
 
 def _others() -> dict[str, Plan]:
@@ -52,7 +54,8 @@ class Form:
 
     given: shapes of what `prepare` takes. kept: whether encoders give the states of KEPT places. negatives: in turns,
     of cases with guidance. carried: the negative prompts that are embedded. tile, scale: of the decoder; None: latents
-    are pixels. wrong, wrong_negatives: what is refused.
+    are pixels. encoder: whether there is an image encoder. begins: plans that pictures are begun with, and how; refused
+    are those of no_begins. wrong, wrong_negatives: what is refused.
     """
 
     latents: tuple[int, int, int]
@@ -69,37 +72,46 @@ class Form:
     carried: tuple[str, ...] = ()
     tile: int | None = None
     scale: int = 1
+    encoder: bool = False
+    begins: tuple[tuple[str, Begin], ...] = ()
+    no_begins: tuple[tuple[str, Begin], ...] = ()
     plans: Callable[[], dict[str, Plan]] = lambda: _scheduled(SCHEDULER)
     wrong: tuple[str, ...] = ()
     wrong_negatives: tuple[str, ...] = ()
 
 
 TEXT, POOLED, MASK = (1, LENGTH, WIDTH), (1, WIDTH), (1, LENGTH)
+BEGINS = (("8", Begin(0.6)), ("4", Begin(1.0, masked=True)), ("8", Begin(0.3, masked=True)), ("1", Begin(0.05)))
+NO_BEGINS = (("8", Begin(0.0)), ("4", Begin(1.5)), ("8", Begin(-0.5)))
 FORMS = {
     "pixels": Form(
         (3, 16, 16), ("grinning face", "", "Red  APPLE!"), {"text": TEXT}, {"text_encoder": ("text",)},
         negatives=("", "red", "face, apple"), wrong=("a zeppelin", "face " * 9), wrong_negatives=("a zeppelin",),
+        begins=BEGINS, no_begins=NO_BEGINS,
     ),
     "grey": Form((1, 5, 9), ("red apple",), {"text": TEXT}, {"text_encoder": ("text",)}),
     "masked": Form(
         (4, 8, 8), ("  Red APPLE \t",), {"mask": MASK, "text": TEXT}, {"text_encoder": ("text",)},
         negatives=(" Grinning FACE",), masked=("text_encoder",), lower=True, prefix="red face ", tile=8, scale=2,
-        wrong=("face " * 7,), wrong_negatives=("face " * 9,),
+        encoder=True, begins=BEGINS, no_begins=NO_BEGINS, wrong=("face " * 7,), wrong_negatives=("face " * 9,),
     ),
     "kept": Form(
         (3, 6, 8), ("red apple", ""), {"mask": (1, KEPT), "text": (1, KEPT, WIDTH)},
         {"text_encoder": ("text", "mask")}, negatives=("face", ""), masked=("text_encoder",), prefix="red face ",
         kept=True, plans=_others, wrong=("face " * 7,), wrong_negatives=("red " * 5,),
+        begins=(("4", Begin(0.6)), ("12", Begin(0.5, masked=True)), ("own", Begin(1.0))),
+        no_begins=(("own", Begin(0.6)), ("own", Begin(1.0, masked=True)), ("own guidance", Begin(0.2))),
     ),
     "three": Form(
         (4, 10, 24), ("red apple", ""),
         {"pooled_2": POOLED, "text_3": TEXT, "text": TEXT, "mask_3": MASK},
         {"text_encoder": ("text", "pooled"), "text_encoder_2": ("text_2", "pooled_2"), "text_encoder_3": ("text_3",)},
         negatives=("face", ""), masked=("text_encoder_3",), tile=10, scale=3,
-        plans=lambda: _scheduled(FlowMatchEulerDiscreteScheduler(shift=3.0)),
+        plans=lambda: _scheduled(FlowMatchEulerDiscreteScheduler(shift=3.0)), no_begins=(("8", Begin(0.6)),),
     ),
     "labels": Form(
         (4, 21, 13), ("finch", "", "tench, Tinca tinca"), {"label": (1,)}, negatives=("", "jay"), tile=8, scale=2,
+        encoder=True, begins=BEGINS,
         labels={"tench, Tinca tinca": 0, "finch": 12, "jay": 17}, wrong=("Finch", "unicorn"),
         wrong_negatives=("Finch",),
     ),
@@ -122,6 +134,7 @@ def _make(folder: Path, form: Form) -> None:
     (source / "golden").mkdir(parents=True)
     written, programs = _bundle(source, form), _signatures(form)
     asked = [_request(form, i, *each) for i, each in enumerate(_pairs(form.prompts, written))]
+    asked += [_begun(form, i, written, *each) for i, each in enumerate(form.begins)]
     cases = [_drawn(folder, f"{i}", written, programs, request) for i, request in enumerate(asked)]
     golden = cases[0]["request"] | {"file": "golden/picture.png", "psnr_db": 40.0}
     shutil.copy(folder / "0.png", source / "golden/picture.png")
@@ -132,6 +145,7 @@ def _make(folder: Path, form: Form) -> None:
         *({"negative": text, "guidance": 1.5} for text in form.wrong_negatives),
         *({"plan": name, "guidance": 2} for name, plan in form.plans().items() if plan.guidance is not None),
     )]  # fmt: skip
+    refused += [_begun(form, i, written, *each) for i, each in enumerate(form.no_begins, len(asked))]
     refusals = [{"request": request, "refusal": _refusal(written, programs, request)} for request in refused]
     write(folder / "cases.json", {"cases": cases, "refusals": refusals})
 
@@ -154,9 +168,21 @@ def _request(form: Form, index: int, prompt: str, name: str, plan: Plan) -> dict
     }
 
 
+def _begun(form: Form, index: int, written: bundle.Bundle, name: str, begin: Begin) -> dict:
+    """A request of a picture that begins with another."""
+    request = _request(form, index, form.prompts[0], name, written.plan(name))
+    folder = written.folder.parent
+    _, found = originals.made(folder, f"original-{index}", written.image_size, begin, index)
+    return request | {"negative": form.negatives[0], "original": found}
+
+
 def _wish(written: bundle.Bundle, request: dict) -> Wish:
     plan = written.plan(request["plan"])
-    return Wish(request["prompt"], plan, request["guidance"], request["seed"], request["negative"])
+    wish = Wish(request["prompt"], plan, request["guidance"], request["seed"], request["negative"])
+    if (found := request.get("original")) is None:
+        return wish
+    original = originals.read(written.folder.parent, found, written.image_size)
+    return replace(wish, plan=plan.begun(found["strength"]), original=original)
 
 
 def _drawn(folder: Path, name: str, written: bundle.Bundle, programs: dict[str, Signatures], request: dict) -> dict:
@@ -235,6 +261,8 @@ def _signatures(form: Form) -> dict[str, Signatures]:
         tile = torch.zeros(1, form.latents[0], form.tile, form.tile)
         picture = torch.zeros(1, 3, form.tile * form.scale, form.tile * form.scale)
         programs[bundle.DECODER] = {"decode": ({"latents": tile}, {"picture": picture})}
+        if form.encoder:
+            programs[bundle.IMAGE_ENCODER] = {"encode": ({"picture": picture}, {"latents": tile})}
     return programs
 
 

@@ -1,5 +1,6 @@
 """Plans of several schedulers and of other makers: their coefficients at a guidance, and the loop of sampling.py."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,8 @@ from diffusers import (
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.plans import Plan, Row
-from edge_hadanorm.pipelines.probing import probe
-from edge_hadanorm.pipelines.sampling import sample
+from edge_hadanorm.pipelines.probing import probe, with_starts
+from edge_hadanorm.pipelines.sampling import Known, sample
 from runtime_tests.app.expected.files import numbers, write
 
 FLOW = dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=1.5)
@@ -44,6 +45,9 @@ STEPS = (1, 2, 8, 20)
 GUIDANCES = (1, 0, 1.5, 4.1, 100)
 REFUSED = (-0.5, 100.5, 1e300)
 OWN = 3.3
+# Of pictures that begin with a known one; and of the loop.
+STRENGTHS = (1.0, 0.6, 0.5, 0.25, 0.3, 0.05, 1e-9, 0.0, -0.5, 1.01)
+BEGUN = (1.0, 0.6)
 SEEDS = (0, 7, 2**63 - 1)
 COUNT = 37
 
@@ -58,8 +62,17 @@ def make(folder: Path) -> None:
         "negative-alone": Plan((Row(5, 1, 0.5, b_negative=(0.25,)), Row(4, 2, 1, b_text=(0.0, 1.0))), 1.0),
         "no-predictions": Plan((Row(5, 1, 0.5, c=(0.25,)), Row(4, 1, 1)), 3),
     }
+    plans |= {
+        f"{name}-starts": with_starts(probe(scheduler, 8), scheduler, 8) for name, scheduler in SCHEDULERS.items()
+    }
     generator = torch.Generator().manual_seed(0)
-    write(folder / "cases.json", [_case(folder, i, *each, generator) for i, each in enumerate(plans.items())])
+    cases = [_case(folder, i, *each, None, generator) for i, each in enumerate(plans.items())]
+    for name in SCHEDULERS:
+        for strength, masked in itertools.product(BEGUN, (False, True)):
+            plan = plans[f"{name}-starts"].begun(strength)
+            title = f"{name}-begun-{strength}{'-masked' if masked else ''}"
+            cases.append(_case(folder, len(cases), title, plan, _known(masked, generator), generator))
+    write(folder / "cases.json", cases)
 
 
 def own() -> Plan:
@@ -74,7 +87,12 @@ def own() -> Plan:
     return Plan(rows, 1.7)
 
 
-def _case(folder: Path, index: int, name: str, plan: Plan, generator: torch.Generator) -> dict:
+def _known(masked: bool, generator: torch.Generator) -> Known:
+    latents = torch.randn(1, COUNT, generator=generator)
+    return Known(latents, torch.randint(2, (COUNT,), generator=generator).float() if masked else None)
+
+
+def _case(folder: Path, index: int, name: str, plan: Plan, known: Known | None, generator: torch.Generator) -> dict:
     possible = GUIDANCES if plan.guidance is None else (plan.guidance,)
     refused = [guidance for guidance in (*REFUSED, *GUIDANCES) if guidance not in possible]
     for guidance in refused:
@@ -84,8 +102,19 @@ def _case(folder: Path, index: int, name: str, plan: Plan, generator: torch.Gene
         "plan": plan.to_json(),
         "coefficients": [{"guidance": guidance, "steps": _coefficients(plan, guidance)} for guidance in possible],
         "refused": refused,
-        **_loop(folder, name, plan, possible[index % len(possible)], SEEDS[index % len(SEEDS)], generator),
+        "begun": [_begun(plan, strength, possible[-1]) for strength in STRENGTHS],
+        **_loop(folder, name, plan, possible[index % len(possible)], SEEDS[index % len(SEEDS)], known, generator),
     }
+
+
+def _begun(plan: Plan, strength: float, guidance: float) -> dict:
+    """The plan that a picture begins with at a strength, at a guidance, or why none does."""
+    try:
+        begun = plan.begun(strength)
+    except UserError as error:
+        return {"strength": strength, "refusal": str(error)}
+    scale = _bits((begun.noise_scale,))
+    return {"strength": strength, "guidance": guidance, "noise_scale": scale, "steps": _coefficients(begun, guidance)}
 
 
 def _refuse(plan: Plan, guidance: float) -> None:
@@ -103,9 +132,10 @@ def _coefficients(plan: Plan, guidance: float) -> list[dict]:
             "text": _bits(step.text),
             "negative": _bits(step.negative),
             "noise": _bits(step.noise),
+            "known": _bits(row.known or ()),
             "predicted": list(step.predicted),
         }
-        for step in plan.at(guidance)
+        for row, step in zip(plan.rows, plan.at(guidance), strict=True)
     ]
 
 
@@ -114,7 +144,15 @@ def _bits(values: tuple[float, ...]) -> list[int]:
     return np.array(values, np.float32).view(np.uint32).tolist()
 
 
-def _loop(folder: Path, name: str, plan: Plan, guidance: float, seed: int, generator: torch.Generator) -> dict:
+def _loop(
+    folder: Path,
+    name: str,
+    plan: Plan,
+    guidance: float,
+    seed: int,
+    known: Known | None,
+    generator: torch.Generator,
+) -> dict:
     predictions = torch.randn(max(1, plan.evaluations(guidance)), COUNT, generator=generator)
     seen, asked, streams, stepped = [], [], [], []
 
@@ -130,12 +168,14 @@ def _loop(folder: Path, name: str, plan: Plan, guidance: float, seed: int, gener
         streams.append(stream)
         return torch.from_numpy(normal(seed, (1, COUNT), stream))
 
-    sample(predict, plan, guidance, noise, lambda k, latents: stepped.append(latents[0]))
+    sample(predict, plan, guidance, noise, lambda k, latents: stepped.append(latents[0]), known)
     files = {
         "predictions": predictions,
         "inputs": torch.stack([latents for latents, _ in seen] or [torch.zeros(0)]),
         "timesteps": torch.stack([timestep for _, timestep in seen] or [torch.zeros(())]),
         "latents": torch.stack(stepped),
+        **({} if known is None else {"known": known.latents}),
+        **({} if known is None or known.mask is None else {"mask": known.mask}),
     }
     return {
         "guidance": guidance,

@@ -20,7 +20,7 @@ UNSEEN = frozenset((
 ))
 # fmt: on
 TEXTS = frozenset(("TextView", "Button", "EditText", "AutoCompleteTextView", "RadioButton"))
-TOUCHED = frozenset(("Button", "EditText", "AutoCompleteTextView", "RadioButton", "Spinner", "ImageButton"))
+TOUCHED = frozenset(("Button", "EditText", "AutoCompleteTextView", "RadioButton", "Spinner", "ImageButton", "SeekBar"))
 GRAVITY = {
     "center": "justify-content:center;align-items:center;text-align:center;",
     "center_vertical": "align-items:center;",
@@ -42,6 +42,8 @@ class Scene:
     progress: dict[str, float] = field(default_factory=dict)
     # Layouts that the code adds to a view, with the texts of their own ids.
     rows: dict[str, list[tuple[str, dict[str, str]]]] = field(default_factory=dict)
+    # Whether what scrolls is at its end, not at its beginning.
+    at_end: bool = False
 
 
 class Page:
@@ -122,9 +124,9 @@ class Page:
             children = "".join(self._view(child, direction, {}, texts) for child in element)
             for layout, row in self.scene.rows.get(name, []):
                 children += self._view(self.resources.layout(layout), direction, {}, row)
-            css = f"display:flex;flex-direction:{direction};align-items:flex-start;" + (
-                "overflow:hidden;" if kind == "ScrollView" else ""
-            )
+            css = f"display:flex;flex-direction:{direction};align-items:flex-start;"
+            if kind == "ScrollView":
+                css += "overflow:hidden;" + ("justify-content:flex-end;" if self.scene.at_end else "")
             css += self._gravity(given, direction)
             return children, css, {"orientation", "gravity"}
         if kind == "FrameLayout":
@@ -146,6 +148,8 @@ class Page:
             return shown, "height:100%;" if parent == "full grid" else "aspect-ratio:1;", {"layout_gravity"}
         if kind == "ProgressBar":
             return self._bar(given, self.scene.progress[name]), "position:relative;", {"progressDrawable"}
+        if kind == "SeekBar":
+            return self._slider(int(given["progress"]) / int(given["max"])), "position:relative;", {"max", "progress"}
         if kind == "View":
             return "", "", set()
         raise Unknown(f"<{kind}>")
@@ -184,6 +188,18 @@ class Page:
         if gravity not in GRAVITY or (direction == "column" and gravity != "center"):
             raise Unknown(f"gravity {gravity}")
         return GRAVITY[gravity]
+
+    def _slider(self, done: float) -> str:
+        """As Material draws it, in the theme's colours, where the layout puts it."""
+        accent, rest = (self.resources.color(f"@color/{name}", frozenset()) for name in ("accent", "outline"))
+        line = "position:absolute;top:calc(50% - 1px);height:2px;"
+        return (
+            '<div style="position:absolute;inset:0 16px;">'
+            f'<div style="{line}width:100%;background:{rest}"></div>'
+            f'<div style="{line}width:{100 * done}%;background:{accent}"></div>'
+            f'<div style="position:absolute;top:calc(50% - 6px);left:calc({100 * done}% - 6px);width:12px;height:12px;'
+            f'border-radius:6px;background:{accent}"></div></div>'
+        )
 
     def _bar(self, given: dict[str, str], done: float) -> str:
         parts = self.resources.layers(given["progressDrawable"])

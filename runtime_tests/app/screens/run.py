@@ -7,7 +7,7 @@ import math
 import os
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from PIL import Image
 
 from edge_hadanorm.bundle import Bundle
 from edge_hadanorm.bundle.runner import ExecuTorchRunner, set_threads
-from edge_hadanorm.pipelines.drawing import Wish, latents, picture
+from edge_hadanorm.pipelines.drawing import Original, Wish, latents, picture
 
 THREADS = 1
+# The place of the slider in the layout.
+STRENGTH = 0.6
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,15 @@ class Check:
     expected: str
     drawn: str
     psnr: float
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A picture that begins with the one before, under a mask: addresses, and the milliseconds of its steps."""
+
+    mask: str
+    drawn: str
+    steps: list[float]
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,7 @@ class Run:
     steps: list[float]
     total: float
     check: Check
+    begun: Begun
 
     @property
     def median(self) -> float:
@@ -67,11 +79,26 @@ def run(bundle: Bundle, prompt: str, seed: int) -> Run:
     runner.prepare(negative, negative=True)
     prepare = 1000 * (time.perf_counter() - begin)
     moments.append(time.perf_counter())
-    latents(runner, Wish(prompt, plan, sampling["guidance"], seed, negative), on_step)
+    wish = Wish(prompt, plan, sampling["guidance"], seed, negative)
+    drawn = latents(runner, wish, on_step)
     steps = [1000 * (after - before) for before, after in itertools.pairwise(moments)]
     total = sum(load.values()) + 1000 * (time.perf_counter() - begin)
     cores = os.cpu_count() or 1
-    return Run(bundle, THREADS, cores, prompt, seed, pictures, load, prepare, steps, total, _check(bundle, runner))
+    check, begun = _check(bundle, runner), _begun(runner, wish, drawn)
+    return Run(bundle, THREADS, cores, prompt, seed, pictures, load, prepare, steps, total, check, begun)
+
+
+def _begun(runner: ExecuTorchRunner, wish: Wish, drawn: torch.Tensor) -> Begun:
+    """The right half of a picture is drawn anew, of other noise."""
+    mask = torch.zeros(drawn.shape[1:])
+    mask[:, drawn.shape[2] // 2 :] = 1
+    moments = []
+    original = Original((torch.from_numpy(_levels(drawn)).permute(2, 0, 1) / 127.5 - 1).contiguous(), mask)
+    plan = wish.plan.begun(STRENGTH)
+    wish = replace(wish, plan=plan, seed=wish.seed + 1, original=original)
+    made = latents(runner, wish, lambda *_: moments.append(time.perf_counter()))
+    steps = [1000 * (after - before) for before, after in itertools.pairwise(moments)]
+    return Begun(_address(_levels((2 * mask - 1).expand(3, -1, -1))), _address(_levels(made)), steps)
 
 
 def _check(bundle: Bundle, runner: ExecuTorchRunner) -> Check:

@@ -1,4 +1,4 @@
-"""What the app shows at four moments: the texts that its screens set, from the same strings, of a real run."""
+"""What the app shows at five moments: the texts that its screens set, from the same strings, of a real run."""
 
 import math
 import platform
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from runtime_tests.app.screens.layout import Scene
 from runtime_tests.app.screens.resources import Resources
-from runtime_tests.app.screens.run import Run
+from runtime_tests.app.screens.run import STRENGTH, Run
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,11 @@ SCREENS = frozenset(("screen_generate", "screen_benchmark", "screen_bundles"))
 
 
 def shots(resources: Resources, run: Run) -> list[Shot]:
-    """In the order of the picture: two light, two dark."""
+    """In the order of the picture: light and dark in turns."""
     return [
         Shot("On its way", (), generating(resources, run)),
         Shot("Done, dark theme", ("night",), finished(resources, run)),
+        Shot("Begun with a picture, under a mask", (), begun(resources, run)),
         Shot("Benchmark", (), benchmark(resources, run)),
         Shot("Bundles, self-check, dark theme", ("night",), bundles(resources, run)),
     ]
@@ -42,7 +43,7 @@ def generating(resources: Resources, run: Run) -> Scene:
         run,
         "generate",
         texts | _form(run),
-        shown={"progress", "cancel"},
+        shown={"progress", "cancel", "original_pick"},
         hidden={"generate", "placeholder"},
         pictures={"picture": run.pictures[step - 1]},
         progress={"progress": step / steps},
@@ -59,9 +60,31 @@ def finished(resources: Resources, run: Run) -> Scene:
         run,
         "generate",
         texts | _form(run),
-        shown={"actions"},
+        shown={"actions", "original_pick"},
         hidden={"placeholder"},
         pictures={"picture": run.pictures[-1]},
+    )
+
+
+def begun(resources: Resources, run: Run) -> Scene:
+    """The end of the form: a picture that begins with the one before, of which the right half is drawn anew."""
+    plan = run.bundle.plan(run.bundle.sampling["plan"])
+    steps = run.begun.steps
+    taken = plan.begun(STRENGTH).steps
+    texts = {
+        "status": resources.string("finished"),
+        "figures": resources.string("finished_figures", taken, milliseconds(sum(steps) / len(steps))),
+        "strength_label": resources.string("strength_of", STRENGTH, taken, plan.steps),
+    }
+    return _scene(
+        resources,
+        run,
+        "generate",
+        texts | _form(run, run.seed + 1),
+        shown={"actions", "original_details", "mask_details"},
+        hidden={"placeholder", "mask_pick"},
+        pictures={"picture": run.begun.drawn, "original_picture": run.pictures[-1], "mask_picture": run.begun.mask},
+        at_end=True,
     )
 
 
@@ -125,11 +148,11 @@ def decibels(value: float) -> str:
     return "∞ dB" if math.isinf(value) else f"{value:.1f} dB"
 
 
-def _form(run: Run) -> dict[str, str]:
+def _form(run: Run, seed: int | None = None) -> dict[str, str]:
     return {
         "prompt": run.prompt,
         "negative": run.bundle.sampling["negative"],
-        "seed": str(run.seed),
+        "seed": str(run.seed if seed is None else seed),
         "steps": run.bundle.sampling["plan"],
         "guidance": str(run.bundle.sampling["guidance"]),
     }

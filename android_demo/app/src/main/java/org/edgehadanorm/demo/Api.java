@@ -1,8 +1,10 @@
 package org.edgehadanorm.demo;
 
 import android.content.Context;
+import android.media.ExifInterface;
 import android.os.Build;
 import java.io.File;
+import java.io.InputStream;
 import java.lang.reflect.Field;
 
 /**
@@ -47,6 +49,16 @@ final class Api {
         Object maker = field("SOC_MANUFACTURER");
         Object model = field("SOC_MODEL");
         return maker instanceof String && model instanceof String ? maker + " " + model : Build.HARDWARE;
+    }
+
+    /** The Exif orientation of a picture file, by the constructor of ExifInterface of level 24; 1 where it has none. */
+    static int orientation(InputStream file) {
+        try {
+            ExifInterface notes = ExifInterface.class.getConstructor(InputStream.class).newInstance(file);
+            return notes.getAttributeInt(ExifInterface.TAG_ORIENTATION, ExifInterface.ORIENTATION_NORMAL);
+        } catch (ReflectiveOperationException error) {
+            return ExifInterface.ORIENTATION_NORMAL;
+        }
     }
 
     private static Object field(String name) {

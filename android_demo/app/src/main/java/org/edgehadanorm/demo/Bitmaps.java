@@ -27,6 +27,10 @@ final class Bitmaps {
         if (bitmap == null) {
             throw new IOException(file.getName() + " is no picture");
         }
+        return picture(bitmap);
+    }
+
+    static Picture picture(Bitmap bitmap) {
         int[] argb = new int[bitmap.getWidth() * bitmap.getHeight()];
         bitmap.getPixels(argb, 0, bitmap.getWidth(), 0, 0, bitmap.getWidth(), bitmap.getHeight());
         return new Picture(bitmap.getWidth(), bitmap.getHeight(), argb);

@@ -32,6 +32,7 @@ final class Form {
     private final EditText seed;
     private final Spinner steps;
     private final EditText guidance;
+    private final OriginalForm original;
     private Optional<org.edgehadanorm.core.Bundle> bundle = Optional.empty();
     /** The name of the bundle that the form is filled for. */
     private String filledFor = "";
@@ -39,7 +40,7 @@ final class Form {
     private boolean restored;
 
     /** go: what a key of the keyboard asks for. */
-    Form(Activity activity, Runnable go) {
+    Form(Activity activity, Session session, Picker picker, Runnable go) {
         this.activity = activity;
         prompt = (AutoCompleteTextView) activity.findViewById(R.id.prompt);
         negativeLabel = (TextView) activity.findViewById(R.id.negative_label);
@@ -58,6 +59,7 @@ final class Form {
         }
         activity.findViewById(R.id.new_seed).setOnClickListener(
                 view -> seed.setText(String.valueOf(random.nextInt(SEEDS))));
+        original = new OriginalForm(activity, session, picker, this::follow);
         Changes changes = new Changes();
         steps.setOnItemSelectedListener(changes);
         guidance.addTextChangedListener(changes);
@@ -76,8 +78,14 @@ final class Form {
         restored = true;
     }
 
+    /** Fits the form to a state. */
+    void show(State state) {
+        original.show(state);
+        state.bundle().ifPresent(this::fill);
+    }
+
     /** Fills the fields for a bundle that they are not filled for. */
-    void fill(org.edgehadanorm.core.Bundle next) {
+    private void fill(org.edgehadanorm.core.Bundle next) {
         bundle = Optional.of(next);
         boolean same = next.name().equals(filledFor);
         if (same && !restored) {
@@ -110,15 +118,15 @@ final class Form {
             return Optional.empty();
         }
         hideKeyboard();
-        return Optional.of(new Request(prompt.getText().toString(), negative.getText().toString(), seedNow.get(),
-                plan.get(), guidanceNow.get()));
+        return Optional.of(original.begun(new Request(prompt.getText().toString(), negative.getText().toString(),
+                seedNow.get(), plan.get(), guidanceNow.get())));
     }
 
     /** Fits the fields to the chosen steps and to the guidance. */
     private void follow() {
         Fields.chosen(steps, String.class).flatMap(name -> bundle.map(now -> now.plans().get(name))).ifPresent(plan -> {
             fitGuidance(new FormContent(plan, "").guidance());
-            FormContent content = new FormContent(plan, guidance.getText().toString().trim());
+            FormContent content = new FormContent(original.follow(plan), guidance.getText().toString().trim());
             negative.setEnabled(content.takesNegative());
             Fields.say(negativeLabel, content.negativeLabel());
         });

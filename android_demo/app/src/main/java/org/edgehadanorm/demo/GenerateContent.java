@@ -9,10 +9,12 @@ import org.edgehadanorm.core.Picture;
 final class GenerateContent {
     private final State state;
     private final boolean drawing;
+    private final boolean picking;
 
     GenerateContent(State state) {
         this.state = state;
         drawing = state.is(State.Kind.RUNNING, State.Task.DRAW);
+        picking = state.is(State.Kind.RUNNING, State.Task.PICK);
     }
 
     boolean canGenerate() {
@@ -40,13 +42,19 @@ final class GenerateContent {
         return state.drawing().filter(now -> now.isFinished() && !drawing);
     }
 
-    /** As long as it draws. */
+    /** As long as it draws, or reads a picture that was picked. */
     Optional<Bar> bar() {
+        if (picking) {
+            return Optional.of(Bar.unknown());
+        }
         return state.drawing().filter(now -> drawing).map(now ->
                 now.phase() == Phase.DENOISE ? Bar.of(now.done(), now.steps()) : Bar.unknown());
     }
 
     Phrase status() {
+        if (picking) {
+            return Phrase.of(R.string.picking);
+        }
         if (drawing) {
             return state.drawing().map(now -> Phrase.of(name(now.phase()))).orElse(Phrase.NONE);
         }
@@ -66,6 +74,8 @@ final class GenerateContent {
 
     private static int name(Phase phase) {
         switch (phase) {
+            case ENCODE_PICTURE:
+                return R.string.phase_encode_picture;
             case ENCODE:
                 return R.string.phase_encode;
             case PREPARE:

@@ -31,7 +31,7 @@ final class GenerateScreen implements Screen {
     private final View cancel;
     private Optional<Picture> shown = Optional.empty();
 
-    GenerateScreen(Activity activity, Session session, Saver saver) {
+    GenerateScreen(Activity activity, Session session, Saver saver, Picker picker) {
         this.activity = activity;
         this.session = session;
         this.saver = saver;
@@ -43,7 +43,7 @@ final class GenerateScreen implements Screen {
         actions = activity.findViewById(R.id.actions);
         generate = activity.findViewById(R.id.generate);
         cancel = activity.findViewById(R.id.cancel);
-        form = new Form(activity, this::generate);
+        form = new Form(activity, session, picker, this::generate);
         generate.setOnClickListener(view -> generate());
         cancel.setOnClickListener(view -> session.cancel());
         activity.findViewById(R.id.share).setOnClickListener(view -> share());
@@ -64,10 +64,8 @@ final class GenerateScreen implements Screen {
 
     @Override
     public void show(State state) {
-        state.bundle().ifPresent(bundle -> {
-            picture.setProportions(bundle.width(), bundle.height());
-            form.fill(bundle);
-        });
+        state.bundle().ifPresent(bundle -> picture.setProportions(bundle.width(), bundle.height()));
+        form.show(state);
         GenerateContent content = new GenerateContent(state);
         Fields.visible(generate, !content.isDrawing());
         generate.setEnabled(content.canGenerate());

@@ -1,28 +1,18 @@
 package org.edgehadanorm.demo;
 
 import android.app.Activity;
-import android.content.ActivityNotFoundException;
-import android.content.ContentResolver;
 import android.content.Intent;
-import android.database.Cursor;
-import android.net.Uri;
 import android.os.Bundle;
-import android.provider.OpenableColumns;
 import android.view.View;
 import android.widget.RadioGroup;
 import android.widget.TextView;
-import android.widget.Toast;
 import java.util.Arrays;
 import java.util.List;
 
 /** The one activity: three screens under tabs, the line of the chosen bundle, and what went wrong. */
 public final class MainActivity extends Activity implements Session.Observer {
-    private static final int PICK = 1;
-    /** Providers do not agree on what a .zip is. */
-    private static final String[] ZIP_TYPES =
-            {"application/zip", "application/x-zip-compressed", "application/octet-stream"};
-
     private Session session;
+    private Picker picker;
     private GenerateScreen generate;
     private List<Screen> screens;
 
@@ -32,9 +22,10 @@ public final class MainActivity extends Activity implements Session.Observer {
         setContentView(R.layout.activity_main);
         DemoApplication application = (DemoApplication) getApplication();
         session = application.session();
-        generate = new GenerateScreen(this, session, application.saver());
+        picker = new Picker(this, session);
+        generate = new GenerateScreen(this, session, application.saver(), picker);
         screens = Arrays.asList(generate, new BenchmarkScreen(this, session), new BundlesScreen(this, session,
-                this::pick));
+                picker::zip));
         RadioGroup tabs = findView(R.id.tabs);
         tabs.setOnCheckedChangeListener((group, id) -> showTab(id));
         showTab(tabs.getCheckedRadioButtonId());
@@ -78,11 +69,7 @@ public final class MainActivity extends Activity implements Session.Observer {
 
     @Override
     protected void onActivityResult(int request, int result, Intent data) {
-        if (request == PICK && result == RESULT_OK && data != null && data.getData() != null) {
-            Uri uri = data.getData();
-            ContentResolver resolver = getApplicationContext().getContentResolver();
-            session.add(() -> resolver.openInputStream(uri), nameOf(resolver, uri));
-        }
+        picker.answered(request, result, data);
     }
 
     /** What findViewById gives, as what it is. */
@@ -97,28 +84,5 @@ public final class MainActivity extends Activity implements Session.Observer {
         for (int index = 0; index < tabs.length; index++) {
             findViewById(views[index]).setVisibility(tabs[index] == tab ? View.VISIBLE : View.GONE);
         }
-    }
-
-    private void pick() {
-        Intent intent = new Intent(Api.OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE).setType("*/*")
-                .putExtra(Api.MIME_TYPES, ZIP_TYPES);
-        try {
-            startActivityForResult(intent, PICK);
-        } catch (ActivityNotFoundException error) {
-            Toast.makeText(this, R.string.no_picker, Toast.LENGTH_LONG).show();
-        }
-    }
-
-    private static String nameOf(ContentResolver resolver, Uri uri) {
-        String[] columns = {OpenableColumns.DISPLAY_NAME};
-        try (Cursor cursor = resolver.query(uri, columns, null, null, null)) {
-            if (cursor != null && cursor.moveToFirst() && cursor.getString(0) != null) {
-                return cursor.getString(0);
-            }
-        } catch (RuntimeException error) {
-            // A provider that does not tell; the name is a nicety.
-            return "";
-        }
-        return "";
     }
 }

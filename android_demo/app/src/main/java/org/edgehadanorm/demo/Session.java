@@ -7,6 +7,7 @@ import java.util.Set;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.Executor;
 import java.util.concurrent.ExecutorService;
+import java.util.function.Function;
 import java.util.function.IntFunction;
 import java.util.function.UnaryOperator;
 
@@ -18,6 +19,7 @@ import org.edgehadanorm.core.Clock;
 import org.edgehadanorm.core.Generator;
 import org.edgehadanorm.core.Listener;
 import org.edgehadanorm.core.ModuleRunner;
+import org.edgehadanorm.core.Original;
 import org.edgehadanorm.core.Phase;
 import org.edgehadanorm.core.Picture;
 import org.edgehadanorm.core.PictureReader;
@@ -40,6 +42,11 @@ final class Session {
     /** Opens what a person picked. */
     interface Source {
         InputStream open() throws IOException;
+    }
+
+    /** Reads a picture that a person picked, cut to a size. */
+    interface Pick {
+        Picture read(int width, int height) throws IOException;
     }
 
     private interface Work {
@@ -131,10 +138,41 @@ final class Session {
         });
     }
 
+    /** Takes a picture for the next ones to begin with. */
+    void beginWith(Pick pick) {
+        pick(pick, picture -> Optional.of(new Original(picture, Optional.empty())));
+    }
+
+    /** Takes a mask of what is drawn anew of it. */
+    void mask(Pick pick) {
+        pick(pick, mask -> state().original().map(original -> original.masked(Optional.of(mask))));
+    }
+
+    /** Begins the next pictures with noise alone again. */
+    void beginWithNoise() {
+        update(next -> next.original(Optional.empty()));
+    }
+
+    /** Draws all of the picture to begin with anew again. */
+    void unmask() {
+        update(next -> next.original(state.original().map(original -> original.masked(Optional.empty()))));
+    }
+
+    private void pick(Pick pick, Function<Picture, Optional<Original>> use) {
+        start(State.Kind.RUNNING, State.Task.PICK, () -> {
+            Bundle bundle = chosen();
+            Optional<Original> original = use.apply(pick.read(bundle.width(), bundle.height()));
+            if (cancelled) {
+                throw new CancellationException();
+            }
+            update(next -> next.original(original));
+        });
+    }
+
     void draw(Request request) {
         start(next -> next.begin(request), () -> {
             Bundle bundle = runnable();
-            int all = bundle.plan(request.plan()).steps();
+            int all = bundle.plan(request).steps();
             drawing(drawing -> drawing.of(all));
             Picture picture = new Generator(bundle, loaders.apply(0)).generate(request, new Listener() {
                 @Override
@@ -227,10 +265,14 @@ final class Session {
     }
 
     private Bundle runnable() throws BundleException, RunnerException {
-        Bundle bundle = state().bundle()
-                .orElseThrow(() -> new BundleException("There is no bundle: import one, a .zip made of its folder"));
+        Bundle bundle = chosen();
         memory.require(bundle);
         return bundle;
+    }
+
+    private Bundle chosen() throws BundleException {
+        return state().bundle()
+                .orElseThrow(() -> new BundleException("There is no bundle: import one, a .zip made of its folder"));
     }
 
     /** Counts the steps of what is drawn for its figures, not to be looked at. */

@@ -7,6 +7,7 @@ import java.util.function.UnaryOperator;
 
 import org.edgehadanorm.core.Benchmark;
 import org.edgehadanorm.core.Bundle;
+import org.edgehadanorm.core.Original;
 import org.edgehadanorm.core.Request;
 import org.edgehadanorm.core.SelfCheck;
 
@@ -16,7 +17,7 @@ final class State {
     enum Kind { IDLE, IMPORTING, RUNNING, DONE, FAILED }
 
     /** What it was asked for last. */
-    enum Task { NONE, OPEN, IMPORT, DRAW, MEASURE, CHECK }
+    enum Task { NONE, OPEN, IMPORT, PICK, DRAW, MEASURE, CHECK }
 
     static final State FIRST = new State(new Builder());
 
@@ -27,6 +28,7 @@ final class State {
     private final long total;
     private final List<String> names;
     private final Optional<Bundle> bundle;
+    private final Optional<Original> original;
     private final Optional<Drawing> drawing;
     private final Optional<Benchmark> benchmark;
     private final Optional<SelfCheck.Result> check;
@@ -41,6 +43,7 @@ final class State {
         total = from.total;
         names = Collections.unmodifiableList(from.names);
         bundle = from.bundle;
+        original = from.original;
         drawing = from.drawing;
         benchmark = from.benchmark;
         check = from.check;
@@ -90,6 +93,11 @@ final class State {
         return bundle;
     }
 
+    /** What the next picture begins with, cut to the size of this bundle's; nothing: noise alone. */
+    Optional<Original> original() {
+        return original;
+    }
+
     /** The picture that grows or the last one. */
     Optional<Drawing> drawing() {
         return drawing;
@@ -128,6 +136,7 @@ final class State {
         private long total = -1;
         private List<String> names = Collections.emptyList();
         private Optional<Bundle> bundle = Optional.empty();
+        private Optional<Original> original = Optional.empty();
         private Optional<Drawing> drawing = Optional.empty();
         private Optional<Benchmark> benchmark = Optional.empty();
         private Optional<SelfCheck.Result> check = Optional.empty();
@@ -145,6 +154,7 @@ final class State {
             total = from.total;
             names = from.names;
             bundle = from.bundle;
+            original = from.original;
             drawing = from.drawing;
             benchmark = from.benchmark;
             check = from.check;
@@ -183,11 +193,17 @@ final class State {
             return this;
         }
 
-        /** Another bundle: what was measured of the one before goes, its picture stays. */
+        /** Another bundle: what was measured of the one before and cut for it goes, its picture stays. */
         Builder bundle(Optional<Bundle> bundle) {
             this.bundle = bundle;
+            original = Optional.empty();
             benchmark = Optional.empty();
             check = Optional.empty();
+            return this;
+        }
+
+        Builder original(Optional<Original> original) {
+            this.original = original;
             return this;
         }
 

@@ -20,7 +20,7 @@ import org.edgehadanorm.core.Tensor;
 
 /**
  * A zipped bundle of a model of classes that draws 2 x 2 pixels in two steps, and who runs it. It has steps under any
- * guidance, steps that were made for one, and steps without.
+ * guidance, steps that were made for one, and steps without, which do not say how noisy their latents are.
  */
 final class TinyBundle {
     private static final String TENSOR = "{\"name\": \"%s\", \"dtype\": \"%s\", \"shape\": %s}";
@@ -33,26 +33,33 @@ final class TinyBundle {
     private static final String XNNPACK = "xnnpack";
     private final String target;
     private final boolean golden;
+    private final boolean decoder;
     private final byte[] program;
     private final byte[] picture = {1, 2, 3};
 
-    private TinyBundle(String target, int bytes, boolean golden) {
+    private TinyBundle(String target, int bytes, boolean golden, boolean decoder) {
         this.target = target;
         this.golden = golden;
+        this.decoder = decoder;
         this.program = new byte[bytes];
     }
 
     static TinyBundle ofBytes(int bytes) {
-        return new TinyBundle(XNNPACK, bytes, false);
+        return new TinyBundle(XNNPACK, bytes, false, false);
     }
 
     static TinyBundle of(String target) {
-        return new TinyBundle(target, 1, false);
+        return new TinyBundle(target, 1, false, false);
     }
 
     /** With a golden picture, a file that only a test can read. */
     static TinyBundle withGolden() {
-        return new TinyBundle(XNNPACK, 1, true);
+        return new TinyBundle(XNNPACK, 1, true, false);
+    }
+
+    /** With an image decoder, and no encoder. */
+    static TinyBundle withDecoder() {
+        return new TinyBundle(XNNPACK, 1, false, true);
     }
 
     InputStream zip() throws IOException {
@@ -75,8 +82,12 @@ final class TinyBundle {
 
     private String manifest() {
         String sample = "[1, 3, 2, 2]";
-        String plans = "{\"made for 3\": " + plan("3", "b") + ", \"2\": " + plan("null", "b") + ", \"without\": "
-                + plan("null", "b_text") + "}";
+        String known = "\"known\": [0.5, 0.5], ";
+        String plans = "{\"made for 3\": " + plan("3", known, "b") + ", \"2\": " + plan("null", known, "b")
+                + ", \"without\": " + plan("null", "", "b_text") + "}";
+        String decodes = ", \"image_decoder\": {\"file\": \"denoiser.pte\", \"methods\": {\"decode\": {\"inputs\": ["
+                + tensor("latents", "float32", sample) + "], \"outputs\": [" + tensor("picture", "float32", sample)
+                + "]}}}";
         return "{\"schema\": 3, \"generator\": \"a test\", \"target\": \"" + target + "\", \"family\": \"Tiny\","
                 + " \"recipe\": \"none\", \"image\": {\"width\": 2, \"height\": 2, \"channels\": 3},"
                 + " \"latents\": {\"shape\": [3, 2, 2]}, \"programs\": {\"denoiser\": {\"file\": \"denoiser.pte\","
@@ -84,7 +95,7 @@ final class TinyBundle {
                 + tensor("conditioning.0", "float32", "[1]") + "]}, \"denoise\": {\"inputs\": ["
                 + tensor("latents", "float32", sample) + ", " + tensor("timestep", "float32", "[1]") + ", "
                 + tensor("conditioning.0", "float32", "[1]") + "], \"outputs\": ["
-                + tensor("prediction", "float32", sample) + "]}}}}, \"prompt\": {\"encoders\": {}, \"lower\": false,"
+                + tensor("prediction", "float32", sample) + "]}}}" + (decoder ? decodes : "") + "}, \"prompt\": {\"encoders\": {}, \"lower\": false,"
                 + " \"labels\": {\"cat\": 0, \"dog\": 1}, \"embedded\": null}, \"sampling\": {\"plan\": \"2\","
                 + " \"guidance\": 1.5, \"negative\": \"dog\", \"plans\": " + plans + "},"
                 + " \"noise\": \"philox4x32-10/box-muller\", \"golden\": " + (golden ? GOLDEN : "null")
@@ -92,9 +103,9 @@ final class TinyBundle {
                 + (golden ? ", " + listed("golden.png", picture) : "") + "}}";
     }
 
-    /** coefficients: the name of the row's. */
-    private static String plan(String guidance, String coefficients) {
-        return String.format(PLAN, guidance, String.format(ROW, coefficients));
+    /** known: the rows' scales of a picture and its noise, where they say them; coefficients: the name of the rows'. */
+    private static String plan(String guidance, String known, String coefficients) {
+        return String.format(PLAN, guidance, known + String.format(ROW, coefficients));
     }
 
     private static String listed(String name, byte[] bytes) {

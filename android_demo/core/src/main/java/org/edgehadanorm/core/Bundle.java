@@ -162,6 +162,18 @@ public final class Bundle {
         return plan;
     }
 
+    /** The plan of a request, from where its picture begins. Throws BundleException where it is none. */
+    public Plan plan(Request request) throws BundleException {
+        Plan plan = plan(request.plan());
+        return request.original().isPresent() ? plan.begun(request.strength()) : plan;
+    }
+
+    /** Whether pictures can begin with a known one, which is either encoded or the latents themselves. */
+    public boolean takesOriginals() {
+        return programs.containsKey(Links.DECODER)
+                ? programs.containsKey(Links.IMAGE_ENCODER) : latentShape()[0] == Picture.CHANNELS;
+    }
+
     /** The number of steps that a plan is named by; beyond all of them where it is named otherwise. */
     private static int steps(String plan) {
         return plan.matches("[1-9][0-9]{0,5}") ? Integer.parseInt(plan) : Integer.MAX_VALUE;

@@ -5,8 +5,8 @@ import java.util.Map;
 import java.util.Optional;
 
 /**
- * Makes pictures with a bundle. Programs are in memory one at a time: each text encoder is closed before the next
- * program is loaded, and the denoiser before the image decoder.
+ * Makes pictures with a bundle. Programs are in memory one at a time: the image encoder and each text encoder are closed
+ * before the next program is loaded, and the denoiser before the image decoder.
  */
 public final class Generator {
     private static final int MOST_LATENTS = 1 << 26;
@@ -34,13 +34,19 @@ public final class Generator {
      */
     public Picture generate(Request request, Listener listener) throws RunnerException, BundleException, Cancelled {
         check(request);
-        Sampler sampler = new Sampler(bundle.plan(request.plan()), request.guidance());
+        Plan plan = bundle.plan(request);
+        Sampler sampler = new Sampler(plan, request.guidance());
+        Autoencoder autoencoder = new Autoencoder(bundle, loader);
+        if (request.original().isPresent()) {
+            plan.requireKnown(request.original().get().mask().isPresent());
+            autoencoder.check(request.original().get());
+        }
         try {
-            float[] latents = denoised(inputs(sampler, request, listener), sampler, request.seed(), listener);
-            int[] shape = bundle.latentShape();
-            Optional<Program> decoder = Optional.ofNullable(bundle.programs().get(Links.DECODER));
-            Tensor picture = decoder.isPresent()
-                    ? decoded(decoder.get(), latents, listener) : Tensor.of(latents, 1, shape[0], shape[1], shape[2]);
+            Optional<Known> known = request.original().isPresent()
+                    ? Optional.of(autoencoder.encoded(request.original().get(), listener)) : Optional.empty();
+            Map<Conditioning, Tensor[]> inputs = inputs(sampler, request, listener);
+            float[] latents = denoised(inputs, sampler, request.seed(), known, listener);
+            Tensor picture = autoencoder.decoded(latents, listener);
             long[] size = picture.shape();
             return Picture.of(picture.floats(), (int) size[1], (int) size[2], (int) size[3]);
         } catch (OutOfMemoryError error) {
@@ -92,8 +98,8 @@ public final class Generator {
         return made;
     }
 
-    private float[] denoised(Map<Conditioning, Tensor[]> inputs, Sampler sampler, long seed, Listener listener)
-            throws RunnerException, Cancelled {
+    private float[] denoised(Map<Conditioning, Tensor[]> inputs, Sampler sampler, long seed, Optional<Known> known,
+            Listener listener) throws RunnerException, Cancelled {
         begin(Phase.PREPARE, listener);
         Program denoiser = bundle.programs().get(Links.DENOISER);
         boolean pixels = !bundle.programs().containsKey(Links.DECODER);
@@ -113,7 +119,7 @@ public final class Generator {
                 return denoise.run(runner, given)[0].floats();
             };
             long[] last = {clock.nanoseconds()};
-            return sampler.sample(model, stream -> Noise.normal(seed, count, stream), (k, latents) -> {
+            return sampler.sample(model, stream -> Noise.normal(seed, count, stream), known, (k, latents) -> {
                 long now = clock.nanoseconds();
                 Picture preview = Preview.of(latents, shape[0], shape[1], shape[2], pixels);
                 listener.step(k + 1, sampler.steps(), (now - last[0]) / 1e6, preview);
@@ -123,25 +129,13 @@ public final class Generator {
         }
     }
 
-    private Tensor decoded(Program decoder, float[] latents, Listener listener) throws RunnerException, Cancelled {
-        begin(Phase.DECODE, listener);
-        Method decode = decoder.method("decode");
-        long[] tile = decode.inputs().get(0).shape();
-        int[] shape = bundle.latentShape();
-        try (ModuleRunner runner = loader.load(decoder.file())) {
-            return new Tiles((int) tile[3], shape[0], shape[1], shape[2]).decode(latents, part -> {
-                stopIfCancelled(listener);
-                return decode.run(runner, part)[0];
-            });
-        }
-    }
-
-    private static void begin(Phase phase, Listener listener) throws Cancelled {
+    /** Tells of a phase. Throws Cancelled where nobody wants it any more. */
+    static void begin(Phase phase, Listener listener) throws Cancelled {
         stopIfCancelled(listener);
         listener.phase(phase);
     }
 
-    private static void stopIfCancelled(Listener listener) throws Cancelled {
+    static void stopIfCancelled(Listener listener) throws Cancelled {
         if (listener.cancelled()) {
             throw new Cancelled();
         }

@@ -13,6 +13,7 @@ import java.util.Set;
 final class Links {
     static final String DENOISER = "denoiser";
     static final String DECODER = "image_decoder";
+    static final String IMAGE_ENCODER = "image_encoder";
 
     private Links() {
     }
@@ -34,7 +35,7 @@ final class Links {
             methods.add("denoise");
         } else if (role.equals(DECODER)) {
             methods.add("decode");
-        } else if (Schema.ENCODERS.contains(role)) {
+        } else if (role.equals(IMAGE_ENCODER) || Schema.ENCODERS.contains(role)) {
             methods.add("encode");
         }
         return methods;

@@ -1,7 +1,9 @@
 package org.edgehadanorm.core;
 
 /** An opaque picture of 8 bits a colour. */
-public final class Picture {
+public final strictfp class Picture {
+    /** Of colour. */
+    static final int CHANNELS = 3;
     private static final int OPAQUE = 0xFF000000;
 
     private final int width;
@@ -49,6 +51,24 @@ public final class Picture {
     /** 0xFFRRGGBB of every pixel, row by row. */
     public int[] argb() {
         return argb;
+    }
+
+    /** Values [3, height, width] in [-1, 1] of red, green and blue: pixel / 127.5 - 1 in float32. */
+    float[] values() {
+        float[] chw = new float[CHANNELS * argb.length];
+        for (int i = 0; i < chw.length; i++) {
+            int level = argb[i % argb.length] >> 8 * (CHANNELS - 1 - i / argb.length) & 0xFF;
+            float scaled = level / 127.5f;
+            chw[i] = scaled - 1f;
+        }
+        return chw;
+    }
+
+    /** Whether a pixel is nearer to white than to black, by the luma of ITU-R 601-2 as Pillow rounds it. */
+    boolean isLight(int x, int y) {
+        int pixel = argb[y * width + x];
+        int luma = (pixel >> 16 & 0xFF) * 19595 + (pixel >> 8 & 0xFF) * 38470 + (pixel & 0xFF) * 7471 + 0x8000 >> 16;
+        return luma >= 128;
     }
 
     /**

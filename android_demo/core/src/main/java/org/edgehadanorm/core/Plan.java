@@ -2,7 +2,10 @@ package org.edgehadanorm.core;
 
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
+import java.util.Map;
+import java.util.Optional;
 import java.util.OptionalDouble;
 
 /**
@@ -11,12 +14,15 @@ import java.util.OptionalDouble;
  * guidance g:
  *
  * <pre>
- * x_0 = noiseScale * n_0
+ * x_0 = noiseScale * n_0, or known_0 of a picture's latents z: known_0[0] z + known_0[1] n_0
  * x_(k+1) = a x_k + sum_j (text_j + g guided_j) p_text,(k-j) + sum_j (negative_j + (1 - g) guided_j) p_negative,(k-j)
  *           + sum_j noise_j n_(k+1-j)
  * </pre>
  *
- * A guidance below 1 is 1. Coefficients are worked out in float64 as written here, and rounded to float32.
+ * Under a mask m, 1 where the picture is drawn anew, x_(k+1) is then (1 - m) (known_(k+1)[0] z + known_(k+1)[1] n_0)
+ * + m x_(k+1); after the last row known is (1, 0).
+ *
+ * <p>A guidance below 1 is 1. Coefficients are worked out in float64 as written here, and rounded to float32.
  */
 public final strictfp class Plan {
     private static final double MOST_GUIDANCE = 100;
@@ -24,12 +30,17 @@ public final strictfp class Plan {
     private final float noiseScale;
     private final OptionalDouble guidance;
     private final List<Row> rows;
+    private final Map<Integer, Plan> starts;
 
-    /** guidance: the only one that the plan was made for; empty: any. */
-    Plan(double noiseScale, OptionalDouble guidance, List<Row> rows) {
+    /**
+     * guidance: the only one that the plan was made for; empty: any. starts: by row, the plan that begins there with a
+     * known picture, where it is another than the rest of this one.
+     */
+    Plan(double noiseScale, OptionalDouble guidance, List<Row> rows, Map<Integer, Plan> starts) {
         this.noiseScale = (float) noiseScale;
         this.guidance = guidance;
         this.rows = rows;
+        this.starts = starts;
     }
 
     /** Rows, which may be more than the steps that a scheduler was asked for. */
@@ -47,9 +58,60 @@ public final strictfp class Plan {
         return worked(asked).stream().anyMatch(step -> step.predicts(Conditioning.NEGATIVE));
     }
 
+    /**
+     * The last rows, a share `strength` of all, which begin with a known picture; the row before them too where the
+     * first of them cannot begin. Throws BundleException for an impossible strength, and where no picture can begin.
+     */
+    public Plan begun(double strength) throws BundleException {
+        if (!(strength > 0 && strength <= 1)) {
+            throw new BundleException("strength is " + strength + ", not a number above 0 and at most 1");
+        }
+        int first = (int) (steps() - steps() * strength);
+        for (int row : new int[] {first, Math.max(first - 1, 0)}) {
+            Optional<Plan> plan = starts.containsKey(row) ? Optional.of(starts.get(row)) : rest(row);
+            if (plan.isPresent()) {
+                return plan.get();
+            }
+        }
+        String why = first > 0 ? "at step " + first + " of " + steps() : "that does not say how noisy its latents are";
+        throw new BundleException(
+                "no picture can begin a plan " + why + ": take other steps or another strength");
+    }
+
+    /** The rows from one on; nothing where they reach back before it, or it does not say how noisy latents are. */
+    Optional<Plan> rest(int row) {
+        List<Row> rest = rows.subList(row, rows.size());
+        for (int k = 0; k < rest.size(); k++) {
+            if (rest.get(k).reach() > k + 1) {
+                return Optional.empty();
+            }
+        }
+        return rest.get(0).known().map(known -> new Plan(known[1], guidance, rest, Collections.emptyMap()));
+    }
+
+    /** Throws BundleException where the plan does not say how noisy latents are that a known picture is put into. */
+    void requireKnown(boolean masked) throws BundleException {
+        for (Row row : masked ? rows : rows.subList(0, 1)) {
+            if (!row.known().isPresent()) {
+                throw new BundleException(
+                        "the plan does not say how noisy its latents are: no picture can begin it; take other steps");
+            }
+        }
+    }
+
     /** Of the first noise. */
     float noiseScale() {
         return noiseScale;
+    }
+
+    /** Whether a picture begins with a plan of its own somewhere. */
+    boolean hasStarts() {
+        return !starts.isEmpty();
+    }
+
+    /** Whether a picture can begin with the first row. */
+    boolean startsKnown() {
+        return rows.get(0).known().isPresent();
     }
 
     /** The steps at a guidance. Throws BundleException for an impossible one, or another than the plan's own. */

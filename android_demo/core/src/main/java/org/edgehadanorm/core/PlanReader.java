@@ -5,6 +5,7 @@ import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.OptionalDouble;
 
 /** Makes a plan of what a manifest says; refuses what the loop could not run. */
@@ -32,6 +33,7 @@ final class PlanReader {
         for (int k = 0; k < items.size(); k++) {
             checkForm(k, items.get(k));
         }
+        Map<Integer, Plan> starts = starts(plan);
         if (items.isEmpty()) {
             throw wrong("it has no rows");
         }
@@ -46,7 +48,36 @@ final class PlanReader {
         for (int k = 0; k < items.size(); k++) {
             rows.add(row(k, (Map<?, ?>) items.get(k)));
         }
-        return new Plan(noiseScale, guidance, rows);
+        for (Map.Entry<Integer, Plan> start : starts.entrySet()) {
+            checkStart(start.getKey(), start.getValue(), rows.size());
+        }
+        return new Plan(noiseScale, guidance, rows, starts);
+    }
+
+    /** Plans that begin with a known picture, by row. */
+    private static Map<Integer, Plan> starts(Map<?, ?> plan) throws BundleException {
+        Object given = plan.containsKey("starts") ? plan.get("starts") : Collections.emptyMap();
+        if (!(given instanceof Map) || !((Map<?, ?>) given).keySet().stream().allMatch(PlanReader::isRow)) {
+            throw wrong("starts must be an object of plans by row");
+        }
+        Map<Integer, Plan> starts = new LinkedHashMap<>();
+        for (Map.Entry<?, ?> start : ((Map<?, ?>) given).entrySet()) {
+            starts.put(Integer.valueOf((String) start.getKey()), read(start.getValue()));
+        }
+        return starts;
+    }
+
+    private static boolean isRow(Object key) {
+        return ((String) key).matches("[1-9][0-9]{0,3}");
+    }
+
+    private static void checkStart(int first, Plan start, int rows) throws BundleException {
+        if (first >= rows || start.steps() != rows - first || start.hasStarts()) {
+            throw wrong("the start at row " + first + " is not of the rows from there on");
+        }
+        if (!start.startsKnown()) {
+            throw wrong("known of row 0 of the start at row " + first + " is missing");
+        }
     }
 
     private static void checkForm(int k, Object item) throws BundleException {
@@ -82,12 +113,13 @@ final class PlanReader {
         for (String key : NUMBERS) {
             plain.add(item.get(key));
         }
-        if (item.get("known") != null) {
+        boolean known = item.get("known") != null;
+        if (known) {
             plain.addAll((List<?>) item.get("known"));
         }
         double[] first = numbers(plain, "row " + k);
         return new Row(first[0], first[1], first[2], lists.get("b"), lists.get("b_text"), lists.get("b_negative"),
-                lists.get("c"));
+                lists.get("c"), known ? Optional.of(new double[] {first[3], first[4]}) : Optional.empty());
     }
 
     /** A list of a row that may be left out. */

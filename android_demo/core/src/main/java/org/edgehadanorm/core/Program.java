@@ -28,7 +28,7 @@ public final class Program {
         }
     }
 
-    /** What it is for: denoiser, image_decoder, text_encoder, text_encoder_2 or text_encoder_3. */
+    /** What it is for: denoiser, image_decoder, image_encoder, text_encoder, text_encoder_2 or text_encoder_3. */
     public String role() {
         return role;
     }

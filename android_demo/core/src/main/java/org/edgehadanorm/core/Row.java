@@ -1,5 +1,7 @@
 package org.edgehadanorm.core;
 
+import java.util.Optional;
+
 /** A step of a plan. Coefficients [j] belong to the prediction or the noise of j steps before. */
 final class Row {
     private final double timestep;
@@ -9,10 +11,14 @@ final class Row {
     private final double[] text;
     private final double[] negative;
     private final double[] noise;
+    private final Optional<double[]> known;
 
-    /** guided, text, negative, noise: b, b_text, b_negative and c of the manifest. */
+    /**
+     * guided, text, negative, noise: b, b_text, b_negative and c of the manifest. known: two numbers; nothing where the
+     * plan does not say them.
+     */
     Row(double timestep, double inputScale, double a, double[] guided, double[] text, double[] negative,
-            double[] noise) {
+            double[] noise, Optional<double[]> known) {
         this.timestep = timestep;
         this.inputScale = inputScale;
         this.a = a;
@@ -20,6 +26,7 @@ final class Row {
         this.text = text;
         this.negative = negative;
         this.noise = noise;
+        this.known = known;
     }
 
     /** As the model is given it. */
@@ -49,5 +56,15 @@ final class Row {
     /** Of noise. */
     double[] noise() {
         return noise;
+    }
+
+    /** Scales of a known picture and of the first noise in latents as noisy as those that this step begins with. */
+    Optional<double[]> known() {
+        return known;
+    }
+
+    /** How many steps back it reaches at most, with itself. */
+    int reach() {
+        return Math.max(Math.max(guided.length, text.length), Math.max(negative.length, noise.length));
     }
 }

@@ -4,6 +4,7 @@ import java.util.EnumMap;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.function.IntFunction;
 
 /**
@@ -11,6 +12,9 @@ import java.util.function.IntFunction;
  * here, never fused, so that equal predictions give the bits that Python's loop gives.
  */
 final strictfp class Sampler {
+    /** Of the picture and the noise when all steps are done. */
+    private static final float[] CLEAN = {1, 0};
+
     private final float noiseScale;
     private final List<Step> steps;
 
@@ -41,15 +45,17 @@ final strictfp class Sampler {
 
     /**
      * Latents [n]. noise: standard normal noise [n] by its number, 0 the first, k + 1 fresh in step k; it is asked for
-     * again whenever it is needed, and may be overwritten.
+     * again whenever it is needed, and may be overwritten. known: what the picture begins with, where the plan says how
+     * noisy it is; nothing: noise alone.
      */
-    float[] sample(Model model, IntFunction<float[]> noise, OnStep onStep) throws RunnerException, Cancelled {
+    float[] sample(Model model, IntFunction<float[]> noise, Optional<Known> known, OnStep onStep)
+            throws RunnerException, Cancelled {
         Map<Conditioning, Map<Integer, float[]>> made = new EnumMap<>(Conditioning.class);
         for (Conditioning conditioning : Conditioning.values()) {
             made.put(conditioning, new HashMap<>());
         }
-        float[] latents = noise.apply(0);
-        scale(latents, noiseScale);
+        float[] first = noise.apply(0);
+        float[] latents = begun(first, known);
         for (int k = 0; k < steps.size(); k++) {
             Step step = steps.get(k);
             predict(model, k, latents, made);
@@ -69,9 +75,26 @@ final strictfp class Sampler {
                     add(latents, step.noise()[j], noise.apply(k + 1 - j));
                 }
             }
+            if (known.isPresent() && known.get().isMasked()) {
+                known.get().keep(latents, after(k), first);
+            }
             onStep.done(k, latents);
         }
         return latents;
+    }
+
+    /** What the first step begins with; without a picture the noise becomes it. */
+    private float[] begun(float[] noise, Optional<Known> known) {
+        if (known.isPresent()) {
+            return known.get().noised(steps.get(0).known().get(), noise);
+        }
+        scale(noise, noiseScale);
+        return noise;
+    }
+
+    /** Scales of a known picture and of the first noise after step k. */
+    private float[] after(int k) {
+        return k + 1 < steps.size() ? steps.get(k + 1).known().get() : CLEAN;
     }
 
     private void predict(Model model, int k, float[] latents, Map<Conditioning, Map<Integer, float[]>> made)

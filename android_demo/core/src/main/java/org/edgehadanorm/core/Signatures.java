@@ -20,6 +20,7 @@ final class Signatures {
         Signatures signatures = new Signatures(manifest.object("programs"));
         signatures.checkDenoise((List<?>) manifest.object("latents").get("shape"));
         signatures.checkDecode();
+        signatures.checkEncodePicture();
         Map<String, Object> encoders = Manifest.object(manifest.object("prompt"), "encoders");
         for (String role : encoders.keySet()) {
             signatures.checkEncode(role, Manifest.object(encoders, role));
@@ -43,6 +44,18 @@ final class Signatures {
             if (shapes.size() != 1 || shapes.get(0).size() != 4) {
                 throw new BundleException(
                         ".programs." + Links.DECODER + ".methods.decode.inputs are not one tensor [1, C, h, w]");
+            }
+        }
+    }
+
+    private void checkEncodePicture() throws BundleException {
+        if (programs.containsKey(Links.IMAGE_ENCODER)) {
+            List<List<?>> given = shapes(Links.IMAGE_ENCODER, "encode", "inputs");
+            List<List<?>> made = shapes(Links.IMAGE_ENCODER, "encode", "outputs");
+            boolean fit = given.size() == 1 && made.size() == 1 && given.get(0).size() == 4 && made.get(0).size() == 4;
+            if (!fit || !given.get(0).get(1).equals(3L)) {
+                throw new BundleException(".programs." + Links.IMAGE_ENCODER
+                        + ".methods.encode is not of one picture [1, 3, H, W] to one of latents");
             }
         }
     }

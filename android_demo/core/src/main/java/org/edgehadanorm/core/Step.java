@@ -2,6 +2,7 @@ package org.edgehadanorm.core;
 
 import java.util.EnumMap;
 import java.util.Map;
+import java.util.Optional;
 
 /** A row of a plan at one guidance, float32. Coefficients [j] belong to j steps before. */
 final class Step {
@@ -9,6 +10,7 @@ final class Step {
     private final float inputScale;
     private final float a;
     private final float[] noise;
+    private final Optional<float[]> known;
     private final Map<Conditioning, float[]> predictions = new EnumMap<>(Conditioning.class);
     private final Map<Conditioning, Integer> last = new EnumMap<>(Conditioning.class);
 
@@ -18,6 +20,7 @@ final class Step {
         inputScale = (float) row.inputScale();
         a = (float) row.a();
         noise = rounded(row.noise());
+        known = row.known().map(Step::rounded);
     }
 
     /** Sets what is taken of predictions, and the last step that takes the one made here; -1: none does. */
@@ -43,6 +46,11 @@ final class Step {
     /** Of noise. */
     float[] noise() {
         return noise;
+    }
+
+    /** Scales of a known picture and of the first noise in latents as noisy as those that this step begins with. */
+    Optional<float[]> known() {
+        return known;
     }
 
     /** Of predictions. */

@@ -4,66 +4,73 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * The picture of latents by a decoder of square tiles, which overlap by a quarter of their side. Where they overlap
- * they are mixed by weights that fall linearly towards their edges, in float32 as pipelines/decoder.py does it.
+ * What a decoder makes of latents, or an encoder of a picture, by square tiles, which overlap by a quarter of their
+ * side. Where they overlap they are mixed by weights that fall linearly towards their edges, in float32 as
+ * pipelines/tiles.py does it.
  */
 final strictfp class Tiles {
     private static final double OVERLAP = 0.25;
 
     private final int side;
+    private final int grain;
     private final int channels;
     private final int height;
     private final int width;
 
-    /** Of latents [channels, height, width] by tiles of this side. */
-    Tiles(int side, int channels, int height, int width) {
+    /**
+     * Of values [channels, height, width] by tiles of this side. grain: side and where tiles begin are multiples of it,
+     * for one value of the result may stand for so many.
+     */
+    Tiles(int side, int grain, int channels, int height, int width) {
         this.side = side;
+        this.grain = grain;
         this.channels = channels;
         this.height = height;
         this.width = width;
     }
 
-    /** A tile of latents [1, C, side, side] to its picture [1, c, side * scale, side * scale]. */
-    interface Decoder {
-        Tensor decode(Tensor tile) throws RunnerException, Cancelled;
+    /** A tile [1, C, side, side] to what is made of it, [1, c, made, made]. */
+    interface Coder {
+        Tensor code(Tensor tile) throws RunnerException, Cancelled;
     }
 
-    /** The picture float32 [1, c, height * scale, width * scale] of latents [C, height, width]. */
-    Tensor decode(float[] latents, Decoder decoder) throws RunnerException, Cancelled {
+    /** What is made of values [C, height, width]: float32 [1, c, height * made / side, width * made / side]. */
+    Tensor coded(float[] values, Coder coder) throws RunnerException, Cancelled {
         Canvas canvas = null;
-        for (int row : starts(height, side)) {
-            for (int column : starts(width, side)) {
-                Tensor tile = decoder.decode(cut(latents, row, column));
+        for (int row : starts(height)) {
+            for (int column : starts(width)) {
+                Tensor tile = coder.code(cut(values, row, column));
                 int planes = (int) tile.shape()[1];
-                int scale = (int) tile.shape()[3] / side;
+                int made = (int) tile.shape()[3];
                 if (canvas == null) {
-                    canvas = new Canvas(planes, height * scale, width * scale);
+                    canvas = new Canvas(planes, height * made / side, width * made / side);
                 }
-                canvas.add(tile.floats(), ramp(side * scale), row * scale, column * scale);
+                canvas.add(tile.floats(), ramp(made), row * made / side, column * made / side);
             }
         }
         return canvas.mixed();
     }
 
-    private Tensor cut(float[] latents, int row, int column) {
+    private Tensor cut(float[] values, int row, int column) {
         int tall = Math.min(side, height - row);
         int wide = Math.min(side, width - column);
         float[] tile = new float[channels * tall * wide];
         for (int line = 0; line < channels * tall; line++) {
             int from = (line / tall * height + row + line % tall) * width + column;
-            System.arraycopy(latents, from, tile, line * wide, wide);
+            System.arraycopy(values, from, tile, line * wide, wide);
         }
         return Tensor.of(tile, 1, channels, tall, wide);
     }
 
     /** Where tiles begin so that they cover `size`, the last one flush with its end. */
-    private static List<Integer> starts(int size, int side) {
+    private List<Integer> starts(int size) {
         List<Integer> starts = new ArrayList<>();
-        int stride = Math.max(1, (int) (side * (1 - OVERLAP)));
-        for (int start = 0; start < size - side; start += stride) {
-            starts.add(start);
+        int last = size / grain - side / grain;
+        int stride = Math.max(1, (int) (side / grain * (1 - OVERLAP)));
+        for (int start = 0; start < last; start += stride) {
+            starts.add(start * grain);
         }
-        starts.add(Math.max(0, size - side));
+        starts.add(Math.max(0, last) * grain);
         return starts;
     }
 

@@ -6,7 +6,9 @@ import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
 
 import java.io.File;
+import java.io.IOException;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collection;
 import java.util.List;
 import java.util.Map;
@@ -57,16 +59,27 @@ public class GenerationTest {
             assertEquals((long) (Long) shape.get(2), made.width());
             Picture wanted = Vectors.picture(Vectors.longs(folder, each.get("pixels")), made.height(), made.width());
             assertArrayEquals(each.get("request").toString(), wanted.argb(), made.argb());
-            watcher.check(steps(each), bundle);
+            watcher.check(steps(each), bundle, request(each).original().isPresent());
         }
     }
 
     @Test
     public void oneProgramIsInMemoryAtATime() throws Exception {
-        Map<String, Object> each = expected.get("cases").get(0);
-        Playback programs = new Playback(folder, calls(each));
-        new Generator(bundle, programs).generate(request(each), Listener.NONE);
+        List<Map<String, Object>> cases = expected.get("cases");
+        for (Map<String, Object> each : Arrays.asList(cases.get(0), cases.get(cases.size() - 1))) {
+            Playback programs = new Playback(folder, calls(each));
+            Request request = request(each);
+            new Generator(bundle, programs).generate(request, Listener.NONE);
+            assertEquals(programs(request), programs.loaded());
+        }
+    }
+
+    /** Files in the order in which they are loaded. */
+    private List<String> programs(Request request) {
         List<String> wanted = new ArrayList<>();
+        if (request.original().isPresent() && bundle.programs().containsKey(Links.DECODER)) {
+            wanted.add("image_encoder.pte");
+        }
         for (String role : Schema.ENCODERS) {
             if (bundle.programs().containsKey(role)) {
                 wanted.add(role + ".pte");
@@ -76,15 +89,16 @@ public class GenerationTest {
         if (bundle.programs().containsKey(Links.DECODER)) {
             wanted.add("image_decoder.pte");
         }
-        assertEquals(wanted, programs.loaded());
+        return wanted;
     }
 
     @Test
-    public void whatPythonRefusesIsRefusedBeforeAnythingIsLoaded() {
+    public void whatPythonRefusesIsRefusedBeforeAnythingIsLoaded() throws IOException {
         for (Map<String, Object> each : expected.get("refusals")) {
             Generator generator = new Generator(bundle, Scripted.unloaded(bundle));
+            Request request = request(each);
             BundleException error = assertThrows(each.toString(), BundleException.class,
-                    () -> generator.generate(request(each), Listener.NONE));
+                    () -> generator.generate(request, Listener.NONE));
             assertTrue(error.getMessage(), error.getMessage().length() > 20 && !error.getMessage().contains("\n"));
         }
     }
@@ -100,10 +114,16 @@ public class GenerationTest {
     }
 
     @Test
-    public void aListenerCanCancelAtAnyMoment() throws BundleException {
-        Map<String, Object> each = expected.get("cases").get(3);
+    public void aListenerCanCancelAtAnyMoment() throws Exception {
+        List<Map<String, Object>> cases = expected.get("cases");
+        cancelAtAnyMoment(cases.get(3));
+        cancelAtAnyMoment(cases.get(cases.size() - 1));
+    }
+
+    private void cancelAtAnyMoment(Map<String, Object> each) throws Exception {
+        Request request = request(each);
         Watcher whole = new Watcher();
-        generateCancelled(each, whole, Integer.MAX_VALUE);
+        new Generator(bundle, new Playback(folder, calls(each))).generate(request, whole);
         assertTrue(whole.questions > steps(each));
         for (int moment = 0; moment < whole.questions; moment++) {
             Watcher watcher = new Watcher();
@@ -111,18 +131,9 @@ public class GenerationTest {
             Playback programs = new Playback(folder, calls(each));
             watcher.patience = last;
             assertThrows("moment " + moment, Cancelled.class,
-                    () -> new Generator(bundle, programs).generate(request(each), watcher));
+                    () -> new Generator(bundle, programs).generate(request, watcher));
             assertEquals("asked on after it was cancelled", last + 1, watcher.questions);
             assertTrue(programs.loaded().size() <= whole.questions);
-        }
-    }
-
-    private void generateCancelled(Map<String, Object> each, Watcher watcher, int patience) {
-        watcher.patience = patience;
-        try {
-            new Generator(bundle, new Playback(folder, calls(each))).generate(request(each), watcher);
-        } catch (BundleException | RunnerException | Cancelled error) {
-            throw new AssertionError(error);
         }
     }
 
@@ -131,14 +142,15 @@ public class GenerationTest {
         return (List<Map<String, Object>>) each.get("calls");
     }
 
-    static Request request(Map<String, Object> each) {
+    private Request request(Map<String, Object> each) throws IOException {
         Map<?, ?> asked = (Map<?, ?>) each.get("request");
-        return new Request((String) asked.get("prompt"), (String) asked.get("negative"), (Long) asked.get("seed"),
-                (String) asked.get("plan"), ((Number) asked.get("guidance")).doubleValue());
+        Request request = new Request((String) asked.get("prompt"), (String) asked.get("negative"),
+                (Long) asked.get("seed"), (String) asked.get("plan"), ((Number) asked.get("guidance")).doubleValue());
+        return Vectors.begun(request, folder, asked.get("original"));
     }
 
-    private int steps(Map<String, Object> each) throws BundleException {
-        return bundle.plan(request(each).plan()).steps();
+    private int steps(Map<String, Object> each) throws BundleException, IOException {
+        return bundle.plan(request(each)).steps();
     }
 
     /** Notes what it is told, and cancels when it has been asked often enough. */
@@ -167,7 +179,7 @@ public class GenerationTest {
             previews.add(preview);
         }
 
-        void check(int wantedSteps, Bundle bundle) {
+        void check(int wantedSteps, Bundle bundle, boolean begins) {
             assertEquals(wantedSteps, steps);
             assertEquals(steps, previews.size());
             int[] latents = bundle.latentShape();
@@ -176,6 +188,9 @@ public class GenerationTest {
                 assertEquals(latents[1], preview.height());
             }
             List<Phase> wanted = new ArrayList<>();
+            if (begins && bundle.programs().containsKey(Links.DECODER)) {
+                wanted.add(Phase.ENCODE_PICTURE);
+            }
             for (String role : Schema.ENCODERS) {
                 if (bundle.programs().containsKey(role)) {
                     wanted.add(Phase.ENCODE);

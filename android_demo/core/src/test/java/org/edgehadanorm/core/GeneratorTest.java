@@ -1,6 +1,7 @@
 package org.edgehadanorm.core;
 
 import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertSame;
 import static org.junit.Assert.assertThrows;
 import static org.junit.Assert.assertTrue;
@@ -8,7 +9,9 @@ import static org.junit.Assert.assertTrue;
 import java.io.File;
 import java.util.ArrayList;
 import java.util.Arrays;
+import java.util.Collections;
 import java.util.List;
+import java.util.Optional;
 import java.util.Set;
 
 import org.junit.Before;
@@ -43,6 +46,49 @@ public class GeneratorTest {
         assertEquals(Arrays.asList("text_encoder.load", "text_encoder.encode", "text_encoder.close",
                 "denoiser.load", "denoiser.prepare", "denoiser.denoise", "denoiser.denoise", "denoiser.close",
                 "image_decoder.load", "image_decoder.decode", "image_decoder.close"), programs.events());
+    }
+
+    @Test
+    public void aPictureToBeginWithIsEncodedAndItsEncoderClosedBeforeAllElse() throws Exception {
+        Scripted programs = new Scripted(bundle, event -> { });
+        Request request = REQUEST.beginningWith(new Original(blank(16, 16), Optional.of(blank(16, 16))), 0.5);
+        new Generator(bundle, programs).generate(request, Listener.NONE);
+        assertEquals(Arrays.asList("image_encoder.load", "image_encoder.encode", "image_encoder.close",
+                "text_encoder.load"), programs.events().subList(0, 4));
+        assertEquals(2, Collections.frequency(programs.events(), "denoiser.denoise"));
+    }
+
+    @Test
+    public void aPictureOfAnotherSizeIsRefused() {
+        Generator generator = new Generator(bundle, Scripted.unloaded(bundle));
+        Original wide = new Original(blank(17, 16), Optional.empty());
+        assertRefused("the picture to begin with has 17 x 16 pixels; bundle bundle draws 16 x 16: cut it to that",
+                generator, wide);
+        Original masked = new Original(blank(16, 16), Optional.of(blank(16, 8)));
+        assertRefused("the mask has 16 x 8 pixels; bundle bundle draws 16 x 16: cut it to that", generator, masked);
+    }
+
+    @Test
+    public void aBundleThatCannotBeginWithAPictureSaysWhy() throws Exception {
+        Bundle three = Bundle.open(new File(Vectors.folder("loops"), "three/bundle"), Progress.NONE);
+        assertRefused("bundle bundle has no image encoder, so that no picture can begin with another: export it with"
+                + " --with-encoder", new Generator(three, Scripted.unloaded(three)),
+                new Original(blank(72, 30), Optional.empty()));
+        Bundle grey = Bundle.open(new File(Vectors.folder("loops"), "grey/bundle"), Progress.NONE);
+        assertRefused("bundle bundle draws in grey alone, so that no picture can begin with one in colours: take another"
+                + " bundle", new Generator(grey, Scripted.unloaded(grey)), new Original(blank(9, 5), Optional.empty()));
+        assertTrue(bundle.takesOriginals());
+        assertFalse(three.takesOriginals() || grey.takesOriginals());
+    }
+
+    private static void assertRefused(String message, Generator generator, Original original) {
+        BundleException error = assertThrows(BundleException.class,
+                () -> generator.generate(REQUEST.beginningWith(original, 1), Listener.NONE));
+        assertEquals(message, error.getMessage());
+    }
+
+    private static Picture blank(int width, int height) {
+        return new Picture(width, height, new int[width * height]);
     }
 
     @Test

@@ -2,12 +2,14 @@ package org.edgehadanorm.core;
 
 import static org.junit.Assert.assertArrayEquals;
 import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertFalse;
 import static org.junit.Assert.assertThrows;
 
 import java.io.File;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 
 import org.junit.Before;
 import org.junit.Test;
@@ -40,6 +42,26 @@ public class PictureTest {
                     made.argb());
             assertEquals(Double.POSITIVE_INFINITY, made.psnr(wanted), 0);
         }
+    }
+
+    @Test
+    public void valuesAndMasksOfPixelsArePythons() throws Exception {
+        for (Map<String, Object> each : expected.get("pictures")) {
+            Picture read = Vectors.png(new File(folder, (String) each.get("png")));
+            Bits.assertSame(each.toString(), Vectors.floats(folder, each.get("read")), read.values());
+            Optional<float[]> mask = new Original(read, Optional.of(read)).maskOf(read.height(), read.width());
+            Bits.assertSame(each.toString(), Vectors.floats(folder, each.get("mask")), mask.get());
+        }
+    }
+
+    @Test
+    public void aLatentHasTheMaskOfItsFirstPixel() {
+        int light = 0xFFFFFFFF;
+        Picture mask = new Picture(4, 4, new int[] {0, light, light, light, light, light, 0, 0, light, 0, 0, 0, 0, 0,
+                light, light});
+        Original original = new Original(mask, Optional.of(mask));
+        assertArrayEquals(new float[] {0, 1, 1, 0}, original.maskOf(2, 2).get(), 0);
+        assertFalse(original.masked(Optional.empty()).maskOf(2, 2).isPresent());
     }
 
     @Test

@@ -40,6 +40,47 @@ public class PlanTest {
     }
 
     @Test
+    public void aPictureBeginsWhereItDoesInPython() throws Exception {
+        int begun = 0;
+        for (Map<String, Object> each : cases) {
+            Plan plan = PlanReader.read(each.get("plan"));
+            for (Object item : (List<?>) each.get("begun")) {
+                Map<?, ?> expected = (Map<?, ?>) item;
+                String where = each.get("name") + " at strength " + expected.get("strength");
+                double strength = ((Number) expected.get("strength")).doubleValue();
+                if (expected.containsKey("refusal")) {
+                    checkRefusal((String) expected.get("refusal"), plan, strength);
+                } else {
+                    check(where, expected, plan.begun(strength));
+                    begun++;
+                }
+            }
+            assertThrows(BundleException.class, () -> plan.begun(Double.NaN));
+        }
+        assertTrue(begun > 200);
+    }
+
+    private static void checkRefusal(String expected, Plan plan, double strength) {
+        String message = assertThrows(BundleException.class, () -> plan.begun(strength)).getMessage();
+        if (expected.startsWith("`strength` is")) {  // a number, which Python writes otherwise
+            assertEquals("strength is " + strength + ", not a number above 0 and at most 1", message);
+        } else {
+            assertEquals(expected.replace("`", ""), message);
+        }
+    }
+
+    @SuppressWarnings("unchecked")
+    private static void check(String where, Map<?, ?> expected, Plan plan) throws BundleException {
+        List<Map<String, Object>> steps = (List<Map<String, Object>>) expected.get("steps");
+        assertEquals(where, steps.size(), plan.steps());
+        assertBits(where, expected.get("noise_scale"), plan.noiseScale());
+        List<Step> found = plan.at(((Number) expected.get("guidance")).doubleValue());
+        for (int k = 0; k < steps.size(); k++) {
+            check(where + ", step " + k, steps.get(k), found.get(k));
+        }
+    }
+
+    @Test
     public void guidancesThatPythonRefusesAreRefusedInOneLine() throws Exception {
         for (Map<String, Object> each : cases) {
             Plan plan = PlanReader.read(each.get("plan"));
@@ -84,6 +125,7 @@ public class PlanTest {
         assertBits(where, expected.get("text"), step.coefficients(Conditioning.TEXT));
         assertBits(where, expected.get("negative"), step.coefficients(Conditioning.NEGATIVE));
         assertBits(where, expected.get("noise"), step.noise());
+        assertBits(where, expected.get("known"), step.known().orElse(new float[0]));
         for (Conditioning each : Conditioning.values()) {
             assertEquals(where, names(expected).contains(each.name().toLowerCase()), step.predicts(each));
         }

@@ -1,6 +1,8 @@
 package org.edgehadanorm.core;
 
 import static org.junit.Assert.assertEquals;
+import static org.junit.Assert.assertThrows;
+import static org.junit.Assert.assertTrue;
 
 import java.io.File;
 import java.util.ArrayList;
@@ -8,6 +10,7 @@ import java.util.Arrays;
 import java.util.Collection;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 
 import org.junit.Test;
 import org.junit.runner.RunWith;
@@ -57,10 +60,31 @@ public class SamplerTest {
         float[] last = sampler.sample(model, stream -> {
             streams.add((long) stream);
             return Noise.normal((Long) expected.get("seed"), count, stream);
-        }, (k, stepped) -> Bits.assertSame("latents " + k, row(latents, k, count), stepped));
+        }, known(), (k, stepped) -> Bits.assertSame("latents " + k, row(latents, k, count), stepped));
         Bits.assertSame("the last latents", row(latents, plan.steps() - 1, count), last);
         assertEquals(expected.get("asked"), asked);
         assertEquals(expected.get("streams"), streams);
+    }
+
+    @Test
+    public void aPictureTakesAPlanThatSaysHowNoisyItsLatentsAre() throws Exception {
+        Plan plan = PlanReader.read(expected.get("plan"));
+        for (boolean masked : new boolean[] {false, true}) {
+            boolean known = plan.at(plan.guidance().orElse(1)).stream().limit(masked ? plan.steps() : 1)
+                    .allMatch(step -> step.known().isPresent());
+            if (known) {
+                plan.requireKnown(masked);
+            } else {
+                BundleException error = assertThrows(BundleException.class, () -> plan.requireKnown(masked));
+                assertTrue(error.getMessage(), error.getMessage().contains(": no picture can begin it;"));
+            }
+        }
+    }
+
+    /** What the picture of the case begins with. */
+    private Optional<Known> known() {
+        Optional<float[]> mask = expected.containsKey("mask") ? Optional.of(floats("mask")) : Optional.empty();
+        return expected.containsKey("known") ? Optional.of(new Known(floats("known"), mask)) : Optional.empty();
     }
 
     private float[] floats(String key) {

@@ -11,6 +11,7 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Set;
 
 import javax.imageio.ImageIO;
@@ -87,6 +88,18 @@ public final class Vectors {
         int width = image.getWidth();
         int height = image.getHeight();
         return new Picture(width, height, image.getRGB(0, 0, width, height, null, 0, width));
+    }
+
+    /** The request, beginning with {picture, mask, strength} of files in a folder, where that is not null. */
+    public static Request begun(Request request, File folder, Object original) throws IOException {
+        if (original == null) {
+            return request;
+        }
+        Map<?, ?> found = (Map<?, ?>) original;
+        Object mask = found.get("mask");
+        Optional<Picture> masked = mask == null ? Optional.empty() : Optional.of(png(new File(folder, (String) mask)));
+        Picture picture = png(new File(folder, (String) found.get("picture")));
+        return request.beginningWith(new Original(picture, masked), ((Number) found.get("strength")).doubleValue());
     }
 
     public static byte[] bytes(File file) {

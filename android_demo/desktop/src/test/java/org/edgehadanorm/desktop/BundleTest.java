@@ -50,11 +50,13 @@ public final class BundleTest {
     }
 
     @Test
-    public void aBenchmarkTimesEveryProgram() throws Exception {
+    public void aBenchmarkTimesEveryProgramThatAPictureTakes() throws Exception {
         Bundle bundle = bundle();
         Case first = Case.of(folder);
         Benchmark times = Benchmark.run(bundle, LOADER, first.request(), Clock.SYSTEM, Listener.NONE);
-        assertEquals(bundle.programs().keySet(), times.load().keySet());
+        Set<String> loaded = new LinkedHashSet<>(bundle.programs().keySet());
+        loaded.remove("image_encoder");  // the picture begins with noise
+        assertEquals(loaded, times.load().keySet());
         List<Double> parts = new ArrayList<>(times.load().values());
         parts.addAll(times.encode().values());
         parts.addAll(Arrays.asList(times.prepare(), times.firstStep(), times.decode()));

@@ -7,9 +7,12 @@ import java.nio.file.Files;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
+import java.util.Optional;
 import org.edgehadanorm.core.Bundle;
 import org.edgehadanorm.core.BundleException;
 import org.edgehadanorm.core.Json;
+import org.edgehadanorm.core.Original;
+import org.edgehadanorm.core.Picture;
 import org.edgehadanorm.core.Progress;
 import org.edgehadanorm.core.Request;
 
@@ -48,9 +51,19 @@ public final class Case {
         return Bundle.open(folder(), Progress.NONE);
     }
 
-    public Request request() {
-        return new Request((String) entry.get("prompt"), (String) entry.get("negative"), (Long) entry.get("seed"),
-                (String) entry.get("plan"), ((Number) entry.get("guidance")).doubleValue());
+    public Request request() throws IOException {
+        Request request = new Request((String) entry.get("prompt"), (String) entry.get("negative"),
+                (Long) entry.get("seed"), (String) entry.get("plan"), ((Number) entry.get("guidance")).doubleValue());
+        Map<?, ?> begin = (Map<?, ?>) entry.get("original");
+        return begin == null ? request : request.beginningWith(
+                new Original(png(begin, "picture").get(), png(begin, "mask")),
+                ((Number) begin.get("strength")).doubleValue());
+    }
+
+    private static Optional<Picture> png(Map<?, ?> begin, String key) throws IOException {
+        Object name = begin.get(key);
+        return name == null ? Optional.empty()
+                : Optional.of(Png.read(new File(System.getProperty("cases"), (String) name)));
     }
 
     public List<?> calls() {
