@@ -139,7 +139,9 @@ def quantize(model, out, dry_run, device, force, **settings) -> None:
 )
 @sampled
 @guidance_steps
-@size
+@click.option(
+    "--size", type=Pixels(), multiple=True, help="Width and height of pictures in pixels: 768x512; may be repeated."
+)
 @click.option("--with-encoder", is_flag=True, help="Add the image encoder, for pictures that begin with another.")
 @click.option("--precision", help="Of Core ML's floats: fp16, but for what would lose by it, or fp32.  [default: fp16]")
 @force
@@ -163,6 +165,7 @@ def export(quantized, out, prompts, **settings) -> None:
 @click.option("--guidance", type=float, help="Classifier-free guidance; 1 is none.  [default: the bundle's]")
 @click.option("--negative", metavar="TEXT", help="Negative prompt.  [default: the bundle's]")
 @guidance_steps
+@click.option("--size", type=Pixels(), help="Width and height in pixels, one of the bundle's.  [default: its first]")
 @click.option("--init", type=FOLDER, metavar="FILE", help="Picture to begin with, cut to the bundle's proportions.")
 @click.option("--strength", type=float, help="Share of the steps that are taken then; 1 keeps nothing.  [default: 0.6]")
 @click.option("--mask", type=FOLDER, metavar="FILE", help="What to draw anew of it, white, and what to keep, black.")

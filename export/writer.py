@@ -2,7 +2,7 @@
 
 import multiprocessing
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from edge_hadanorm.exporters.component import (
 from edge_hadanorm.exporters.targets import Options, backend, check_target, row
 from edge_hadanorm.files import link_or_copy
 from edge_hadanorm.method.recipe import Recipe
+from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines.drawing import Wish, picture
 from edge_hadanorm.pipelines.kinds import tokenizer_of
 from edge_hadanorm.pipelines.pictures import save_png
@@ -49,13 +50,20 @@ def write_bundle(
     target: str,
     report: Report = lambda _: None,
     options: Options | None = None,
+    others: Mapping[str, Denoiser] | None = None,
 ) -> dict:
-    """Write the bundle of a checkpoint, which lies in `source`, into an existing empty folder; returns its manifest."""
-    options = options or Options()
+    """Write the bundle of a checkpoint, which lies in `source`, into an existing empty folder; returns its manifest.
+
+    others: the denoiser for further sizes, by their names. Raises UserError where the target's programs have one.
+    """
+    options, others = options or Options(), others or {}
     check_target(target, saved, options.precision)
+    if others and not row(target).shares_weights:
+        raise UserError(f"{target} has one `size` a bundle, for each would have weights of its own: export it for each")
     if options.prompts and (saved.pipeline is None or not saved.pipeline.tokenizers):
         raise UserError(f"{source} has no text encoder to embed prompts with")
-    programs = write_programs(folder, saved, target, report, options)
+    programs = write_programs(folder, saved, target, report, options, others)
+    methods = {role: program.pop("sizes") for role, program in programs.items()}
     shutil.copytree(source, folder / "simulation", copy_function=link_or_copy)
     manifest = {
         "schema": bundle.SCHEMA,
@@ -63,8 +71,9 @@ def write_bundle(
         "target": target,
         "family": saved.denoiser.source_class,
         "recipe": saved.recipe.name,
-        "image": _image(saved, programs),
+        "image": _image(saved.denoiser, programs),
         "latents": {"shape": list(saved.denoiser.latent_shape())},
+        "sizes": {},
         "programs": programs,
         "prompt": None,
         "sampling": None,
@@ -78,36 +87,55 @@ def write_bundle(
     manifest["licence"] = saved.pipeline.licence
     manifest["prompt"] = _write_prompt(folder, source, saved.pipeline, options.prompts)
     manifest["sampling"] = _sampling(saved.pipeline, options.guided)
+    manifest["sizes"] = {
+        name: {
+            "image": _image(denoiser, programs),
+            "latents": {"shape": list(denoiser.latent_shape())},
+            "methods": {role: sizes[name] for role, sizes in methods.items() if sizes.get(name)},
+            "plans": _plans_of_size(saved.pipeline, denoiser, options.guided),
+        }
+        for name, denoiser in others.items()
+    }
     written = bundle.write_manifest(folder, manifest)
     report("drawing the golden picture")
     manifest["golden"] = _write_golden(written, saved.recipe, saved.pipeline)
     return bundle.write_manifest(folder, manifest).manifest
 
 
-def write_programs(folder: Path, saved: Checkpoint, target: str, report: Report, options: Options) -> dict[str, dict]:
-    """Write a program for each component; returns their entries in the manifest by role."""
+def write_programs(
+    folder: Path,
+    saved: Checkpoint,
+    target: str,
+    report: Report,
+    options: Options,
+    others: Mapping[str, Denoiser],
+) -> dict[str, dict]:
+    """Write a program for each component; returns their entries in the manifest by role, and their `sizes`."""
     report("lowering the denoiser")
-    programs = {"denoiser": _write_denoiser(folder, saved, target, options.precision)}
-    pipeline, shape = saved.pipeline, saved.denoiser.latent_shape()
+    programs = {"denoiser": _write_denoiser(folder, saved, target, options.precision, others)}
+    pipeline = saved.pipeline
     if pipeline is None:
         return programs
+    shapes = {name: denoiser.latent_shape() for name, denoiser in {"": saved.denoiser, **others}.items()}
     write = partial(_write_component, folder, pipeline, target, options.precision)
     for role in () if options.prompts else pipeline.tokenizers:
         report(f"lowering the {role.replace('_', ' ')}")
         programs[role] = write(text_encoder_component, role)
     if pipeline.kind.decoder:
         report("lowering the image decoder")
-        programs[bundle.DECODER] = write(decoder_component, shape, options.tile, row(target).shares_weights)
+        programs[bundle.DECODER] = write(decoder_component, shapes, options.tile, row(target).shares_weights)
         if options.encoder:
             report("lowering the image encoder")
-            programs[bundle.IMAGE_ENCODER] = write(encoder_component, shape, options.tile)
+            programs[bundle.IMAGE_ENCODER] = write(encoder_component, shapes, options.tile)
     return programs
 
 
-def _write_denoiser(folder: Path, saved: Checkpoint, target: str, precision: str | None) -> dict:
+def _write_denoiser(
+    folder: Path, saved: Checkpoint, target: str, precision: str | None, others: Mapping[str, Denoiser]
+) -> dict:
     """Write the denoiser's program. Raises UserError where a module of another library cannot be lowered."""
     try:
-        entry = backend(target).write(folder, denoiser_component(saved), precision)
+        entry = _write(folder, target, denoiser_component(saved, others), precision)
     except (OSError, UserError):
         raise
     except Exception as error:  # an exporter may fail in any way on a module that is not ours
@@ -116,6 +144,10 @@ def _write_denoiser(folder: Path, saved: Checkpoint, target: str, precision: str
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{saved.denoiser.source_class} cannot be lowered to {target}: {reason}") from error
     return entry | {"notes": backend(target).notes(saved.recipe)}
+
+
+def _write(folder: Path, target: str, component: Component, precision: str | None) -> dict:
+    return backend(target).write(folder, component, precision) | {"sizes": component.sizes}
 
 
 def _write_component(
@@ -129,7 +161,7 @@ def _write_component(
     """Write the program of build(pipeline, *arguments); of a large pipeline in a process, which frees its memory."""
     sizes = [file.stat().st_size for file in pipeline.folder.glob("*/*.safetensors")]
     if sum(sizes) < APART_BYTES:
-        return backend(target).write(folder, build(pipeline, *arguments), precision)
+        return _write(folder, target, build(pipeline, *arguments), precision)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         reopen = partial(TextToImage, pipeline.folder, **pipeline.settings)
@@ -144,12 +176,12 @@ def _write_reopened(
     build: Callable[..., Component],
     *arguments: object,
 ) -> dict:
-    return backend(target).write(folder, build(reopen(), *arguments), precision)
+    return _write(folder, target, build(reopen(), *arguments), precision)
 
 
-def _image(saved: Checkpoint, programs: dict[str, dict]) -> dict:
+def _image(denoiser: Denoiser, programs: dict[str, dict]) -> dict:
     """The manifest's `image`: the decoder's pictures, or the latents where those are the picture."""
-    channels, height, width = saved.denoiser.latent_shape()
+    channels, height, width = denoiser.latent_shape()
     if bundle.DECODER not in programs:
         return {"width": width, "height": height, "channels": channels}
     decode = programs[bundle.DECODER]["methods"]["decode"]
@@ -185,7 +217,17 @@ def _write_prompt(folder: Path, source: Path, pipeline: TextToImage, embedded: t
 
 
 def _sampling(pipeline: TextToImage, guided: tuple[float, float] | None) -> dict:
-    """The manifest's `sampling`: plans of the scheduler for every number of steps that it can make."""
+    """The manifest's `sampling`."""
+    return {
+        "plan": str(pipeline.steps),
+        "guidance": pipeline.guidance,
+        "negative": pipeline.negative,
+        "plans": _plans(pipeline, guided),
+    }
+
+
+def _plans(pipeline: TextToImage, guided: tuple[float, float] | None) -> dict[str, dict]:
+    """Plans of the scheduler for every number of steps that it can make."""
     plans = {}
     for steps in sorted({*STEP_COUNTS, pipeline.steps}):
         try:
@@ -195,12 +237,17 @@ def _sampling(pipeline: TextToImage, guided: tuple[float, float] | None) -> dict
                 raise
             continue  # some schedulers know a few numbers of steps alone
         plans[str(steps)] = (plan if guided is None else plan.guided_between(*guided)).to_json()
-    return {
-        "plan": str(pipeline.steps),
-        "guidance": pipeline.guidance,
-        "negative": pipeline.negative,
-        "plans": plans,
-    }
+    return plans
+
+
+def _plans_of_size(
+    pipeline: TextToImage, denoiser: Denoiser, guided: tuple[float, float] | None
+) -> dict[str, dict] | None:
+    """Plans for the size of a denoiser; None where they are those of the default size."""
+    own = pipeline.of_tokens(denoiser.image_tokens())
+    if own.plan(own.steps) == pipeline.plan(pipeline.steps):
+        return None
+    return _plans(own, guided)
 
 
 def _write_golden(written: bundle.Bundle, recipe: Recipe, pipeline: TextToImage) -> dict:

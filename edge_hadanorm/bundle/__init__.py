@@ -15,6 +15,7 @@ from edge_hadanorm.bundle.schema import (
     SMALL,
     signature,
 )
+from edge_hadanorm.bundle.sizes import size_name
 
 __all__ = [
     "DECODER",
@@ -34,5 +35,6 @@ __all__ = [
     "peak_memory",
     "program_bytes",
     "signature",
+    "size_name",
     "write_manifest",
 ]

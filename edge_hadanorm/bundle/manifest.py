@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edge_hadanorm.bundle.schema import DECODER, IMAGE_ENCODER, MANIFEST, check_manifest, paths_by_role
+from edge_hadanorm.bundle.sizes import at, size_name
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.files import read_json, write_json
 from edge_hadanorm.pipelines.plans import Plan
@@ -36,6 +37,21 @@ class Bundle:
     def image_size(self) -> tuple[int, int]:
         """Width and height in pixels."""
         return self.manifest["image"]["width"], self.manifest["image"]["height"]
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Widths and heights in pixels that pictures can have, the default first."""
+        images = [size["image"] for size in self.manifest["sizes"].values()]
+        return [self.image_size, *((image["width"], image["height"]) for image in images)]
+
+    def at(self, size: tuple[int, int]) -> "Bundle":
+        """Take the bundle for one of its sizes, width and height. Raises UserError, with the sizes, for another."""
+        if size == self.image_size:
+            return self
+        if size not in self.sizes:
+            known = [size_name(*known) for known in self.sizes]
+            raise UserError(f"bundle {self.folder} has no pictures of {size_name(*size)} pixels; take {_choice(known)}")
+        return Bundle(self.folder, at(self.manifest, size_name(*size)))
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from edge_hadanorm.bundle.manifest import program_bytes
-from edge_hadanorm.bundle.schema import DECODER, IMAGE_ENCODER, SMALL
+from edge_hadanorm.bundle.schema import DECODER, IMAGE_ENCODER, METHODS, SMALL
 
 # A runtime with its threads, without any program.
 RUNTIME = 16_000_000
@@ -33,6 +33,8 @@ def memory_of(manifest: dict) -> dict[tuple[str, str], Memory]:
     for role, program in manifest["programs"].items():
         weights = program_bytes(manifest, role)
         for name, method in program["methods"].items():
+            if role in METHODS and name not in (*METHODS[role], SMALL):
+                continue  # of another size
             if method["activations"] is None:
                 return {}
             tensors = sum(map(_bytes, (*method["inputs"], *method["outputs"])))

@@ -100,20 +100,21 @@ class ExecuTorchRunner(BundleRunner):
             file = bundle.file(program["file"])
             opened = _open(file)
             for name, signature in program["methods"].items():
-                _check(file, opened, name, signature)
-                methods[role, name] = partial(self._run, file, role, name)
+                own = signature.get("name", name)  # of a size that is not the bundle's default
+                _check(file, opened, own, signature)
+                methods[role, name] = partial(self._run, file, role, name, own)
         self._loaded: dict[tuple[str, str], tuple] = {}  # methods with their programs, without which none is valid
         super().__init__(bundle, methods)
 
-    def _run(self, file: Path, role: str, name: str, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Call a method, loaded if it is not; then those that are not used together with it are let go first."""
+    def _run(self, file: Path, role: str, name: str, own: str, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Call a method, `own` in its program, loaded if it is not; then those of other stages are let go first."""
         if (role, name) not in self._loaded:
             stage = _stage(role, name)
             self._loaded = {key: kept for key, kept in self._loaded.items() if _stage(*key) == stage}
             program = _open(file)
-            method = _call(file, f"does not load its method {name!r}", program.load_method, name)
+            method = _call(file, f"does not load its method {own!r}", program.load_method, own)
             self._loaded[role, name] = program, method
-        return _call(file, f"cannot run {name!r} on what it was given", self._loaded[role, name][1].execute, inputs)
+        return _call(file, f"cannot run {own!r} on what it was given", self._loaded[role, name][1].execute, inputs)
 
 
 def _open(file: Path):

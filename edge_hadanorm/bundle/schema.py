@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edge_hadanorm.bundle.sizes import at, size_name
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.pipelines.kinds import tokenizer_of
 from edge_hadanorm.pipelines.plans import LARGEST as LARGEST_FLOAT32
@@ -121,14 +122,23 @@ PLAN = Value("a plan", lambda value: True, BEGUN | {"properties": {**BEGUN["prop
 Kind = Value | list | dict
 TENSOR: Kind = {"name": TEXT, "dtype": DTYPE, "shape": SHAPE}
 METHOD: Kind = {"inputs": [TENSOR], "outputs": [TENSOR], "activations?": INT64}
+IMAGE: Kind = {"width": COUNT, "height": COUNT, "channels": COUNT}
 FIELDS: dict[str, Kind] = {
     "schema": VERSION,
     "generator": TEXT,
     "target": TEXT,
     "family": TEXT,
     "recipe": TEXT,
-    "image": {"width": COUNT, "height": COUNT, "channels": COUNT},
+    "image": IMAGE,
     "latents": {"shape": LATENTS},
+    "sizes": {
+        TEXT: {
+            "image": IMAGE,
+            "latents": {"shape": LATENTS},
+            "methods": {TEXT: {TEXT: TEXT}},
+            "plans?": {TEXT: PLAN},
+        }
+    },
     "programs": {
         TEXT: {"file": PATH, "methods": {TEXT: {"inputs": [TENSOR], "outputs": [TENSOR], "activations?": INT64}}}
     },
@@ -192,6 +202,8 @@ def check_manifest(manifest: Any, path: Path) -> dict:
     try:
         _check(manifest, FIELDS, "")
         _check_links(manifest)
+        for name in manifest["sizes"]:
+            _check_size(manifest, name)
     except UserError as error:
         raise UserError(f"{path} is not a valid manifest: {error}; export the bundle again") from None
     return manifest
@@ -256,6 +268,18 @@ def _check_links(manifest: dict) -> None:
     for part in ("sampling", "golden"):
         if manifest[part] and manifest[part]["plan"] not in plans:
             raise UserError(f".{part}.plan is {reprlib.repr(manifest[part]['plan'])}, which is not among the plans")
+
+
+def _check_size(manifest: dict, name: str) -> None:
+    """Raises UserError where the manifest of one of its sizes alone would not do, or has another name."""
+    image = manifest["sizes"][name]["image"]
+    if name != size_name(image["width"], image["height"]) or image == manifest["image"]:
+        raise UserError(f".sizes[{reprlib.repr(name)}] is not named by its width and height, others than the default's")
+    alone = at(manifest, name)
+    try:
+        _check_links(alone)
+    except UserError as error:
+        raise UserError(f"{error} (.sizes[{name!r}])") from None
 
 
 def _check_signatures(programs: dict, latents: list[int], encoders: dict) -> None:

@@ -1,10 +1,11 @@
 """Steps from a quantized model to a bundle, and from a bundle to a picture: export, generate."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from PIL import Image
 
@@ -15,6 +16,7 @@ from edge_hadanorm.bundle.runner import ExecuTorchRunner, has_executorch, set_th
 from edge_hadanorm.checkpoint import Checkpoint
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.exporters import targets
+from edge_hadanorm.models.denoiser import Denoiser
 from edge_hadanorm.pipelines.drawing import Original, Runner, Stopwatch, Wish, picture
 from edge_hadanorm.pipelines.loading import latents_of
 from edge_hadanorm.pipelines.pictures import Source, read_mask, read_picture, to_image
@@ -42,7 +44,7 @@ def export(
     eta: float | None = None,
     scheduler: str | Path | None = None,
     guidance_steps: tuple[float, float] | None = None,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | Sequence[tuple[int, int]] | None = None,
     with_encoder: bool = False,
     force: bool = False,
     status: Status = quiet,
@@ -58,35 +60,45 @@ def export(
     64 by default. precision: of the floats in a program, where the target leaves a choice. steps, guidance, negative,
     eta, scheduler: defaults of the bundle, see `sampling_defaults.Sampling`; None: the checkpoint's. guidance_steps:
     shares of the steps, from and to, that guidance is for, (0.0, 0.6) for the first 60 %; the others take the text's
-    prediction alone. size: width and height of pictures in pixels, by default the checkpoint's. with_encoder: add the
-    image encoder, for pictures that begin with another; models of pixels need none. force: replace an earlier bundle.
-    status: is told what is being done. Raises UserError for what the target cannot have, and then nothing is left at
-    `out`.
+    prediction alone. size: width and height of pictures in pixels, by default the checkpoint's; of several, which share
+    their weights, the first is the bundle's default. with_encoder: add the image encoder, for pictures that begin with
+    another; models of pixels need none. force: replace an earlier bundle. status: is told what is being done. Raises
+    UserError for what the target cannot have, and then nothing is left at `out`.
     """
     from edge_hadanorm.exporters import writer  # with it come the targets' tools, which take seconds
 
+    others: dict[str, Denoiser] = {}
     options = targets.Options(tuple(prompt_list(prompts)), decode_tile, precision, guidance_steps, with_encoder)
     wanted = Sampling(steps, guidance, negative, eta, scheduler)
     with _as_folder(quantized) as (source, saved):
         if saved.pipeline is not None:
             denoiser, pipeline = saved.denoiser, saved.pipeline
-            if size is not None:
-                denoiser = denoiser.resized(*latents_of(size, pipeline))
+            denoisers = {wide: denoiser.resized(*latents_of(wide, pipeline)) for wide in _sizes(size)}
+            denoiser = next(iter(denoisers.values()), denoiser)
+            others = {bundles.size_name(*wide): made for wide, made in [*denoisers.items()][1:]}
             pipeline = wanted.of(pipeline.of_tokens(denoiser.image_tokens()))
             saved = replace(saved, denoiser=denoiser, pipeline=pipeline)
             if guidance_steps is not None:  # what are no shares is refused before programs are lowered, for minutes
                 pipeline.plan(pipeline.steps).guided_between(*guidance_steps)
         elif given := [
             *wanted.given,
-            *_named(guidance_steps=guidance_steps, size=size, with_encoder=with_encoder or None),
+            *_named(guidance_steps=guidance_steps, size=size or None, with_encoder=with_encoder or None),
         ]:
             raise UserError(f"{source} is a transformer alone, which samples nothing: leave out `{given[0]}`")
         targets.check_target(target, saved, precision)
         if source.resolve() in (Path(out).resolve(), *Path(out).resolve().parents):
             raise UserError(f"{out} is the checkpoint {source}, or lies in it; export to a folder of its own")
         with files.new_folder(out, force) as folder:
-            writer.write_bundle(folder, source, saved, target, status, options)
+            writer.write_bundle(folder, source, saved, target, status, options, others)
     return bundles.load(Path(out))
+
+
+def _sizes(size: tuple[int, int] | Sequence[tuple[int, int]] | None) -> list[tuple[int, int]]:
+    """Sizes that are asked for, each once."""
+    if not size:
+        return []
+    several = cast(Sequence[tuple[int, int]], (size,) if isinstance(size[0], int) else size)
+    return list(dict.fromkeys((width, height) for width, height in several))
 
 
 def _named(**options: object) -> list[str]:
@@ -125,6 +137,7 @@ def generate(
     guidance: float | None = None,
     negative: str | None = None,
     guidance_steps: tuple[float, float] | None = None,
+    size: tuple[int, int] | None = None,
     init: Source | None = None,
     strength: float | None = None,
     mask: Source | None = None,
@@ -139,6 +152,7 @@ def generate(
 
     bundle: what `export` returns, or its folder. seed: of the noise. steps, guidance, negative: by default the
     bundle's. guidance_steps: shares of the steps, from and to, that guidance is for; by default as the bundle has it.
+    size: width and height in pixels, one of the bundle's, by default its first.
     init: a picture to begin with, cut to the bundle's proportions. strength: share of the steps that are taken then,
     above 0 and at most 1, by default 0.6; the more, the less is left of it. mask: a picture of what to draw anew,
     white, and what to keep of `init`, black.
@@ -148,6 +162,7 @@ def generate(
     Raises UserError for a broken bundle and an impossible wish.
     """
     loaded = bundle if isinstance(bundle, Bundle) else bundles.load(Path(bundle))
+    loaded = loaded if size is None else loaded.at(size)
     sampling = loaded.sampling
     if out is not None and Path(out).suffix.lower() != ".png":
         raise UserError(f"{out} is no .png: pictures are written as PNG")

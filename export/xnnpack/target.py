@@ -26,9 +26,9 @@ from edge_hadanorm.pipelines.drawing import Runner
 # New objects after which Python looks for garbage while a program is lowered. Passes make millions and free few: the
 # usual 700 take a quarter of the time, and never looking twice the memory.
 GARBAGE = 500_000
-# A runtime copies inputs into memory that the program planned for them. This method, which has a conditioning of up to
-# 80 MB and gives none of its inputs back, reads them where the caller has them.
-IN_PLACE = ("denoise",)
+# A runtime copies inputs into memory that the program planned for them. This method, of whatever size, has a
+# conditioning of up to 80 MB and gives none of its inputs back: it reads them where the caller has them.
+IN_PLACE = "denoise"
 
 
 def check(recipe: Recipe, precision: str | None) -> None:
@@ -101,7 +101,7 @@ def lower_all(methods: dict[str, ExportedProgram]) -> Lowered:
             edge = to_edge_transform_and_lower(methods, partitioner={name: [XnnpackPartitioner()] for name in methods})
         account = {name: delegation(edge.exported_program(name)) for name in methods}
         inside = {name: delegate_bytes(edge.exported_program(name)) for name in methods}
-        planning = {name: MemoryPlanningPass(alloc_graph_input=name not in IN_PLACE) for name in methods}
+        planning = {name: MemoryPlanningPass(alloc_graph_input=not name.startswith(IN_PLACE)) for name in methods}
         program = edge.to_executorch(ExecutorchBackendConfig(memory_planning_pass=planning))
         return Lowered(program, account, {name: inside[name] + size for name, size in planned_bytes(program).items()})
     finally:

@@ -34,7 +34,8 @@ def write_script(folder: Path, bundle: Bundle, wish: Wish) -> Path:
     conditionings = {name: writer.method("denoiser", "prepare", name) for name in asked}
     # XNNPACK packs into its file as long as nothing of the program was unloaded.
     writer.lines += [
-        [line, writer.file("denoiser"), name] for line, name in (("load", "denoise"), ("unload", "prepare"))
+        [line, writer.file("denoiser"), writer.own("denoiser", name)]
+        for line, name in (("load", "denoise"), ("unload", "prepare"))
     ]
     writer.lines += [["forget", *names] for names in given.values()]
     writer.lines.append(["noise", wish.seed, float(wish.plan.noise_scale).hex()])
@@ -45,8 +46,8 @@ def write_script(folder: Path, bundle: Bundle, wish: Wish) -> Path:
         writer.lines.append(["step", *map(float.hex, (step.timestep, step.input_scale, step.a, *after)), *lists])
     text, negative = (conditionings.get(name, []) for name in (TEXT, NEGATIVE))
     shape = ",".join(map(str, (1, *bundle.latent_shape)))
-    denoiser = writer.file("denoiser")
-    writer.lines.append(["sample", denoiser, "denoise", shape, "latents", len(text), *text, *negative])
+    denoiser, denoise = writer.file("denoiser"), writer.own("denoiser", "denoise")
+    writer.lines.append(["sample", denoiser, denoise, shape, "latents", len(text), *text, *negative])
     writer.lines += [["close", denoiser], ["write", "latents", LATENTS]]
     if conditionings:
         writer.lines.append(["forget", *text, *negative])
@@ -83,6 +84,10 @@ class _Writer:
     def file(self, role: str) -> Path:
         return self.bundle.file(self.bundle.programs[role]["file"]).resolve()
 
+    def own(self, role: str, method: str) -> str:
+        """Name of a method in its program, another one of a size that is not the default."""
+        return self.bundle.programs[role]["methods"][method].get("name", method)
+
     def tensor(self, name: str, tensor: torch.Tensor) -> None:
         file, dtype = f"{len(self.lines)}.raw", str(tensor.dtype).removeprefix("torch.")
         tensor.contiguous().numpy().tofile(self.folder / file)
@@ -95,7 +100,7 @@ class _Writer:
             [f"{prefix}.{tensor['name']}" if prefix else tensor["name"] for tensor in signature[side]]
             for side in ("inputs", "outputs")
         )
-        self.lines.append(["call", self.file(role), method, len(inputs), *inputs, *outputs])
+        self.lines.append(["call", self.file(role), self.own(role, method), len(inputs), *inputs, *outputs])
         return outputs
 
     def known(self, wish: Wish) -> list[Line]:

@@ -44,6 +44,7 @@ def example() -> dict:
         "recipe": "hadanorm-w4a8",
         "image": {"width": 12, "height": 8, "channels": 3},
         "latents": {"shape": [3, 8, 12]},
+        "sizes": {},
         "programs": {
             "text_encoder": {
                 "file": "text.pte",
