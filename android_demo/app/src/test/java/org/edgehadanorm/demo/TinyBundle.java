@@ -95,7 +95,8 @@ final class TinyBundle {
                 + tensor("conditioning.0", "float32", "[1]") + "]}, \"denoise\": {\"inputs\": ["
                 + tensor("latents", "float32", sample) + ", " + tensor("timestep", "float32", "[1]") + ", "
                 + tensor("conditioning.0", "float32", "[1]") + "], \"outputs\": ["
-                + tensor("prediction", "float32", sample) + "]}}}" + (decoder ? decodes : "") + "}, \"prompt\": {\"encoders\": {}, \"lower\": false,"
+                + tensor("prediction", "float32", sample) + "]}}}" + (decoder ? decodes : "")
+                + "}, \"prompt\": {\"encoders\": {}, \"lower\": false,"
                 + " \"labels\": {\"cat\": 0, \"dog\": 1}, \"embedded\": null}, \"sampling\": {\"plan\": \"2\","
                 + " \"guidance\": 1.5, \"negative\": \"dog\", \"plans\": " + plans + "},"
                 + " \"noise\": \"philox4x32-10/box-muller\", \"golden\": " + (golden ? GOLDEN : "null")

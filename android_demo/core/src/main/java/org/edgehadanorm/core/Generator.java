@@ -5,8 +5,8 @@ import java.util.Map;
 import java.util.Optional;
 
 /**
- * Makes pictures with a bundle. Programs are in memory one at a time: the image encoder and each text encoder are closed
- * before the next program is loaded, and the denoiser before the image decoder.
+ * Makes pictures with a bundle. Programs are in memory one at a time: the image encoder and each text encoder are
+ * closed before the next program is loaded, and the denoiser before the image decoder.
  */
 public final class Generator {
     private static final int MOST_LATENTS = 1 << 26;

@@ -75,8 +75,9 @@ public class GeneratorTest {
                 + " --with-encoder", new Generator(three, Scripted.unloaded(three)),
                 new Original(blank(72, 30), Optional.empty()));
         Bundle grey = Bundle.open(new File(Vectors.folder("loops"), "grey/bundle"), Progress.NONE);
-        assertRefused("bundle bundle draws in grey alone, so that no picture can begin with one in colours: take another"
-                + " bundle", new Generator(grey, Scripted.unloaded(grey)), new Original(blank(9, 5), Optional.empty()));
+        assertRefused("bundle bundle draws in grey alone, so that no picture can begin with one in colours: take"
+                + " another bundle", new Generator(grey, Scripted.unloaded(grey)),
+                new Original(blank(9, 5), Optional.empty()));
         assertTrue(bundle.takesOriginals());
         assertFalse(three.takesOriginals() || grey.takesOriginals());
     }
