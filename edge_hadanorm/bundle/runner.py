@@ -82,7 +82,7 @@ class ExecuTorchRunner(BundleRunner):
     def __init__(self, bundle: Bundle):
         if not has_executorch():
             raise UserError("no ExecuTorch runtime here: pip install executorch, or take `backend` simulation")
-        methods = {}
+        methods: dict[tuple[str, str], Method] = {}
         for role, program in bundle.programs.items():
             file = bundle.file(program["file"])
             opened = _open(file)
