@@ -105,7 +105,7 @@ def _is(node: Node, names: tuple[str, ...]) -> bool:
 
 
 def _bytes(value: Any) -> int:
-    """Of a node's value, a tensor or several."""
+    """Size of a node's value, a tensor or several."""
     if isinstance(value, list | tuple):
         return sum(map(_bytes, value))
     return math.prod(value.shape) * value.element_size() if hasattr(value, "element_size") else 0
