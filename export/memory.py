@@ -56,7 +56,7 @@ def _pointers(node: Node) -> int:
     """Bytes of the pointers of a convolution: one for each pixel of its output and each place of its kernel."""
     if node.op != "call_function" or not _is(node, ("convolution",)):
         return 0
-    _, _, *places = node.args[1].meta["val"].shape
+    _, _, *places = node.all_input_nodes[1].meta["val"].shape
     _, _, *pixels = node.meta["val"].shape
     return POINTER * math.prod(pixels) * math.prod(places) if math.prod(places) > 1 else 0
 
@@ -105,7 +105,7 @@ def _is(node: Node, names: tuple[str, ...]) -> bool:
 
 
 def _bytes(value: Any) -> int:
-    """Of a node's value, a tensor or several."""
+    """Size of a node's value, a tensor or several."""
     if isinstance(value, list | tuple):
         return sum(map(_bytes, value))
     return math.prod(value.shape) * value.element_size() if hasattr(value, "element_size") else 0

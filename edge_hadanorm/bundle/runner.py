@@ -34,7 +34,7 @@ class BundleRunner:
         return [tensor.clone() for tensor in made]  # the next call writes to the same memory
 
     def denoise(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: list[torch.Tensor]) -> torch.Tensor:
-        return self._methods["denoiser", "denoise"]([latents, timestep, *conditioning])[0]
+        return self._methods["denoiser", "denoise"]([latents.contiguous(), timestep, *conditioning])[0]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents [C, H, W] to a picture [3, H, W], by smaller tiles where memory is short for the others."""

@@ -34,7 +34,7 @@ def read_picture(file: Source, size: tuple[int, int]) -> torch.Tensor:
     image = _opened(file)
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return torch.from_numpy(_fitted(image.convert("RGB"), size)).permute(2, 0, 1) / 127.5 - 1
+    return torch.from_numpy(_fitted(image.convert("RGB"), size)).permute(2, 0, 1).contiguous() / 127.5 - 1
 
 
 def read_mask(file: Source, size: tuple[int, int]) -> torch.Tensor:

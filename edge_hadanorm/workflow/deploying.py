@@ -202,6 +202,8 @@ def _original(loaded: Bundle, init: Source | None, mask: Source | None) -> Origi
         return None
     if DECODER in loaded.programs:
         _ = loaded.encode_window  # refuses where there is no encoder, before anything is loaded
+    elif (channels := loaded.latent_shape[0]) != 3:
+        raise UserError(f"bundle {loaded.folder} draws in {channels} channels: no picture in colours can begin one")
     size = loaded.image_size
     return Original(read_picture(init, size), None if mask is None else read_mask(mask, size))
 

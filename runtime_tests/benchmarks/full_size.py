@@ -1,16 +1,20 @@
-"""PixArt-Sigma-XL/2 at 512 pixels, all 28 blocks: time and memory of every command, the program's size and its steps.
+"""PixArt-Sigma-XL/2, all 28 blocks: time and memory of every command, the program's size, its steps and its pictures.
 
-    python -m runtime_tests.benchmarks.full_size --work DIR [--blocks 28] [--recipe hadanorm-auto-w4a8] [--stock]
+    python -m runtime_tests.benchmarks.full_size --work DIR [--blocks 28] [--recipe hadanorm-auto-w4a8]
+        [--size 512] [--stock]
 
-Weights are random, with outliers planted, and so are the captured inputs. Each command runs in a process of its own,
-whose peak memory is that of its resident pages. --stock also exports diffusers' transformer as it is, 8da4w in groups
-of 32. What a folder has already is not made again, and steps are timed side by side. Prints Markdown.
+Weights are random, with outliers planted, and so are the captured inputs. It is quantized at 512 pixels and exported at
+--size. Each command runs in a process of its own, whose peak memory is that of its resident pages. A picture is drawn
+by the runner without Python: a step with guidance, of which the least private memory is searched for that it takes,
+with the program read, mapped, and its packed weights in a file; no text encoder, no image decoder. --stock also exports
+diffusers' transformer as it is, 8da4w in groups of 32. What a folder has already is not made again. Prints Markdown.
 """
 
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,7 +27,13 @@ import click
 import torch
 from safetensors.torch import save_file
 
+from edge_hadanorm import bundle as bundles
+from edge_hadanorm.bundle import Bundle, peak_memory
+from edge_hadanorm.pipelines.drawing import Wish
+from edge_hadanorm.pipelines.plans import Plan
+
 SIDE, WORDS, TEXT, CALLS, STEPS = 64, 300, 4096, 4, 3
+PIXELS = 8  # a latent's side
 SHARD = "400MB"
 
 
@@ -128,16 +138,49 @@ def stock(file: Path, folder: Path) -> None:
 
 
 def stock_shapes() -> list[list[int]]:
-    return [[2, 4, SIDE, SIDE], [2, WORDS, TEXT], [2], [2, WORDS]]
+    return [[1, 4, SIDE, SIDE], [1, WORDS, TEXT], [1], [1, WORDS]]
+
+
+EXPORT = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from edge_hadanorm import checkpoint
+from edge_hadanorm.workflow import export
+folder, out, side = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+saved = checkpoint.load(folder)
+resized = saved.denoiser.resized(side, side)
+export(folder if resized is saved.denoiser else replace(saved, denoiser=resized), out, force=True)
+"""
+
+
+def picture_memory(loaded: Bundle) -> dict[str, int]:
+    """Least megabytes of a picture of one step with guidance, by how the program is loaded."""
+    from runtime_tests.device.least import least_megabytes
+    from runtime_tests.device.script import write_script
+
+    step = {"timestep": 500.0, "input_scale": 1.0, "a": 1.0, "b": [-0.1]}
+    plan = Plan.from_json({"noise_scale": 1.0, "guidance": None, "rows": [step]})
+    text = {"text": torch.randn(1, WORDS, TEXT), "mask": (torch.arange(WORDS) < WORDS // 2).float()[None]}
+    found = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        script = write_script(folder, loaded, Wish("", plan, 4.5, 0), text)
+        (folder / "packed").mkdir()
+        ways = {"read": {"load": "file"}, "mapped": {"load": "mmap"}, "packed in a file": {"cache": folder / "packed"}}
+        for way, options in ways.items():
+            found[way] = least_megabytes(lambda machine, options=options: machine.call(["generate", script], **options))
+    return found
 
 
 @click.command()
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Folder for everything that is made.")
 @click.option("--blocks", default=28, show_default=True)
 @click.option("--recipe", default="hadanorm-auto-w4a8", show_default=True)
+@click.option("--size", default=PIXELS * SIDE, show_default=True, help="Width and height of pictures in pixels.")
 @click.option("--stock", "with_stock", is_flag=True, help="Also the stock export.")
 @click.option("--export-stock", is_flag=True, hidden=True)
-def main(work: Path, blocks: int, recipe: str, with_stock: bool, export_stock: bool) -> None:
+def main(work: Path, blocks: int, recipe: str, size: int, with_stock: bool, export_stock: bool) -> None:
     """Measure every command on the whole model."""
     folder = work / f"pixart-{blocks}"
     source, captured, stock_file = folder / "transformer", folder / "inputs.safetensors", folder / "stock.pte"
@@ -146,29 +189,32 @@ def main(work: Path, blocks: int, recipe: str, with_stock: bool, export_stock: b
         return
     if not captured.exists():
         make(folder, blocks)
-    checkpoint, bundle = folder / recipe, folder / f"{recipe}-bundle"
+    side = size // PIXELS
+    checkpoint, bundle = folder / recipe, folder / f"{recipe}-bundle-{size}"
     program = bundle / "denoiser.pte"
     rows = Rows(folder / "results.json")
     quantize = ["quantize", source, "--recipe", recipe, "--inputs", captured, "--out", checkpoint, "--force"]
     rows.make(f"quantize, {recipe}", checkpoint / "metrics.json", own(*map(str, quantize)))
-    rows.make(
-        f"export, {recipe}",
-        program,
-        own("export", str(checkpoint), "--target", "xnnpack", "--out", str(bundle), "--force"),
-    )
-    shapes = {"prepare": [[2, WORDS, TEXT], [2, WORDS]], "denoise": [[2, 4, SIDE, SIDE], [1]]}
-    steps = {"step, two sequences": (program, shapes)}
+    lower = [sys.executable, "-c", EXPORT, str(checkpoint), str(bundle), str(side)]
+    rows.make(f"export, {recipe}, {size} pixels", program, lower)
+    shapes = {"prepare": [[1, WORDS, TEXT], [1, WORDS]], "denoise": [[1, 4, side, side], [1]]}
+    steps = {f"step of a sequence, {size} pixels": (program, shapes)}
     if with_stock:
         again = [sys.executable, __file__, "--work", str(work), "--blocks", str(blocks), "--export-stock"]
         rows.make("stock 8da4w export", stock_file, again)
-        steps["stock step, two sequences"] = stock_file, {"forward": stock_shapes()}
+        steps["stock step of a sequence"] = stock_file, {"forward": stock_shapes()}
     print("| | seconds | peak memory, GB | makes, MB |\n|---|---:|---:|---:|")
-    for name, (seconds, peak, size) in rows.made.items():
-        print(f"| {name} | {seconds:.0f} | {peak:.1f} | {size / 1e6:.0f} |")
+    for name, (seconds, peak, written) in rows.made.items():
+        print(f"| {name} | {seconds:.0f} | {peak:.1f} | {written / 1e6:.0f} |")
     for name, (file, methods) in steps.items():
         times, peak = run(file, methods)
         others = ", ".join(f"{method} {seconds:.2f} s" for method, seconds in list(times.items())[:-1])
         print(f"| {name} | {list(times.values())[-1]:.2f} | {peak:.1f} | ({others}) |", flush=True)
+    loaded = bundles.load(bundle)
+    said = [peak_memory(loaded.manifest, packed_in_file=packed) for packed in (False, True)]
+    print("\n| a picture with guidance | MB of private memory | said before |\n|---|---:|---:|")
+    for way, megabytes in picture_memory(loaded).items():
+        print(f"| {way} | {megabytes} | {(said[way == 'packed in a file'] or 0) / 1e6:.0f} |", flush=True)
 
 
 class Rows:

@@ -24,6 +24,7 @@ from runtime_tests.support.manifests import (
     INPUT,
     LONG_PLANS,
     UNSAFE,
+    WIDE,
     WRONG,
     edit,
     edit_plan,
@@ -33,6 +34,7 @@ from runtime_tests.support.manifests import (
     plan,
     read,
     tensor,
+    widen,
     write,
 )
 
@@ -163,11 +165,47 @@ def test_a_plan_may_begin_in_the_middle(folder):
     assert load(folder).plan(20).begun(0.85) == Plan.from_json(plan(17))
 
 
+def test_a_bundle_may_have_further_sizes(folder):
+    widen(folder)
+    loaded = load(folder)
+    assert loaded.sizes == [(12, 8), (24, 8)]
+    assert loaded.at((12, 8)) is loaded
+    wide = loaded.at((24, 8))
+    assert (wide.image_size, wide.latent_shape, wide.golden) == ((24, 8), (3, 8, 24), None)
+    assert wide.programs["denoiser"]["methods"]["denoise"]["name"] == "denoise_24x8"
+    assert wide.programs["denoiser"]["methods"]["prepare"] == loaded.programs["denoiser"]["methods"]["prepare"]
+    assert wide.plans == loaded.plans
+    assert loaded.programs == load(folder).programs  # which is as it was
+    with pytest.raises(UserError, match=r"has no pictures of 8x24 pixels; take one of 12x8, 24x8$"):
+        loaded.at((8, 24))
+    widen(folder, WIDE | {"plans": {"8": plan(7)}})
+    assert load(folder).at((24, 8)).plans == {"8": Plan.from_json(plan(7))}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "words"),
+    [
+        ("24x9", WIDE, r"\.sizes\['24x9'\] is not named by its width and height"),
+        ("24 x 8", WIDE, r"\.sizes\['24 x 8'\] is not named by its width and height"),
+        ("12x8", WIDE | {"image": {"width": 12, "height": 8, "channels": 3}}, "others than the default's"),
+        ("24x8", WIDE | {"methods": {}}, r"denoise\.inputs do not begin with .*\(\.sizes\['24x8'\]\)"),
+        ("24x8", WIDE | {"methods": {"denoiser": {"denoise": "other"}}}, "'other', which the program does not have"),
+        ("24x8", WIDE | {"methods": {"painter": {"paint": "paint"}}}, "'paint', which the program does not have"),
+        ("24x8", WIDE | {"plans": {}}, "which is not among the plans"),
+        ("24x8", WIDE | {"plans": {"8": {}}}, "noise_scale, guidance, rows missing"),
+    ],
+)
+def test_a_size_that_does_not_go_with_the_rest_is_refused(folder, name, size, words):
+    widen(folder)
+    edit(folder, "sizes", {name: size})
+    assert re.search(words, refusal(folder))
+
+
 def test_an_image_encoder_takes_a_picture_or_a_tile_of_it(folder):
     with pytest.raises(UserError, match="has no image encoder: export with `with_encoder`"):
         _ = load(folder).encode_window
     picture, latents = tensor("picture", "float32", 1, 3, 32, 48), tensor("latents", "float32", 1, 3, 4, 6)
-    method = {"inputs": [picture], "outputs": [latents]}
+    method = {"inputs": [picture], "outputs": [latents], "activations": None}
     edit(folder, "programs/image_encoder", {"file": "denoiser.pte", "methods": {"encode": method}})
     assert load(folder).encode_window == (32, 48)
     assert load(folder).decode_window is None

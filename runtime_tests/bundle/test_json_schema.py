@@ -24,6 +24,7 @@ from runtime_tests.support.manifests import (
     make,
     plan,
     read,
+    widen,
 )
 
 PAGE = (Path(bundle.__file__).parent / "README.md").read_text(encoding="utf-8")
@@ -112,6 +113,12 @@ def test_a_plain_path_is_accepted(validator, folder, path):
 def test_kept_places_and_encoded_prompts_are_accepted(validator, folder):
     keep(folder)
     edit(folder, "prompt/embedded", {"file": "tokenizer.json", "prompts": ["a", ""], "negatives": [""]})
+    assert accepted(validator, folder)
+
+
+def test_further_sizes_are_accepted(validator, folder):
+    widen(folder)
+    edit(folder, "sizes/24x8/plans", {"8": plan(8)})
     assert accepted(validator, folder)
 
 

@@ -180,6 +180,12 @@ def test_a_picture_may_begin_with_another(bundle, draw, tmp_path, backend):
     assert draw(backend=backend, init=tmp_path / "large.jpg", strength=0.3) != begun
 
 
+def test_runtime_and_simulation_begin_with_the_same_picture(bundle, tmp_path):
+    to_image(an_original(bundle.image_size).picture).save(tmp_path / "init.png")
+    drawn = [generate(bundle, PROMPT, init=tmp_path / "init.png", backend=backend).image for backend in RUNNERS]
+    assert psnr_db(*(torch.from_numpy(np.array(image)) for image in drawn)) >= 45
+
+
 def test_pictures_to_begin_with_are_cut_turned_and_laid_on_white(tmp_path):
     wide = Image.new("RGB", (40, 10), "blue")
     wide.paste("red", (15, 0, 25, 10))
@@ -204,6 +210,16 @@ def test_a_bundle_without_an_image_encoder_begins_with_no_picture(bundle):
     changed = Bundle(bundle.folder, bundle.manifest | {"programs": programs})
     with pytest.raises(UserError, match="has no image encoder: export with `with_encoder`"):
         generate(changed, PROMPT, init=Image.new("RGB", (8, 8)))
+    grey = Bundle(bundle.folder, bundle.manifest | {"latents": {"shape": [1, 8, 8]}})
+    with pytest.raises(UserError, match="draws in 1 channels: no picture in colours can begin one"):
+        generate(grey, PROMPT, init=Image.new("RGB", (8, 8)))
+
+
+def test_a_size_that_the_bundle_does_not_have_is_answered_with_those_it_has(bundle):
+    width, height = bundle.image_size
+    with pytest.raises(UserError, match=rf"has no pictures of 9x{height} pixels; take one of {width}x{height}$"):
+        generate(bundle, PROMPT, size=(9, height))
+    assert generate(bundle, PROMPT, size=(width, height)).image.size == (width, height)
 
 
 def test_a_plan_of_one_guidance_is_drawn_with_it_and_no_other(bundle):

@@ -75,6 +75,7 @@ class Program {
       require(packed.set_option("weight_cache_enabled", true), kFailed, file);
       require(packed.set_option("packed_cache_path", file.c_str()), kFailed, file);
       require(options.set_options("XnnpackBackend", packed.view()), kFailed, file);
+      packs_into_file_ = true;
     }
     require(module_.load(options, executorch::runtime::Program::Verification::InternalConsistency), kCannotLoad,
             path + " is no program that this runtime loads");
@@ -86,11 +87,21 @@ class Program {
     if (!names.ok() || !names->count(method)) fail(kNoSuchMethod, path_ + " has no method " + method);
     const Stopwatch watch;
     if (!module_.is_method_loaded(method)) require(module_.load_method(method), kCannotLoad, path_ + " " + method);
-    return watch.milliseconds();
+    const double milliseconds = watch.milliseconds();
+    for (const auto& other : leaving_)
+      if (other != method) module_.unload_method(other);
+    leaving_.clear();
+    return milliseconds;
   }
 
-  // What a method planned for its activations is given back; it can be loaded again.
-  void unload(const std::string& method) { module_.unload_method(method); }
+  // What a method needs is given back; it can be loaded again. XNNPACK packs into its file as long as nothing of the
+  // program was unloaded: with one, and little private memory to give back, the method stays until another is loaded.
+  void unload(const std::string& method) {
+    if (packs_into_file_)
+      leaving_.push_back(method);
+    else
+      module_.unload_method(method);
+  }
 
   // Of a loaded method: zeros, as it declares its inputs.
   std::vector<Tensor> inputs(const std::string& method) {
@@ -137,6 +148,8 @@ class Program {
  private:
   std::string path_;
   Module module_;
+  bool packs_into_file_ = false;
+  std::vector<std::string> leaving_;  // methods to unload
 };
 
 // Fills a tensor from a file of exactly so many bytes.

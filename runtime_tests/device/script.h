@@ -2,7 +2,6 @@
 //
 //     tensor NAME DTYPE SIZE,... FILE                        a constant, from its raw bytes
 //     call PROGRAM METHOD INPUTS INPUT... OUTPUT...          INPUTS: how many of the names are inputs
-//     load PROGRAM METHOD                                    a method that is called later
 //     unload PROGRAM METHOD                                  a method that is not called again; its memory is given back
 //     close PROGRAM                                          the same of a whole program
 //     forget NAME...                                         tensors that are not read again
@@ -45,9 +44,9 @@ class Script {
   std::vector<Timed> execute() {
     static const std::map<std::string, std::pair<size_t, void (Script::*)()>> kinds = {
         {"tensor", {5, &Script::tensor}}, {"call", {4, &Script::call}},     {"unload", {3, &Script::unload}},
-        {"load", {3, &Script::load}},     {"close", {2, &Script::close}},   {"forget", {2, &Script::forget}},
-        {"noise", {3, &Script::noise}},   {"known", {4, &Script::known}},   {"step", {9, &Script::step}},
-        {"sample", {6, &Script::sample}}, {"write", {3, &Script::write}},
+        {"close", {2, &Script::close}},   {"forget", {2, &Script::forget}}, {"noise", {3, &Script::noise}},
+        {"known", {4, &Script::known}},   {"step", {9, &Script::step}},     {"sample", {6, &Script::sample}},
+        {"write", {3, &Script::write}},
     };
     std::ifstream file(path_);
     if (!file) fail(kBadArguments, path_ + " cannot be read");
@@ -139,7 +138,6 @@ class Script {
     for (size_t i = 0; i < outputs.size(); ++i) tensors_[fields_[4 + inputs + i]] = std::move(outputs[i]);
   }
 
-  void load() { program(1); }
   void unload() {
     const auto found = programs_.find(fields_[1]);
     if (found != programs_.end()) found->second->unload(fields_[2]);

@@ -17,26 +17,25 @@ SCRIPT, LATENTS, PICTURE = "script.tsv", "latents.raw", "picture.raw"
 Line = list[object]
 
 
-def write_script(folder: Path, bundle: Bundle, wish: Wish) -> Path:
+def write_script(folder: Path, bundle: Bundle, wish: Wish, text: dict[str, torch.Tensor] | None = None) -> Path:
     """Write a script with its tensors into an existing folder; following it adds latents.raw and, decoded, picture.raw.
 
-    Programs are in memory one at a time. Raises UserError where the bundle has no such prompt, and where its pictures
-    are decoded in tiles.
+    text: what `prepare` of a transformer alone is given, for either prompt. Programs are in memory one at a time.
+    Raises UserError where the bundle has no such prompt, and where its pictures are decoded in tiles.
     """
     writer, steps = _Writer(folder, bundle), wish.plan.at(wish.guidance)
     predicted = {name for step in steps for name in step.predicted}
     prompts = {TEXT: (wish.prompt, False), NEGATIVE: (wish.negative, True)}
     asked = {name: prompts[name] for name in (TEXT, NEGATIVE) if name in predicted}
     known = writer.known(wish)
-    given = {name: writer.prompt(*prompt, name) for name, prompt in asked.items()}
+    if text is None:
+        given = {name: writer.prompt(*prompt, name) for name, prompt in asked.items()}
+    else:
+        given = {name: writer.tensors(text, name) for name in asked}
     for role in writer.encoders:
         writer.lines.append(["close", writer.file(role)])
     conditionings = {name: writer.method("denoiser", "prepare", name) for name in asked}
-    # XNNPACK packs into its file as long as nothing of the program was unloaded.
-    writer.lines += [
-        [line, writer.file("denoiser"), writer.own("denoiser", name)]
-        for line, name in (("load", "denoise"), ("unload", "prepare"))
-    ]
+    writer.lines.append(["unload", writer.file("denoiser"), writer.own("denoiser", "prepare")])
     writer.lines += [["forget", *names] for names in given.values()]
     writer.lines.append(["noise", wish.seed, float(wish.plan.noise_scale).hex()])
     writer.lines += known
@@ -92,6 +91,12 @@ class _Writer:
         file, dtype = f"{len(self.lines)}.raw", str(tensor.dtype).removeprefix("torch.")
         tensor.contiguous().numpy().tofile(self.folder / file)
         self.lines.append(["tensor", name, dtype, ",".join(map(str, tensor.shape)), file])
+
+    def tensors(self, tensors: dict[str, torch.Tensor], prefix: str) -> list[str]:
+        """Tensors under names that begin with a prefix, which are returned."""
+        for name, tensor in tensors.items():
+            self.tensor(f"{prefix}.{name}", tensor)
+        return [f"{prefix}.{name}" for name in tensors]
 
     def method(self, role: str, method: str, prefix: str = "") -> list[str]:
         """A call with the tensors named as its inputs, after a prefix; the names of its outputs, with it too."""

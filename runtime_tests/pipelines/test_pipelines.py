@@ -323,17 +323,49 @@ def test_a_bundle_has_a_program_for_every_component(name, drawing):
     assert drawing.manifest["golden"]["psnr_db"] == 40.0
 
 
-def test_a_bundle_of_another_size(name, quantized, drawing, tmp_path):
-    """The same checkpoint, half as high; its program is that of the simulation."""
-    if name != "pixart":  # one of those whose pictures need not be square: programs take a minute
+def test_a_bundle_of_several_sizes(name, quantized, drawing, tmp_path):
+    """Of one checkpoint, with the weights of one; each size draws what a bundle of it alone draws."""
+    if name != "sd3":  # whose schedule depends on the size; programs take a minute
         return
     width, height = drawing.image_size
-    made = workflow.export(quantized, tmp_path / "bundle", size=(width, height // 2), prompts=prompts(name))
-    assert made.image_size == (width, height // 2)
-    assert made.latent_shape[1:] == (drawing.latent_shape[1] // 2, drawing.latent_shape[2])
-    device, simulated = draw(made, prompts(name)[1]), draw(made, prompts(name)[1], simulation(made))
-    assert device.shape == (3, height // 2, width)
-    assert metrics.psnr_db(device, simulated) > 30
+    sizes = [(width, height // 2), (width, height), (width // 2, height)]
+    options = dict(prompts=prompts(name), with_encoder=True, scheduler=shifted(tmp_path))
+    made = workflow.export(quantized, tmp_path / "several", size=sizes, **options)
+    assert made.sizes == sizes
+    for role in made.programs:
+        parameters = made.file(role).stat().st_size
+        assert parameters < 1.5 * drawing.file(role if role in drawing.programs else bundle.DECODER).stat().st_size
+    drawn = {}
+    for size in sizes:
+        own = made.at(size)
+        assert own.image_size == size
+        wish = Wish(
+            prompts(name)[1], own.plan(STEPS).begun(0.7), GUIDANCE, SEED, original=an_original(size, masked=True)
+        )
+        device, simulated = picture(ExecuTorchRunner(own), wish), picture(simulation(own), wish)
+        assert device.shape == (3, *size[::-1])
+        assert float_psnr_db(device, simulated) > 30
+        drawn[size] = generated(made, prompts(name)[1], size)
+    alone = workflow.export(quantized, tmp_path / "alone", size=sizes[2], **options)
+    assert np.array_equal(drawn[sizes[2]], generated(alone, prompts(name)[1], None))
+    assert made.at(sizes[2]).plans == alone.plans != made.plans
+
+
+def generated(made: bundle.Bundle, prompt: str, size) -> np.ndarray:
+    return np.array(workflow.generate(made, prompt, size=size, steps=STEPS, seed=SEED).image)
+
+
+def shifted(folder):
+    """The file of SHIFTED."""
+    SHIFTED.save_config(folder / "scheduler")
+    return folder / "scheduler"
+
+
+def test_core_ml_has_one_size_a_bundle(name, quantized, tmp_path):
+    if name == "pixart":
+        with pytest.raises(UserError, match="coreml has one `size` a bundle"):
+            workflow.export(quantized, tmp_path / "bundle", target="coreml", size=[(16, 16), (24, 16)])
+        assert not (tmp_path / "bundle").exists()
 
 
 def test_prompts_can_be_carried_encoded(name, quantized, drawing, tmp_path):

@@ -132,6 +132,25 @@ INPUT = "programs/denoiser/methods/denoise/inputs"
 OUTPUT = "programs/denoiser/methods/denoise/outputs"
 ENCODER = "prompt/encoders/text_encoder"
 ENCODED = "programs/text_encoder/methods/encode/inputs"
+# A further size, of a denoiser of its own and a decoder that is the same.
+WIDE = {
+    "image": {"width": 24, "height": 8, "channels": 3},
+    "latents": {"shape": [3, 8, 24]},
+    "methods": {"denoiser": {"denoise": "denoise_24x8"}},
+    "plans": None,
+}
+SIZE = "sizes/24x8"
+
+
+def widen(folder: Path, size: dict = WIDE) -> None:
+    """Let the bundle have a further size."""
+    denoise = read(folder)["programs"]["denoiser"]["methods"]["denoise"]
+    latents = denoise["outputs"][0] | {"shape": [1, *WIDE["latents"]["shape"]]}
+    wide = denoise | {"inputs": [latents, *denoise["inputs"][1:]], "outputs": [latents]}
+    edit(folder, "programs/denoiser/methods/denoise_24x8", wide)
+    edit(folder, "sizes", {"24x8": size})
+
+
 DECODED, PICTURED = "programs/image_decoder", "programs/image_encoder"
 ROWS = "sampling/plans/20/rows"
 
@@ -158,6 +177,15 @@ WRONG = [
     ("latents/shape", [3, 8]),
     ("latents/shape", [3, 8, 0]),
     ("latents/shape", "3x8x8"),
+    ("sizes", None),
+    ("sizes", []),
+    ("sizes", {"24x8": None}),
+    *(("sizes", {"24x8": {key: value for key, value in WIDE.items() if key != left}}) for left in WIDE),
+    ("sizes", {"24x8": WIDE | {"image": {"width": 24, "height": 8}}}),
+    ("sizes", {"24x8": WIDE | {"latents": {"shape": [3, 8]}}}),
+    ("sizes", {"24x8": WIDE | {"methods": {"denoiser": ["denoise"]}}}),
+    ("sizes", {"24x8": WIDE | {"methods": {"denoiser": {"denoise": 1}}}}),
+    ("sizes", {"24x8": WIDE | {"plans": []}}),
     ("programs", []),
     ("programs/denoiser", None),
     ("programs/denoiser/file", None),
@@ -296,7 +324,8 @@ def _decoder(*inputs: dict) -> dict:
 
 
 def _image_encoder(inputs: list[dict], outputs: list[dict]) -> dict:
-    return {"file": "denoiser.pte", "methods": {"encode": {"inputs": inputs, "outputs": outputs}}}
+    method = {"inputs": inputs, "outputs": outputs, "activations": None}
+    return {"file": "denoiser.pte", "methods": {"encode": method}}
 
 
 _PICTURE, _ENCODE = tensor("picture", "float32", 1, 3, 64, 96), r"image_encoder\.methods\.encode is not of one picture"
