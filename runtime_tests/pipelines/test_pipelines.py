@@ -323,42 +323,31 @@ def test_a_bundle_has_a_program_for_every_component(name, drawing):
     assert drawing.manifest["golden"]["psnr_db"] == 40.0
 
 
-def test_a_bundle_of_several_sizes(name, quantized, drawing, tmp_path):
-    """Of one checkpoint, with the weights of one; each size draws what a bundle of it alone draws."""
+def test_a_bundle_of_several_sizes(name, folder, quantized, drawing, tmp_path):
+    """Of one checkpoint; each size draws what the checkpoint draws, by plans for it where they depend on it."""
     if name != "sd3":  # whose schedule depends on the size; programs take a minute
         return
     width, height = drawing.image_size
-    sizes = [(width, height // 2), (width, height), (width // 2, height)]
-    options = dict(prompts=prompts(name), with_encoder=True, scheduler=shifted(tmp_path))
-    made = workflow.export(quantized, tmp_path / "several", size=sizes, **options)
+    SHIFTED.save_config(tmp_path / "scheduler")
+    sizes = [(width, height // 2), (width, height)]
+    options = dict(prompts=prompts(name), with_encoder=True, scheduler=tmp_path / "scheduler")
+    made = workflow.export(quantized, tmp_path / "several", target="xnnpack", size=sizes, **options)
     assert made.sizes == sizes
-    for role in made.programs:
-        parameters = made.file(role).stat().st_size
-        assert parameters < 1.5 * drawing.file(role if role in drawing.programs else bundle.DECODER).stat().st_size
-    drawn = {}
     for size in sizes:
         own = made.at(size)
-        assert own.image_size == size
-        wish = Wish(
-            prompts(name)[1], own.plan(STEPS).begun(0.7), GUIDANCE, SEED, original=an_original(size, masked=True)
-        )
+        plan, original = own.plan(STEPS), an_original(size, masked=True)
+        wish = Wish(prompts(name)[1], plan.begun(0.7), GUIDANCE, SEED, original=original)
         device, simulated = picture(ExecuTorchRunner(own), wish), picture(simulation(own), wish)
         assert device.shape == (3, *size[::-1])
         assert float_psnr_db(device, simulated) > 30
-        drawn[size] = generated(made, prompts(name)[1], size)
-    alone = workflow.export(quantized, tmp_path / "alone", size=sizes[2], **options)
-    assert np.array_equal(drawn[sizes[2]], generated(alone, prompts(name)[1], None))
-    assert made.at(sizes[2]).plans == alone.plans != made.plans
-
-
-def generated(made: bundle.Bundle, prompt: str, size) -> np.ndarray:
-    return np.array(workflow.generate(made, prompt, size=size, steps=STEPS, seed=SEED).image)
-
-
-def shifted(folder):
-    """The file of SHIFTED."""
-    SHIFTED.save_config(folder / "scheduler")
-    return folder / "scheduler"
+        drawn = workflow.generate(made, prompts(name)[1], size=size, steps=STEPS, guidance=GUIDANCE, seed=SEED).image
+        alone = picture(ExecuTorchRunner(own), dataclasses.replace(wish, plan=plan, original=None))
+        assert torch.equal(torch.from_numpy(np.array(drawn)).permute(2, 0, 1), to_pixels(alone))
+        model = loading.load(str(folder), Size(picture=size))
+        pipeline = model.pipeline.with_defaults(
+            scheduler=dict(SHIFTED.config) | {"_class_name": type(SHIFTED).__name__}
+        )
+        assert plan == pipeline.plan(STEPS, starts=True)
 
 
 def test_core_ml_has_one_size_a_bundle(name, quantized, tmp_path):
