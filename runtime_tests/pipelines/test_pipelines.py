@@ -24,6 +24,7 @@ from edge_hadanorm.pipelines.drawing import TorchRunner, Wish, picture
 from edge_hadanorm.pipelines.loading import Size
 from edge_hadanorm.pipelines.noise import normal
 from edge_hadanorm.pipelines.pictures import to_pixels
+from edge_hadanorm.pipelines.schedulers import given_scheduler
 from edge_hadanorm.pipelines.tiles import tiled, window_of
 from runtime_tests.support.helpers import an_original
 from runtime_tests.support.tiny_pipelines import CLASSES, PIPELINES, save
@@ -148,11 +149,12 @@ SHIFTED = FLOW_EULER(use_dynamic_shifting=True, base_image_seq_len=4, max_image_
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [None, (16, 8)])
-def test_a_schedule_that_depends_on_the_size_is_diffusers(folder, name, size):
+def test_a_schedule_that_depends_on_the_size_is_diffusers(folder, name, size, tmp_path):
     if name != "sd3":
         return
     own = loading.load(str(folder), Size(picture=size)) if size else loading.load(str(folder))
-    pipeline = own.pipeline.with_defaults(scheduler=dict(SHIFTED.config) | {"_class_name": type(SHIFTED).__name__})
+    SHIFTED.save_config(tmp_path)
+    pipeline = own.pipeline.with_defaults(scheduler=given_scheduler(tmp_path, {}))
     expected = drawn_by_diffusers(folder, name, PROMPTS[0], own.denoiser.latent_shape(), scheduler=SHIFTED)
     actual = picture(TorchRunner(own.denoiser, pipeline), Wish(PROMPTS[0], pipeline.plan(STEPS), GUIDANCE, SEED))
     assert float_psnr_db(actual, expected) > 60
