@@ -21,6 +21,7 @@ from edge_hadanorm.pipelines.drawing import Wish
 from edge_hadanorm.pipelines.pictures import save_png, to_pixels
 from edge_hadanorm.pipelines.plans import Plan
 from edge_hadanorm.pipelines.probing import probe, with_starts
+from edge_hadanorm.pipelines.tiles import Window
 from edge_hadanorm.tensor_files import write_tensors
 from runtime_tests.app import originals
 from runtime_tests.app.expected import plans
@@ -53,8 +54,9 @@ class Form:
     """A kind of bundle. encoders: names of what each gives, by role; masked: those that take a mask.
 
     given: shapes of what `prepare` takes. kept: whether encoders give the states of KEPT places. negatives: in turns,
-    of cases with guidance. carried: the negative prompts that are embedded. tile, scale: of the decoder; None: latents
-    are pixels. encoder: whether there is an image encoder. begins: plans that pictures are begun with, and how; refused
+    of cases with guidance. carried: the negative prompts that are embedded. tile, scale: the decoder's window of
+    latents, and pixels a side of one; no tile: latents are pixels. encoder: whether there is an image encoder. begins:
+    plans that pictures are begun with, and how; refused
     are those of no_begins. wrong, wrong_negatives: what is refused.
     """
 
@@ -70,7 +72,7 @@ class Form:
     labels: dict[str, int] | None = None
     embedded: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
-    tile: int | None = None
+    tile: Window | None = None
     scale: int = 1
     encoder: bool = False
     begins: tuple[tuple[str, Begin], ...] = ()
@@ -91,8 +93,8 @@ FORMS = {
     ),
     "grey": Form((1, 5, 9), ("red apple",), {"text": TEXT}, {"text_encoder": ("text",)}),
     "masked": Form(
-        (4, 8, 8), ("  Red APPLE \t",), {"mask": MASK, "text": TEXT}, {"text_encoder": ("text",)},
-        negatives=(" Grinning FACE",), masked=("text_encoder",), lower=True, prefix="red face ", tile=8, scale=2,
+        (4, 12, 14), ("  Red APPLE \t",), {"mask": MASK, "text": TEXT}, {"text_encoder": ("text",)},
+        negatives=(" Grinning FACE",), masked=("text_encoder",), lower=True, prefix="red face ", tile=(12, 14), scale=2,
         encoder=True, begins=BEGINS, no_begins=NO_BEGINS, wrong=("face " * 7,), wrong_negatives=("face " * 9,),
     ),
     "kept": Form(
@@ -106,18 +108,18 @@ FORMS = {
         (4, 10, 24), ("red apple", ""),
         {"pooled_2": POOLED, "text_3": TEXT, "text": TEXT, "mask_3": MASK},
         {"text_encoder": ("text", "pooled"), "text_encoder_2": ("text_2", "pooled_2"), "text_encoder_3": ("text_3",)},
-        negatives=("face", ""), masked=("text_encoder_3",), tile=10, scale=3,
+        negatives=("face", ""), masked=("text_encoder_3",), tile=(10, 10), scale=3,
         plans=lambda: _scheduled(FlowMatchEulerDiscreteScheduler(shift=3.0)), no_begins=(("8", Begin(0.6)),),
     ),
     "labels": Form(
-        (4, 21, 13), ("finch", "", "tench, Tinca tinca"), {"label": (1,)}, negatives=("", "jay"), tile=8, scale=2,
+        (4, 21, 13), ("finch", "", "tench, Tinca tinca"), {"label": (1,)}, negatives=("", "jay"), tile=(8, 6), scale=2,
         encoder=True, begins=BEGINS,
         labels={"tench, Tinca tinca": 0, "finch": 12, "jay": 17}, wrong=("Finch", "unicorn"),
         wrong_negatives=("Finch",),
     ),
     "embedded": Form(
         (2, 8, 8), ("a cat", "two dogs, running"), {"text": TEXT, "mask": MASK},
-        negatives=("", "blurry"), embedded=("a cat", "two dogs, running"), carried=("blurry", ""), tile=5, scale=1,
+        negatives=("", "blurry"), embedded=("a cat", "two dogs, running"), carried=("blurry", ""), tile=(5, 5), scale=1,
         wrong=("a cat ", "A cat", "", "blurry"), wrong_negatives=("a cat",),
     ),
 }  # fmt: skip
@@ -258,8 +260,8 @@ def _signatures(form: Form) -> dict[str, Signatures]:
         outputs = {name: torch.zeros(shapes[name.partition("_")[0]]) for name in names}
         programs[role] = {"encode": (inputs, outputs)}
     if form.tile:
-        tile = torch.zeros(1, form.latents[0], form.tile, form.tile)
-        picture = torch.zeros(1, 3, form.tile * form.scale, form.tile * form.scale)
+        tile = torch.zeros(1, form.latents[0], *form.tile)
+        picture = torch.zeros(1, 3, *(side * form.scale for side in form.tile))
         programs[bundle.DECODER] = {"decode": ({"latents": tile}, {"picture": picture})}
         if form.encoder:
             programs[bundle.IMAGE_ENCODER] = {"encode": ({"picture": picture}, {"latents": tile})}

@@ -52,7 +52,7 @@ final class Autoencoder {
         Generator.begin(Phase.ENCODE_PICTURE, listener);
         Method encode = encoder.method("encode");
         int grain = Math.max(1, picture.width() / bundle.latentShape()[2]);
-        Tiles tiles = new Tiles(side(encode), grain, Picture.CHANNELS, picture.height(), picture.width());
+        Tiles tiles = new Tiles(window(encode), grain, Picture.CHANNELS, picture.height(), picture.width());
         return coded(encoder, encode, tiles, picture.values(), listener);
     }
 
@@ -65,7 +65,7 @@ final class Autoencoder {
         }
         Generator.begin(Phase.DECODE, listener);
         Method decode = decoder.method("decode");
-        return coded(decoder, decode, new Tiles(side(decode), 1, shape[0], shape[1], shape[2]), latents, listener);
+        return coded(decoder, decode, new Tiles(window(decode), 1, shape[0], shape[1], shape[2]), latents, listener);
     }
 
     private Tensor coded(Program program, Method method, Tiles tiles, float[] values, Listener listener)
@@ -78,8 +78,8 @@ final class Autoencoder {
         }
     }
 
-    /** Of the tiles that a method takes. */
-    private static int side(Method method) {
-        return (int) method.inputs().get(0).shape()[3];
+    /** The shape of the tiles that a method takes. */
+    private static long[] window(Method method) {
+        return method.inputs().get(0).shape();
     }
 }

@@ -37,7 +37,8 @@ final class Schema {
             .with("shape", SHAPE);
     private static final Kind METHOD = Kind.object()
             .with("inputs", Kind.list(TENSOR))
-            .with("outputs", Kind.list(TENSOR));
+            .with("outputs", Kind.list(TENSOR))
+            .withNullable("activations", INT64);
     private static final Kind PROGRAM = Kind.object()
             .with("file", PATH)
             .with("methods", Kind.dictionary(TEXT, METHOD));

@@ -51,7 +51,7 @@ public class GeneratorTest {
     @Test
     public void aPictureToBeginWithIsEncodedAndItsEncoderClosedBeforeAllElse() throws Exception {
         Scripted programs = new Scripted(bundle, event -> { });
-        Request request = REQUEST.beginningWith(new Original(blank(16, 16), Optional.of(blank(16, 16))), 0.5);
+        Request request = REQUEST.beginningWith(new Original(blank(28, 24), Optional.of(blank(28, 24))), 0.5);
         new Generator(bundle, programs).generate(request, Listener.NONE);
         assertEquals(Arrays.asList("image_encoder.load", "image_encoder.encode", "image_encoder.close",
                 "text_encoder.load"), programs.events().subList(0, 4));
@@ -61,11 +61,11 @@ public class GeneratorTest {
     @Test
     public void aPictureOfAnotherSizeIsRefused() {
         Generator generator = new Generator(bundle, Scripted.unloaded(bundle));
-        Original wide = new Original(blank(17, 16), Optional.empty());
-        assertRefused("the picture to begin with has 17 x 16 pixels; bundle bundle draws 16 x 16: cut it to that",
+        Original wide = new Original(blank(29, 24), Optional.empty());
+        assertRefused("the picture to begin with has 29 x 24 pixels; bundle bundle draws 28 x 24: cut it to that",
                 generator, wide);
-        Original masked = new Original(blank(16, 16), Optional.of(blank(16, 8)));
-        assertRefused("the mask has 16 x 8 pixels; bundle bundle draws 16 x 16: cut it to that", generator, masked);
+        Original masked = new Original(blank(28, 24), Optional.of(blank(28, 12)));
+        assertRefused("the mask has 28 x 12 pixels; bundle bundle draws 28 x 24: cut it to that", generator, masked);
     }
 
     @Test
