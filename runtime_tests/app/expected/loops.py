@@ -55,8 +55,9 @@ class Form:
 
     given: shapes of what `prepare` takes. kept: whether encoders give the states of KEPT places. negatives: in turns,
     of cases with guidance. carried: the negative prompts that are embedded. tile, scale: the decoder's window of
-    latents, and pixels a side of one; no tile: latents are pixels. encoder: whether there is an image encoder. begins:
-    plans that pictures are begun with, and how; refused
+    latents, and pixels a side of one; no tile: latents are pixels. small: that of its method for smaller tiles, where
+    it has one; then its other one fails at the second tile. encoder: whether there is an image encoder. begins: plans
+    that pictures are begun with, and how; refused
     are those of no_begins. wrong, wrong_negatives: what is refused.
     """
 
@@ -73,6 +74,7 @@ class Form:
     embedded: tuple[str, ...] = ()
     carried: tuple[str, ...] = ()
     tile: Window | None = None
+    small: Window | None = None
     scale: int = 1
     encoder: bool = False
     begins: tuple[tuple[str, Begin], ...] = ()
@@ -108,7 +110,7 @@ FORMS = {
         (4, 10, 24), ("red apple", ""),
         {"pooled_2": POOLED, "text_3": TEXT, "text": TEXT, "mask_3": MASK},
         {"text_encoder": ("text", "pooled"), "text_encoder_2": ("text_2", "pooled_2"), "text_encoder_3": ("text_3",)},
-        negatives=("face", ""), masked=("text_encoder_3",), tile=(10, 10), scale=3,
+        negatives=("face", ""), masked=("text_encoder_3",), tile=(10, 10), scale=3, small=(6, 9),
         plans=lambda: _scheduled(FlowMatchEulerDiscreteScheduler(shift=3.0)), no_begins=(("8", Begin(0.6)),),
     ),
     "labels": Form(
@@ -194,12 +196,15 @@ def _drawn(folder: Path, name: str, written: bundle.Bundle, programs: dict[str, 
         def run(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
             generator = torch.Generator().manual_seed(1000 * len(calls) + wish.plan.steps)
             answers = [torch.randn(tensor.shape, generator=generator) for tensor in outputs.values()]
-            both = {"inputs": inputs, "outputs": answers}
+            fails = method == "decode" and bundle.SMALL in programs[role] and calls[-1]["method"] == method
+            both = {"inputs": inputs} if fails else {"inputs": inputs, "outputs": answers}
             stem = f"{name}.{len(calls)}"
             calls.append(
-                {"file": written.programs[role]["file"], "method": method}
+                {"file": written.programs[role]["file"], "method": method, "outputs": None}
                 | {key: [_saved(folder, f"{stem}.{key}{i}", t) for i, t in enumerate(both[key])] for key in both}
             )
+            if fails:
+                raise UserError("not enough memory")
             return answers
 
         return run
@@ -260,12 +265,19 @@ def _signatures(form: Form) -> dict[str, Signatures]:
         outputs = {name: torch.zeros(shapes[name.partition("_")[0]]) for name in names}
         programs[role] = {"encode": (inputs, outputs)}
     if form.tile:
-        tile = torch.zeros(1, form.latents[0], *form.tile)
-        picture = torch.zeros(1, 3, *(side * form.scale for side in form.tile))
-        programs[bundle.DECODER] = {"decode": ({"latents": tile}, {"picture": picture})}
+        tile, picture = _tile(form, form.tile)
+        programs[bundle.DECODER] = {"decode": (tile, picture)}
+        if form.small:
+            programs[bundle.DECODER][bundle.SMALL] = _tile(form, form.small)
         if form.encoder:
-            programs[bundle.IMAGE_ENCODER] = {"encode": ({"picture": picture}, {"latents": tile})}
+            programs[bundle.IMAGE_ENCODER] = {"encode": (picture, tile)}
     return programs
+
+
+def _tile(form: Form, window: Window) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What a decoder takes and gives of a window."""
+    pixels = (side * form.scale for side in window)
+    return {"latents": torch.zeros(1, form.latents[0], *window)}, {"picture": torch.zeros(1, 3, *pixels)}
 
 
 def _bundle(folder: Path, form: Form) -> bundle.Bundle:

@@ -44,21 +44,26 @@ public final class ExecuTorchRunner implements ModuleRunner {
             }
 
             @Override
-            public ModuleRunner load(File program) throws RunnerException {
-                return ExecuTorchRunner.load(program, threads);
+            public ModuleRunner load(File program, String... methods) throws RunnerException {
+                return ExecuTorchRunner.load(program, threads, methods);
             }
         };
     }
 
-    private static ExecuTorchRunner load(File program, int threads) throws RunnerException {
+    private static ExecuTorchRunner load(File program, int threads, String... methods) throws RunnerException {
         Module module = null;
         try {
             module = Module.load(program.getPath(), Module.LOAD_MODE_MMAP, threads);
+            ExecuTorchRunner runner = new ExecuTorchRunner(program, module);
             // Methods are loaded when they are first run, which would count as time of a step.
-            for (String method : module.getMethods()) {
+            for (String method : methods) {
+                runner.require(method);
                 module.loadMethod(method);
             }
-            return new ExecuTorchRunner(program, module);
+            return runner;
+        } catch (RunnerException error) {
+            module.destroy();
+            throw error;
         } catch (RuntimeException | LinkageError | OutOfMemoryError error) {
             if (module != null) {
                 module.destroy();
@@ -67,13 +72,17 @@ public final class ExecuTorchRunner implements ModuleRunner {
         }
     }
 
+    private void require(String method) throws RunnerException {
+        if (!Arrays.asList(module.getMethods()).contains(method)) {
+            throw new RunnerException(program.getName() + " has no method `" + method
+                    + "`: export the bundle again with edge-hadanorm");
+        }
+    }
+
     @Override
     public Tensor[] run(String method, Tensor... inputs) throws RunnerException {
         try {
-            if (!Arrays.asList(module.getMethods()).contains(method)) {
-                throw new RunnerException(program.getName() + " has no method `" + method
-                        + "`: export the bundle again with edge-hadanorm");
-            }
+            require(method);
             EValue[] values = new EValue[inputs.length];
             for (int index = 0; index < inputs.length; index++) {
                 values[index] = EValue.from(toRuntime(inputs[index]));

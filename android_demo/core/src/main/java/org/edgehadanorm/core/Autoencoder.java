@@ -56,7 +56,7 @@ final class Autoencoder {
         return coded(encoder, encode, tiles, picture.values(), listener);
     }
 
-    /** The picture [1, C, H, W] of latents. */
+    /** The picture [1, C, H, W] of latents, by smaller tiles where memory is short for the others. */
     Tensor decoded(float[] latents, Listener listener) throws RunnerException, Cancelled {
         int[] shape = bundle.latentShape();
         Program decoder = bundle.programs().get(Links.DECODER);
@@ -64,13 +64,26 @@ final class Autoencoder {
             return Tensor.of(latents, 1, shape[0], shape[1], shape[2]);
         }
         Generator.begin(Phase.DECODE, listener);
-        Method decode = decoder.method("decode");
+        if (!decoder.methods().containsKey(Links.SMALL)) {
+            return decoded(decoder, "decode", latents, listener);
+        }
+        try {
+            return decoded(decoder, "decode", latents, listener);
+        } catch (RunnerException | OutOfMemoryError error) {  // a runtime seldom says that it was memory
+            return decoded(decoder, Links.SMALL, latents, listener);
+        }
+    }
+
+    private Tensor decoded(Program decoder, String name, float[] latents, Listener listener)
+            throws RunnerException, Cancelled {
+        int[] shape = bundle.latentShape();
+        Method decode = decoder.method(name);
         return coded(decoder, decode, new Tiles(window(decode), 1, shape[0], shape[1], shape[2]), latents, listener);
     }
 
     private Tensor coded(Program program, Method method, Tiles tiles, float[] values, Listener listener)
             throws RunnerException, Cancelled {
-        try (ModuleRunner runner = loader.load(program.file())) {
+        try (ModuleRunner runner = program.load(loader, method)) {
             return tiles.coded(values, tile -> {
                 Generator.stopIfCancelled(listener);
                 return method.run(runner, tile)[0];

@@ -82,8 +82,9 @@ public final class Generator {
         return new Prompts(bundle).inputs(prompts, (role, given) -> {
             begin(Phase.ENCODE, listener);
             Program encoder = bundle.programs().get(role);
-            try (ModuleRunner runner = loader.load(encoder.file())) {
-                return each(encoder.method("encode"), runner, given);
+            Method encode = encoder.method("encode");
+            try (ModuleRunner runner = encoder.load(loader, encode)) {
+                return each(encode, runner, given);
             }
         });
     }
@@ -105,11 +106,12 @@ public final class Generator {
         boolean pixels = !bundle.programs().containsKey(Links.DECODER);
         int[] shape = bundle.latentShape();
         int count = shape[0] * shape[1] * shape[2];
-        try (ModuleRunner runner = loader.load(denoiser.file())) {
-            Map<Conditioning, Tensor[]> prepared = each(denoiser.method("prepare"), runner, inputs);
+        Method prepare = denoiser.method("prepare");
+        Method denoise = denoiser.method("denoise");
+        try (ModuleRunner runner = denoiser.load(loader, prepare, denoise)) {
+            Map<Conditioning, Tensor[]> prepared = each(prepare, runner, inputs);
             inputs.clear();  // what the text encoders gave is not needed any more
             begin(Phase.DENOISE, listener);
-            Method denoise = denoiser.method("denoise");
             Sampler.Model model = (latents, timestep, which) -> {
                 Tensor[] conditioning = prepared.get(which);
                 Tensor[] given = new Tensor[2 + conditioning.length];

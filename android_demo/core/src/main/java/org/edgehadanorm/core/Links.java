@@ -13,6 +13,8 @@ import java.util.Set;
 final class Links {
     static final String DENOISER = "denoiser";
     static final String DECODER = "image_decoder";
+    /** A method of the decoder for smaller tiles, which takes less memory. It may be absent. */
+    static final String SMALL = "decode_small";
     static final String IMAGE_ENCODER = "image_encoder";
 
     private Links() {

@@ -26,6 +26,11 @@ public final class Method {
         return name;
     }
 
+    /** Its name in the program. */
+    String own() {
+        return name.substring(name.lastIndexOf('.') + 1);
+    }
+
     /** In the order of the arguments. */
     public List<TensorSpec> inputs() {
         return Collections.unmodifiableList(inputs);
@@ -39,7 +44,7 @@ public final class Method {
     /** Runs it: `method` of a loaded program. Throws RunnerException where it does not go with the signature. */
     Tensor[] run(ModuleRunner runner, Tensor... given) throws RunnerException {
         check("takes", inputs, given);
-        Tensor[] made = runner.run(name.substring(name.lastIndexOf('.') + 1), given);
+        Tensor[] made = runner.run(own(), given);
         check("gives", outputs, made);
         return made;
     }

@@ -2,6 +2,7 @@ package org.edgehadanorm.core;
 
 import java.io.File;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -45,6 +46,11 @@ public final class Program {
     /** A method that the role has. */
     Method method(String name) {
         return methods.get(name);
+    }
+
+    /** Loads it, with methods of it ready. */
+    ModuleRunner load(ModuleRunner.Loader loader, Method... ready) throws RunnerException {
+        return loader.load(file, Arrays.stream(ready).map(Method::own).toArray(String[]::new));
     }
 
     /** Lines that its user should read. */

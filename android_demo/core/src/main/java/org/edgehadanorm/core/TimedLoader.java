@@ -27,9 +27,9 @@ final class TimedLoader implements ModuleRunner.Loader {
     }
 
     @Override
-    public ModuleRunner load(File program) throws RunnerException {
+    public ModuleRunner load(File program, String... methods) throws RunnerException {
         long start = clock.nanoseconds();
-        ModuleRunner runner = loader.load(program);
+        ModuleRunner runner = loader.load(program, methods);
         String role = roles.get(program);
         note(role + ".load", start);
         return new ModuleRunner() {

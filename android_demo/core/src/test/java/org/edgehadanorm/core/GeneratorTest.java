@@ -136,6 +136,52 @@ public class GeneratorTest {
     }
 
     @Test
+    public void aPictureThatCannotBeDecodedIsDecodedBySmallerTiles() throws Exception {
+        Bundle three = Bundle.open(new File(Vectors.folder("loops"), "three/bundle"), Progress.NONE);
+        Request request = new Request("red apple", "face", 1, "1", 1);
+        for (String moment : Arrays.asList("image_decoder.load", "image_decoder.decode")) {
+            for (Throwable failure : Arrays.asList(new RunnerException("failed"), new OutOfMemoryError())) {
+                boolean[] failed = {false};
+                Scripted programs = new Scripted(three, event -> {
+                    if (event.equals(moment) && !failed[0]) {
+                        failed[0] = true;
+                        fail(failure);
+                    }
+                });
+                new Generator(three, programs).generate(request, Listener.NONE);
+                List<String> after = programs.events().subList(
+                        programs.events().lastIndexOf("image_decoder.load"), programs.events().size());
+                assertEquals("image_decoder.decode_small", after.get(1));
+                assertFalse(after.contains("image_decoder.decode"));
+                assertEquals(programs.events().indexOf("image_decoder.load") < programs.events().lastIndexOf(
+                        "image_decoder.load"), failed[0]);
+                assertEquals("image_decoder.close", after.get(after.size() - 1));
+            }
+        }
+    }
+
+    @Test
+    public void whereSmallerTilesFailTooTheirFailureIsSaid() throws Exception {
+        Bundle three = Bundle.open(new File(Vectors.folder("loops"), "three/bundle"), Progress.NONE);
+        Scripted programs = new Scripted(three, event -> {
+            if (event.startsWith("image_decoder.decode")) {
+                throw new RunnerException("failed at " + event);
+            }
+        });
+        RunnerException error = assertThrows(RunnerException.class, () -> new Generator(three, programs)
+                .generate(new Request("red apple", "face", 1, "1", 1), Listener.NONE));
+        assertEquals("failed at image_decoder.decode_small", error.getMessage());
+        assertClosed(programs);
+    }
+
+    private static void fail(Throwable failure) throws RunnerException {
+        if (failure instanceof OutOfMemoryError) {
+            throw (OutOfMemoryError) failure;
+        }
+        throw (RunnerException) failure;
+    }
+
+    @Test
     public void aProgramThatIsNotAsTheManifestSaysIsRefused() {
         ModuleRunner other = new ModuleRunner() {
             @Override
@@ -154,7 +200,7 @@ public class GeneratorTest {
             }
 
             @Override
-            public ModuleRunner load(File program) {
+            public ModuleRunner load(File program, String... methods) {
                 return other;
             }
         };

@@ -1,7 +1,10 @@
 package org.edgehadanorm.core;
 
+import static org.junit.Assert.assertTrue;
+
 import java.io.File;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -41,12 +44,13 @@ final class Scripted implements ModuleRunner.Loader {
     }
 
     @Override
-    public ModuleRunner load(File file) throws RunnerException {
+    public ModuleRunner load(File file, String... methods) throws RunnerException {
         Program program = program(file);
         note(program.role() + ".load");
         return new ModuleRunner() {
             @Override
             public Tensor[] run(String method, Tensor... inputs) throws RunnerException {
+                assertTrue(method + " is not loaded", Arrays.asList(methods).contains(method));
                 note(program.role() + "." + method);
                 return program.methods().get(method).outputs().stream().map(Scripted::zeros).toArray(Tensor[]::new);
             }

@@ -25,8 +25,8 @@ final class Recorder implements ModuleRunner.Loader {
     }
 
     @Override
-    public ModuleRunner load(File program) throws RunnerException {
-        ModuleRunner runner = loader.load(program);
+    public ModuleRunner load(File program, String... methods) throws RunnerException {
+        ModuleRunner runner = loader.load(program, methods);
         most = Math.max(most, ++open);
         return new ModuleRunner() {
             @Override
