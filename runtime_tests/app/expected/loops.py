@@ -14,6 +14,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 
 from edge_hadanorm import bundle
+from edge_hadanorm.bundle.memory import memory_of
 from edge_hadanorm.bundle.runner import BundleRunner, Method
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.pipelines import drawing
@@ -34,6 +35,14 @@ SCHEDULER = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_f
 LENGTH, KEPT, WIDTH = 8, 4, 6
 # Of the ids after an instruction, and of all of a negative prompt.
 PLACES = {"prompt": [0, 5, 6, 7], "negative": [0, 1, 2, 3]}
+# Bytes of methods' activations: decoding takes more than steps, and smaller tiles less.
+ACTIVATIONS: dict[object, int] = {
+    ("denoiser", "denoise"): 2_000_000,
+    (bundle.DECODER, "decode"): 3_000_000,
+    (bundle.DECODER, bundle.SMALL): 1_500_000,
+    (bundle.IMAGE_ENCODER, "encode"): 4_000_000,
+    "others": 400_000,
+}
 GUIDANCES, SEEDS = (1.5, 1, 4.1, 0), (0, 7, 2**63 - 1)
 Signatures = dict[str, dict[str, torch.Tensor]]
 
@@ -57,8 +66,8 @@ class Form:
     of cases with guidance. carried: the negative prompts that are embedded. tile, scale: the decoder's window of
     latents, and pixels a side of one; no tile: latents are pixels. small: that of its method for smaller tiles, where
     it has one; then its other one fails at the second tile. encoder: whether there is an image encoder. begins: plans
-    that pictures are begun with, and how; refused
-    are those of no_begins. wrong, wrong_negatives: what is refused.
+    that pictures are begun with, and how; refused are those of no_begins. planned: whether the system plans
+    activations. wrong, wrong_negatives: what is refused.
     """
 
     latents: tuple[int, int, int]
@@ -79,6 +88,7 @@ class Form:
     encoder: bool = False
     begins: tuple[tuple[str, Begin], ...] = ()
     no_begins: tuple[tuple[str, Begin], ...] = ()
+    planned: bool = False
     plans: Callable[[], dict[str, Plan]] = lambda: _scheduled(SCHEDULER)
     wrong: tuple[str, ...] = ()
     wrong_negatives: tuple[str, ...] = ()
@@ -93,7 +103,7 @@ FORMS = {
         negatives=("", "red", "face, apple"), wrong=("a zeppelin", "face " * 9), wrong_negatives=("a zeppelin",),
         begins=BEGINS, no_begins=NO_BEGINS,
     ),
-    "grey": Form((1, 5, 9), ("red apple",), {"text": TEXT}, {"text_encoder": ("text",)}),
+    "grey": Form((1, 5, 9), ("red apple",), {"text": TEXT}, {"text_encoder": ("text",)}, planned=True),
     "masked": Form(
         (4, 12, 14), ("  Red APPLE \t",), {"mask": MASK, "text": TEXT}, {"text_encoder": ("text",)},
         negatives=(" Grinning FACE",), masked=("text_encoder",), lower=True, prefix="red face ", tile=(12, 14), scale=2,
@@ -151,7 +161,14 @@ def _make(folder: Path, form: Form) -> None:
     )]  # fmt: skip
     refused += [_begun(form, i, written, *each) for i, each in enumerate(form.no_begins, len(asked))]
     refusals = [{"request": request, "refusal": _refusal(written, programs, request)} for request in refused]
+    write(folder / "memory.json", _memory(written.manifest))
     write(folder / "cases.json", {"cases": cases, "refusals": refusals})
+
+
+def _memory(manifest: dict) -> dict:
+    """Bytes that each method takes, by role and name, and the peak of a picture from noise."""
+    methods = {f"{role}.{name}": need.total() for (role, name), need in memory_of(manifest).items()}
+    return {"methods": methods, "peak": bundle.peak_memory(manifest)}
 
 
 def _pairs(prompts: tuple[str, ...], written: bundle.Bundle) -> list[tuple[str, str, Plan]]:
@@ -286,6 +303,8 @@ def _bundle(folder: Path, form: Form) -> bundle.Bundle:
     for role, methods in _signatures(form).items():
         (folder / f"{role}.pte").write_bytes(role.encode())
         signatures = {name: bundle.signature(*both) for name, both in methods.items()}
+        for name, method in signatures.items():
+            method["activations"] = None if form.planned else ACTIVATIONS.get((role, name), ACTIVATIONS["others"])
         programs[role] = {"file": f"{role}.pte", "methods": signatures}
     for role in form.encoders:
         shutil.copy(REFERENCE / "tokenizer/tokenizer.json", folder / f"{role}.tokenizer.json")

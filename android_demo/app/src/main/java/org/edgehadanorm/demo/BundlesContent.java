@@ -75,7 +75,8 @@ final class BundlesContent {
             facts.add(Fact.of(Phrase.of(R.string.fact_picture),
                     Phrase.of(R.string.pixels, bundle.width(), bundle.height())));
             facts.add(Fact.of(R.string.fact_size, Format.bytes(bundle.bytes())));
-            facts.add(Fact.of(R.string.fact_memory, Format.bytes(MemoryCheck.needed(bundle))));
+            bundle.memory().peak().ifPresent(
+                    bytes -> facts.add(Fact.of(R.string.fact_memory, Format.bytes(bytes))));
             facts.add(Fact.of(R.string.fact_generator, bundle.generator()));
             facts.add(Fact.of(R.string.fact_licence, bundle.licence()));
             for (Program program : bundle.programs().values()) {

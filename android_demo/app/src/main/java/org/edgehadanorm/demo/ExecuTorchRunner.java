@@ -4,6 +4,7 @@ import java.io.File;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.Set;
+import java.util.function.LongSupplier;
 
 import org.edgehadanorm.core.Dtype;
 import org.edgehadanorm.core.ModuleRunner;
@@ -35,12 +36,20 @@ public final class ExecuTorchRunner implements ModuleRunner {
         this.module = module;
     }
 
-    /** Loads programs that run on so many threads; 0 leaves it to the runtime, which takes half of the cores. */
-    public static Loader loader(int threads) {
+    /**
+     * Loads programs that run on so many threads; 0 leaves it to the runtime, which takes half of the cores. free: bytes
+     * of memory that the app can take at the moment, or 0.
+     */
+    public static Loader loader(int threads, LongSupplier free) {
         return new Loader() {
             @Override
             public Set<String> targets() {
                 return TARGETS;
+            }
+
+            @Override
+            public long free() {
+                return free.getAsLong();
             }
 
             @Override

@@ -47,7 +47,7 @@ public final class ScreensTest {
         Locale.setDefault(Locale.ENGLISH);
         session = new Session(new BundleStore(folder.getRoot()), new NoAsset(),
                 threads -> TinyBundle.loader(method -> before.run(method)), file -> new Picture(2, 2, new int[4]),
-                new MemoryCheck(() -> 1L << 40), new PeakMemory(folder.getRoot()), worker, Runnable::run);
+                new PeakMemory(folder.getRoot()), worker, Runnable::run);
         session.observe(states::add);
     }
 

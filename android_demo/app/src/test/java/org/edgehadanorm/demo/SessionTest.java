@@ -249,13 +249,17 @@ public final class SessionTest {
     @Test
     public void nothingIsLoadedThatDoesNotFit() {
         session.add(() -> TinyBundle.ofBytes(10 << 20).zip(), "big.zip");
-        free = 30L << 20;
+        free = 20L << 20;
         before = method -> {
             throw new AssertionError(method);
         };
-        session.draw(CAT);
-        assertEquals("Bundle big needs about 36 MiB of memory and 30 MiB are free: close other apps, or take a smaller"
-                + " bundle", last().message());
+        for (Runnable task : Arrays.<Runnable>asList(() -> session.draw(CAT), () -> session.measure(CAT, 1))) {
+            task.run();
+            assertEquals("bundle big needs 26 MiB of memory for a picture, and 20 MiB are free: close other apps, or"
+                    + " take a smaller bundle", last().message());
+        }
+        assertTrue(new BundlesContent(last()).facts().stream().anyMatch(
+                fact -> fact.value().plain().equals(Format.bytes(26_486_064))));
     }
 
     @Test
@@ -316,8 +320,8 @@ public final class SessionTest {
     /** targets: that the runner has programs of. */
     private Session session(Set<String> targets) {
         session = new Session(new BundleStore(folder.getRoot()), app,
-                threads -> TinyBundle.loader(targets, method -> before.run(method)), file -> null,
-                new MemoryCheck(() -> free), new PeakMemory(folder.getRoot()), Worker.prompt(), Runnable::run);
+                threads -> TinyBundle.loader(targets, () -> free, method -> before.run(method)), file -> null,
+                new PeakMemory(folder.getRoot()), Worker.prompt(), Runnable::run);
         session.observe(observer);
         return session;
     }

@@ -11,6 +11,7 @@ import java.security.MessageDigest;
 import java.security.NoSuchAlgorithmException;
 import java.util.Collections;
 import java.util.Set;
+import java.util.function.LongSupplier;
 import java.util.zip.ZipEntry;
 import java.util.zip.ZipOutputStream;
 
@@ -24,6 +25,7 @@ import org.edgehadanorm.core.Tensor;
  */
 final class TinyBundle {
     private static final String TENSOR = "{\"name\": \"%s\", \"dtype\": \"%s\", \"shape\": %s}";
+    private static final String ACTIVATIONS = "\"activations\": 200";
     private static final String GOLDEN = "{\"file\": \"golden.png\", \"prompt\": \"dog\", \"negative\": \"\","
             + " \"seed\": 1, \"plan\": \"2\", \"guidance\": 1.5, \"psnr_db\": 40}";
     /** A plan of two steps which halve the latents, for what is predicted is 0. */
@@ -87,15 +89,16 @@ final class TinyBundle {
                 + ", \"without\": " + plan("null", "", "b_text") + "}";
         String decodes = ", \"image_decoder\": {\"file\": \"denoiser.pte\", \"methods\": {\"decode\": {\"inputs\": ["
                 + tensor("latents", "float32", sample) + "], \"outputs\": [" + tensor("picture", "float32", sample)
-                + "]}}}";
+                + "], " + ACTIVATIONS + "}}}";
         return "{\"schema\": 3, \"generator\": \"a test\", \"target\": \"" + target + "\", \"family\": \"Tiny\","
                 + " \"recipe\": \"none\", \"image\": {\"width\": 2, \"height\": 2, \"channels\": 3},"
                 + " \"latents\": {\"shape\": [3, 2, 2]}, \"programs\": {\"denoiser\": {\"file\": \"denoiser.pte\","
                 + " \"methods\": {\"prepare\": {\"inputs\": [" + tensor("label", "float32", "[1]") + "], \"outputs\": ["
-                + tensor("conditioning.0", "float32", "[1]") + "]}, \"denoise\": {\"inputs\": ["
+                + tensor("conditioning.0", "float32", "[1]") + "], " + ACTIVATIONS + "}, \"denoise\": {\"inputs\": ["
                 + tensor("latents", "float32", sample) + ", " + tensor("timestep", "float32", "[1]") + ", "
                 + tensor("conditioning.0", "float32", "[1]") + "], \"outputs\": ["
-                + tensor("prediction", "float32", sample) + "]}}}" + (decoder ? decodes : "") + "}, \"prompt\": {\"encoders\": {}, \"lower\": false,"
+                + tensor("prediction", "float32", sample) + "], " + ACTIVATIONS + "}}}" + (decoder ? decodes : "")
+                + "}, \"prompt\": {\"encoders\": {}, \"lower\": false,"
                 + " \"labels\": {\"cat\": 0, \"dog\": 1}, \"embedded\": null}, \"sampling\": {\"plan\": \"2\","
                 + " \"guidance\": 1.5, \"negative\": \"dog\", \"plans\": " + plans + "},"
                 + " \"noise\": \"philox4x32-10/box-muller\", \"golden\": " + (golden ? GOLDEN : "null")
@@ -126,15 +129,20 @@ final class TinyBundle {
 
     /** Runs the methods of the manifest, of bundles for xnnpack; `before` comes first and may fail or cancel. */
     static ModuleRunner.Loader loader(Before before) {
-        return loader(Collections.singleton(XNNPACK), before);
+        return loader(Collections.singleton(XNNPACK), () -> 0, before);
     }
 
-    /** The same of bundles for these targets. */
-    static ModuleRunner.Loader loader(Set<String> targets, Before before) {
+    /** The same of bundles for these targets, with so much free memory. */
+    static ModuleRunner.Loader loader(Set<String> targets, LongSupplier free, Before before) {
         return new ModuleRunner.Loader() {
             @Override
             public Set<String> targets() {
                 return targets;
+            }
+
+            @Override
+            public long free() {
+                return free.getAsLong();
             }
 
             @Override

@@ -6,10 +6,13 @@ import java.util.Arrays;
 final class Autoencoder {
     private final Bundle bundle;
     private final ModuleRunner.Loader loader;
+    private final boolean decodes;
 
-    Autoencoder(Bundle bundle, ModuleRunner.Loader loader) {
+    /** decodes: whether there is memory for `decode`; else a method for smaller tiles, where there is one, does it. */
+    Autoencoder(Bundle bundle, ModuleRunner.Loader loader, boolean decodes) {
         this.bundle = bundle;
         this.loader = loader;
+        this.decodes = decodes;
     }
 
     /** Throws BundleException, before anything is loaded, where no picture can begin with this one. */
@@ -66,6 +69,9 @@ final class Autoencoder {
         Generator.begin(Phase.DECODE, listener);
         if (!decoder.methods().containsKey(Links.SMALL)) {
             return decoded(decoder, "decode", latents, listener);
+        }
+        if (!decodes) {
+            return decoded(decoder, Links.SMALL, latents, listener);
         }
         try {
             return decoded(decoder, "decode", latents, listener);

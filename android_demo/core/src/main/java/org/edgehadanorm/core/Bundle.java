@@ -185,6 +185,11 @@ public final class Bundle {
                 ? Optional.empty() : Optional.of(new Golden(folder, manifest.object("golden")));
     }
 
+    /** That its programs take. */
+    public Memory memory() {
+        return new Memory(programs, manifest.object("files"));
+    }
+
     /** Of all its files but the manifest. */
     public long bytes() {
         long total = 0;

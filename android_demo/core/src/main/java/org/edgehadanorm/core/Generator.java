@@ -6,7 +6,7 @@ import java.util.Optional;
 
 /**
  * Makes pictures with a bundle. Programs are in memory one at a time: the image encoder and each text encoder are closed
- * before the next program is loaded, and the denoiser before the image decoder.
+ * before the next program is loaded, the denoiser's `prepare` before its steps, and these before the image decoder.
  */
 public final class Generator {
     private static final int MOST_LATENTS = 1 << 26;
@@ -29,18 +29,20 @@ public final class Generator {
      * The picture that is asked for: the same bits as Python's loop makes with the same programs.
      *
      * @throws BundleException where the bundle cannot make pictures here or not the one that is asked for
-     * @throws RunnerException where a program cannot be loaded or run
+     * @throws RunnerException where a program cannot be loaded or run, or the memory for it is not free
      * @throws Cancelled where the listener asked to stop
      */
     public Picture generate(Request request, Listener listener) throws RunnerException, BundleException, Cancelled {
         check(request);
         Plan plan = bundle.plan(request);
         Sampler sampler = new Sampler(plan, request.guidance());
-        Autoencoder autoencoder = new Autoencoder(bundle, loader);
+        long free = loader.free();
+        Autoencoder autoencoder = new Autoencoder(bundle, loader, bundle.memory().decodes(free));
         if (request.original().isPresent()) {
             plan.requireKnown(request.original().get().mask().isPresent());
             autoencoder.check(request.original().get());
         }
+        bundle.memory().require(bundle.name(), free, request.original().isPresent());
         try {
             Optional<Known> known = request.original().isPresent()
                     ? Optional.of(autoencoder.encoded(request.original().get(), listener)) : Optional.empty();
@@ -108,9 +110,13 @@ public final class Generator {
         int count = shape[0] * shape[1] * shape[2];
         Method prepare = denoiser.method("prepare");
         Method denoise = denoiser.method("denoise");
-        try (ModuleRunner runner = denoiser.load(loader, prepare, denoise)) {
-            Map<Conditioning, Tensor[]> prepared = each(prepare, runner, inputs);
+        Map<Conditioning, Tensor[]> prepared;
+        try (ModuleRunner runner = denoiser.load(loader, prepare)) {
+            prepared = each(prepare, runner, inputs);
             inputs.clear();  // what the text encoders gave is not needed any more
+        }
+        stopIfCancelled(listener);
+        try (ModuleRunner runner = denoiser.load(loader, denoise)) {
             begin(Phase.DENOISE, listener);
             Sampler.Model model = (latents, timestep, which) -> {
                 Tensor[] conditioning = prepared.get(which);

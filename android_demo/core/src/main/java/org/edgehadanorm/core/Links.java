@@ -30,7 +30,7 @@ final class Links {
     }
 
     /** The methods that a program has by its role; none where the role is another. */
-    private static List<String> methods(String role) {
+    static List<String> methods(String role) {
         List<String> methods = new ArrayList<>();
         if (role.equals(DENOISER)) {
             methods.add("prepare");

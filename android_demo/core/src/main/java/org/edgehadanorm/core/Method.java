@@ -4,15 +4,20 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.OptionalLong;
+import java.util.stream.Stream;
 
 /** The signature of a program's method. */
 public final class Method {
     private final String name;
     private final List<TensorSpec> inputs = new ArrayList<>();
     private final List<TensorSpec> outputs = new ArrayList<>();
+    private final OptionalLong activations;
 
     Method(String name, Map<String, Object> entry) {
         this.name = name;
+        activations = entry.get("activations") == null
+                ? OptionalLong.empty() : OptionalLong.of((Long) entry.get("activations"));
         for (Map<String, Object> tensor : Manifest.objects(entry, "inputs")) {
             inputs.add(new TensorSpec(tensor));
         }
@@ -39,6 +44,16 @@ public final class Method {
     /** In the order of the results. */
     public List<TensorSpec> outputs() {
         return Collections.unmodifiableList(outputs);
+    }
+
+    /** Bytes of what it computes on the way; empty where the system plans them. */
+    OptionalLong activations() {
+        return activations;
+    }
+
+    /** Of its inputs and outputs. */
+    double bytes() {
+        return Stream.concat(inputs.stream(), outputs.stream()).mapToDouble(TensorSpec::bytes).sum();
     }
 
     /** Runs it: `method` of a loaded program. Throws RunnerException where it does not go with the signature. */

@@ -7,17 +7,20 @@ import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.stream.Collectors;
 
 /** A program of a bundle: its file and the signatures of its methods. */
 public final class Program {
     private final String role;
+    private final String path;
     private final File file;
     private final Map<String, Method> methods = new LinkedHashMap<>();
     private final List<String> notes = new ArrayList<>();
 
     Program(String role, File folder, Map<String, Object> entry) {
         this.role = role;
-        this.file = new File(folder, (String) entry.get("file"));
+        this.path = (String) entry.get("file");
+        this.file = new File(folder, path);
         Map<String, Object> listed = Manifest.object(entry, "methods");
         for (String name : listed.keySet()) {
             methods.put(name, new Method(role + "." + name, Manifest.object(listed, name)));
@@ -34,6 +37,11 @@ public final class Program {
         return role;
     }
 
+    /** Of its file in the bundle. */
+    String path() {
+        return path;
+    }
+
     public File file() {
         return file;
     }
@@ -46,6 +54,14 @@ public final class Program {
     /** A method that the role has. */
     Method method(String name) {
         return methods.get(name);
+    }
+
+    /** The methods that a picture takes. */
+    List<Method> called() {
+        List<String> names = new ArrayList<>(Links.methods(role));
+        names.add(Links.SMALL);
+        names.retainAll(methods.keySet());
+        return names.stream().map(methods::get).collect(Collectors.toList());
     }
 
     /** Loads it, with methods of it ready. */

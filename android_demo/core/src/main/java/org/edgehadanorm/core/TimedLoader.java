@@ -27,6 +27,11 @@ final class TimedLoader implements ModuleRunner.Loader {
     }
 
     @Override
+    public long free() {
+        return loader.free();
+    }
+
+    @Override
     public ModuleRunner load(File program, String... methods) throws RunnerException {
         long start = clock.nanoseconds();
         ModuleRunner runner = loader.load(program, methods);

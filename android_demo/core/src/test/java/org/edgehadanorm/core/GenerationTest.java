@@ -85,6 +85,7 @@ public class GenerationTest {
                 wanted.add(role + ".pte");
             }
         }
+        wanted.add("denoiser.pte");  // what prepares is closed before the steps
         wanted.add("denoiser.pte");
         if (bundle.programs().containsKey(Links.DECODER)) {
             wanted.add("image_decoder.pte");

@@ -33,9 +33,9 @@ public class GeneratorTest {
         Scripted programs = new Scripted(bundle, event -> { });
         new Generator(bundle, programs).generate(REQUEST, Listener.NONE);
         assertEquals(Arrays.asList("text_encoder.load", "text_encoder.encode", "text_encoder.encode",
-                "text_encoder.close", "denoiser.load", "denoiser.prepare", "denoiser.prepare", "denoiser.denoise",
-                "denoiser.denoise", "denoiser.denoise", "denoiser.denoise", "denoiser.close", "image_decoder.load",
-                "image_decoder.decode", "image_decoder.close"), programs.events());
+                "text_encoder.close", "denoiser.load", "denoiser.prepare", "denoiser.prepare", "denoiser.close",
+                "denoiser.load", "denoiser.denoise", "denoiser.denoise", "denoiser.denoise", "denoiser.denoise",
+                "denoiser.close", "image_decoder.load", "image_decoder.decode", "image_decoder.close"), programs.events());
     }
 
     @Test
@@ -44,8 +44,8 @@ public class GeneratorTest {
         Request request = new Request("red apple", "a zeppelin", 1, "2", 0.5);
         new Generator(bundle, programs).generate(request, Listener.NONE);
         assertEquals(Arrays.asList("text_encoder.load", "text_encoder.encode", "text_encoder.close",
-                "denoiser.load", "denoiser.prepare", "denoiser.denoise", "denoiser.denoise", "denoiser.close",
-                "image_decoder.load", "image_decoder.decode", "image_decoder.close"), programs.events());
+                "denoiser.load", "denoiser.prepare", "denoiser.close", "denoiser.load", "denoiser.denoise",
+                "denoiser.denoise", "denoiser.close", "image_decoder.load", "image_decoder.decode", "image_decoder.close"), programs.events());
     }
 
     @Test
@@ -197,6 +197,11 @@ public class GeneratorTest {
             @Override
             public Set<String> targets() {
                 return Vectors.TARGETS;
+            }
+
+            @Override
+            public long free() {
+                return 0;
             }
 
             @Override

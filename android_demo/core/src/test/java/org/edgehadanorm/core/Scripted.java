@@ -14,6 +14,7 @@ final class Scripted implements ModuleRunner.Loader {
     private final Bundle bundle;
     private final Before before;
     private final List<String> events = new ArrayList<>();
+    private long free;
 
     /** before: is called ahead of every load, run and close, by `role.load`, `role.METHOD` or `role.close`. */
     Scripted(Bundle bundle, Before before) {
@@ -26,6 +27,12 @@ final class Scripted implements ModuleRunner.Loader {
         return new Scripted(bundle, event -> {
             throw new AssertionError(event);
         });
+    }
+
+    /** With so much free memory, which else nobody knows. */
+    Scripted free(double bytes) {
+        free = (long) bytes;
+        return this;
     }
 
     /** What a test does at an event. */
@@ -41,6 +48,11 @@ final class Scripted implements ModuleRunner.Loader {
     @Override
     public Set<String> targets() {
         return Vectors.TARGETS;
+    }
+
+    @Override
+    public long free() {
+        return free;
     }
 
     @Override

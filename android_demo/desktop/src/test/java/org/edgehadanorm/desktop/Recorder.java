@@ -25,6 +25,11 @@ final class Recorder implements ModuleRunner.Loader {
     }
 
     @Override
+    public long free() {
+        return loader.free();
+    }
+
+    @Override
     public ModuleRunner load(File program, String... methods) throws RunnerException {
         ModuleRunner runner = loader.load(program, methods);
         most = Math.max(most, ++open);

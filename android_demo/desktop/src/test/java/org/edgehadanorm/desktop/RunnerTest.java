@@ -22,7 +22,7 @@ import org.junit.rules.TemporaryFolder;
 
 /** The app's runner: results that stay, and one sentence for a person about whatever goes wrong. */
 public final class RunnerTest {
-    private static final ModuleRunner.Loader LOADER = ExecuTorchRunner.loader(1);
+    private static final ModuleRunner.Loader LOADER = ExecuTorchRunner.loader(1, () -> 0);
     private static final File LINEAR = new File(System.getProperty("programs"), "linear.pte");
     private static final Tensor ZEROS = Tensor.of(new float[33 * 256], 1, 33, 256);
 
