@@ -47,7 +47,7 @@ GUIDANCES, SEEDS = (1.5, 1, 4.1, 0), (0, 7, 2**63 - 1)
 Signatures = dict[str, dict[str, torch.Tensor]]
 
 
-def _scheduled(scheduler: object) -> dict[str, Plan]:
+def scheduled(scheduler: object) -> dict[str, Plan]:
     return {str(steps): with_starts(probe(scheduler, steps), scheduler, steps) for steps in (1, 2, 4, 8)}
 
 
@@ -89,7 +89,7 @@ class Form:
     begins: tuple[tuple[str, Begin], ...] = ()
     no_begins: tuple[tuple[str, Begin], ...] = ()
     planned: bool = False
-    plans: Callable[[], dict[str, Plan]] = lambda: _scheduled(SCHEDULER)
+    plans: Callable[[], dict[str, Plan]] = lambda: scheduled(SCHEDULER)
     wrong: tuple[str, ...] = ()
     wrong_negatives: tuple[str, ...] = ()
 
@@ -121,7 +121,7 @@ FORMS = {
         {"pooled_2": POOLED, "text_3": TEXT, "text": TEXT, "mask_3": MASK},
         {"text_encoder": ("text", "pooled"), "text_encoder_2": ("text_2", "pooled_2"), "text_encoder_3": ("text_3",)},
         negatives=("face", ""), masked=("text_encoder_3",), tile=(10, 10), scale=3, small=(6, 9),
-        plans=lambda: _scheduled(FlowMatchEulerDiscreteScheduler(shift=3.0)), no_begins=(("8", Begin(0.6)),),
+        plans=lambda: scheduled(FlowMatchEulerDiscreteScheduler(shift=3.0)), no_begins=(("8", Begin(0.6)),),
     ),
     "labels": Form(
         (4, 21, 13), ("finch", "", "tench, Tinca tinca"), {"label": (1,)}, negatives=("", "jay"), tile=(8, 6), scale=2,
@@ -146,10 +146,9 @@ def make(folder: Path) -> None:
 def _make(folder: Path, form: Form) -> None:
     source = folder / "bundle"
     (source / "golden").mkdir(parents=True)
-    written, programs = _bundle(source, form), _signatures(form)
-    asked = [_request(form, i, *each) for i, each in enumerate(_pairs(form.prompts, written))]
-    asked += [_begun(form, i, written, *each) for i, each in enumerate(form.begins)]
-    cases = [_drawn(folder, f"{i}", written, programs, request) for i, request in enumerate(asked)]
+    written, programs = bundled(source, form), signatures(form)
+    requests = asked(form, written)
+    cases = [drawn(folder, f"{i}", written, programs, request) for i, request in enumerate(requests)]
     golden = cases[0]["request"] | {"file": "golden/picture.png", "psnr_db": 40.0}
     shutil.copy(folder / "0.png", source / "golden/picture.png")
     bundle.write_manifest(source, written.manifest | {"golden": golden})
@@ -159,13 +158,19 @@ def _make(folder: Path, form: Form) -> None:
         *({"negative": text, "guidance": 1.5} for text in form.wrong_negatives),
         *({"plan": name, "guidance": 2} for name, plan in form.plans().items() if plan.guidance is not None),
     )]  # fmt: skip
-    refused += [_begun(form, i, written, *each) for i, each in enumerate(form.no_begins, len(asked))]
+    refused += [_begun(form, i, written, *each) for i, each in enumerate(form.no_begins, len(requests))]
     refusals = [{"request": request, "refusal": _refusal(written, programs, request)} for request in refused]
-    write(folder / "memory.json", _memory(written.manifest))
+    write(folder / "memory.json", memory(written.manifest))
     write(folder / "cases.json", {"cases": cases, "refusals": refusals})
 
 
-def _memory(manifest: dict) -> dict:
+def asked(form: Form, written: bundle.Bundle) -> list[dict]:
+    """Requests of every prompt by every plan, and of pictures that begin with others."""
+    from_noise = [_request(form, i, *each) for i, each in enumerate(_pairs(form.prompts, written))]
+    return from_noise + [_begun(form, i, written, *each) for i, each in enumerate(form.begins)]
+
+
+def memory(manifest: dict) -> dict:
     """Bytes that each method takes, by role and name, and the peak of a picture from noise."""
     methods = {f"{role}.{name}": need.total() for (role, name), need in memory_of(manifest).items()}
     return {"methods": methods, "peak": bundle.peak_memory(manifest)}
@@ -193,7 +198,7 @@ def _begun(form: Form, index: int, written: bundle.Bundle, name: str, begin: Beg
     """A request of a picture that begins with another."""
     request = _request(form, index, form.prompts[0], name, written.plan(name))
     folder = written.folder.parent
-    _, found = originals.made(folder, f"original-{index}", written.image_size, begin, index)
+    _, found = originals.made(folder, f"original-{written.image_size[0]}-{index}", written.image_size, begin, index)
     return request | {"negative": form.negatives[0], "original": found}
 
 
@@ -206,7 +211,8 @@ def _wish(written: bundle.Bundle, request: dict) -> Wish:
     return replace(wish, plan=plan.begun(found["strength"]), original=original)
 
 
-def _drawn(folder: Path, name: str, written: bundle.Bundle, programs: dict[str, Signatures], request: dict) -> dict:
+def drawn(folder: Path, name: str, written: bundle.Bundle, programs: dict[str, Signatures], request: dict) -> dict:
+    """The request with every call, the tensors of which are left in a folder as the picture is, and the pixels."""
     calls, wish = [], _wish(written, request)
 
     def record(role: str, method: str, outputs: Signatures) -> Method:
@@ -226,15 +232,15 @@ def _drawn(folder: Path, name: str, written: bundle.Bundle, programs: dict[str, 
 
         return run
 
-    drawn = drawing.picture(_runner(written, programs, record), wish)
-    if drawn.shape[0] == 1:
-        drawn = drawn.expand(3, -1, -1)
-    save_png(drawn, folder / f"{name}.png")
+    picture = drawing.picture(_runner(written, programs, record), wish)
+    if picture.shape[0] == 1:
+        picture = picture.expand(3, -1, -1)
+    save_png(picture, folder / f"{name}.png")
     return {
         "request": request,
         "calls": by_program(written, calls, itemgetter("file")),
-        "pixels": numbers(folder / f"{name}.pixels", to_pixels(drawn).long()),
-        "shape": list(drawn.shape),
+        "pixels": numbers(folder / f"{name}.pixels", to_pixels(picture).long()),
+        "shape": list(picture.shape),
     }
 
 
@@ -263,8 +269,8 @@ def _saved(folder: Path, name: str, tensor: torch.Tensor) -> dict:
     return {"dtype": str(tensor.dtype).removeprefix("torch."), "shape": list(tensor.shape), "file": file}
 
 
-def _signatures(form: Form) -> dict[str, Signatures]:
-    """(inputs, outputs) by method by role."""
+def signatures(form: Form) -> dict[str, Signatures]:
+    """(inputs, outputs) by method by role of a form's programs."""
     given = {name: torch.zeros(shape) for name, shape in form.given.items()}
     conditioning = {"conditioning.0": torch.zeros(1, 3, 5), "conditioning.1": torch.zeros(1, 4)}
     latents, timestep = torch.zeros(1, *form.latents), torch.zeros(1)
@@ -297,15 +303,15 @@ def _tile(form: Form, window: Window) -> tuple[dict[str, torch.Tensor], dict[str
     return {"latents": torch.zeros(1, form.latents[0], *window)}, {"picture": torch.zeros(1, 3, *pixels)}
 
 
-def _bundle(folder: Path, form: Form) -> bundle.Bundle:
-    """The bundle's folder, its programs any bytes."""
+def bundled(folder: Path, form: Form) -> bundle.Bundle:
+    """The bundle of a form in a folder, its programs any bytes."""
     programs = {}
-    for role, methods in _signatures(form).items():
+    for role, methods in signatures(form).items():
         (folder / f"{role}.pte").write_bytes(role.encode())
-        signatures = {name: bundle.signature(*both) for name, both in methods.items()}
-        for name, method in signatures.items():
+        described = {name: bundle.signature(*both) for name, both in methods.items()}
+        for name, method in described.items():
             method["activations"] = None if form.planned else ACTIVATIONS.get((role, name), ACTIVATIONS["others"])
-        programs[role] = {"file": f"{role}.pte", "methods": signatures}
+        programs[role] = {"file": f"{role}.pte", "methods": described}
     for role in form.encoders:
         shutil.copy(REFERENCE / "tokenizer/tokenizer.json", folder / f"{role}.tokenizer.json")
     if form.embedded:
@@ -325,6 +331,7 @@ def _bundle(folder: Path, form: Form) -> bundle.Bundle:
             "recipe": "hadanorm-w8a8",
             "image": {"width": width * form.scale, "height": height * form.scale, "channels": 3},
             "latents": {"shape": list(form.latents)},
+            "sizes": {},
             "programs": programs,
             "prompt": {
                 "encoders": {

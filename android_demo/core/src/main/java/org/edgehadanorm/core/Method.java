@@ -10,12 +10,15 @@ import java.util.stream.Stream;
 /** The signature of a program's method. */
 public final class Method {
     private final String name;
+    private final String own;
     private final List<TensorSpec> inputs = new ArrayList<>();
     private final List<TensorSpec> outputs = new ArrayList<>();
     private final OptionalLong activations;
 
-    Method(String name, Map<String, Object> entry) {
+    /** own: its name in the program. */
+    Method(String name, String own, Map<String, Object> entry) {
         this.name = name;
+        this.own = own;
         activations = entry.get("activations") == null
                 ? OptionalLong.empty() : OptionalLong.of((Long) entry.get("activations"));
         for (Map<String, Object> tensor : Manifest.objects(entry, "inputs")) {
@@ -33,7 +36,7 @@ public final class Method {
 
     /** Its name in the program. */
     String own() {
-        return name.substring(name.lastIndexOf('.') + 1);
+        return own;
     }
 
     /** In the order of the arguments. */
@@ -59,7 +62,7 @@ public final class Method {
     /** Runs it: `method` of a loaded program. Throws RunnerException where it does not go with the signature. */
     Tensor[] run(ModuleRunner runner, Tensor... given) throws RunnerException {
         check("takes", inputs, given);
-        Tensor[] made = runner.run(own(), given);
+        Tensor[] made = runner.run(own, given);
         check("gives", outputs, made);
         return made;
     }

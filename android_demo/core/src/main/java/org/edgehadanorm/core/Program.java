@@ -17,13 +17,15 @@ public final class Program {
     private final Map<String, Method> methods = new LinkedHashMap<>();
     private final List<String> notes = new ArrayList<>();
 
-    Program(String role, File folder, Map<String, Object> entry) {
+    /** renamed: names that methods have in the file, by their names here, where these are others. */
+    Program(String role, File folder, Map<String, Object> entry, Map<String, Object> renamed) {
         this.role = role;
         this.path = (String) entry.get("file");
         this.file = new File(folder, path);
         Map<String, Object> listed = Manifest.object(entry, "methods");
         for (String name : listed.keySet()) {
-            methods.put(name, new Method(role + "." + name, Manifest.object(listed, name)));
+            String own = (String) renamed.getOrDefault(name, name);
+            methods.put(name, new Method(role + "." + name, own, Manifest.object(listed, name)));
         }
         if (entry.get("notes") instanceof List) {
             for (Object line : (List<?>) entry.get("notes")) {
@@ -62,6 +64,12 @@ public final class Program {
         names.add(Links.SMALL);
         names.retainAll(methods.keySet());
         return names.stream().map(methods::get).collect(Collectors.toList());
+    }
+
+    /** The `role.method` of the one that a picture takes by this name of the file's. */
+    String named(String own) {
+        return called().stream().filter(method -> method.own().equals(own)).map(Method::name).findFirst()
+                .orElse(role + "." + own);
     }
 
     /** Loads it, with methods of it ready. */
