@@ -43,7 +43,7 @@ final class BundlesContent {
 
     /** Whether the chosen bundle has what a device can be checked with. */
     boolean hasCheck() {
-        return state.bundle().flatMap(Bundle::golden).isPresent();
+        return state.bundle().flatMap(bundle -> bundle.usual().golden()).isPresent();
     }
 
     /** As long as it imports, opens or checks one. */

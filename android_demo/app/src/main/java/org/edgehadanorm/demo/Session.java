@@ -118,6 +118,14 @@ final class Session {
         });
     }
 
+    /** Draws the next pictures at another of the bundle's sizes. */
+    void resize(String size) {
+        start(State.Kind.IMPORTING, State.Task.OPEN, () -> {
+            Bundle bundle = chosen().at(size);
+            update(next -> next.bundle(Optional.of(bundle)));
+        });
+    }
+
     void delete(String name) {
         start(State.Kind.IMPORTING, State.Task.OPEN, () -> {
             store.delete(name);
@@ -205,7 +213,7 @@ final class Session {
     /** Draws the bundle's golden picture and compares. */
     void check() {
         start(State.Kind.RUNNING, State.Task.CHECK, () -> {
-            SelfCheck.Result result = new SelfCheck(chosen(), loaders.apply(0), reader).run(steps());
+            SelfCheck.Result result = new SelfCheck(chosen().usual(), loaders.apply(0), reader).run(steps());
             update(next -> next.check(result));
         });
     }

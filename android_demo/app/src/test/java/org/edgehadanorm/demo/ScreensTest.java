@@ -248,6 +248,29 @@ public final class ScreensTest {
     }
 
     @Test
+    public void aSizeIsAskedForWhereThereAreSeveral() {
+        assertFalse(new SizeContent(State.FIRST).asks());
+        assertFalse(new SizeContent(State.FIRST).other(0).isPresent());
+        add(TinyBundle.ofBytes(1));
+        assertFalse(new SizeContent(last()).asks());
+        add(TinyBundle.withSizes());
+        SizeContent sizes = new SizeContent(last());
+        assertTrue(sizes.asks());
+        assertEquals(Arrays.asList("2 × 2", "1 × 2"), sizes.choices());
+        assertEquals("2 × 2", sizes.chosen());
+        assertEquals(Optional.empty(), sizes.other(0));
+        assertEquals(Optional.of("1x2"), sizes.other(1));
+        assertEquals(Optional.empty(), sizes.other(2));
+        session.resize("1x2");
+        assertFalse(new SizeContent(last()).canChange());
+        worker.work();
+        assertTrue(new SizeContent(last()).canChange());
+        assertEquals("1 × 2", new SizeContent(last()).chosen());
+        assertEquals(Optional.of("2x2"), new SizeContent(last()).other(0));
+        assertEquals("2", BenchmarkContent.request(last().bundle().get(), Optional.of("made for 3")).plan());
+    }
+
+    @Test
     public void stepsThatWereMadeForOneGuidanceHaveNoOther() {
         add(TinyBundle.ofBytes(1));
         assertEquals(Optional.of("3.0"), form("made for 3", "1.5").guidance());

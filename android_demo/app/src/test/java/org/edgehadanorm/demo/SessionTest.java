@@ -18,6 +18,7 @@ import java.util.Optional;
 import java.util.Set;
 
 import org.edgehadanorm.core.Bundle;
+import org.edgehadanorm.core.Picture;
 import org.edgehadanorm.core.Request;
 import org.edgehadanorm.core.RunnerException;
 import org.junit.Before;
@@ -303,6 +304,36 @@ public final class SessionTest {
     }
 
     @Test
+    public void pictureAndBenchmarkAreOfTheChosenSizeAndTheCheckOfTheDefault() {
+        session.add(() -> TinyBundle.withSizes().zip(), "sizes.zip");
+        session.beginWith((width, height) -> new Picture(width, height, new int[width * height]));
+        session.measure(CAT, 1);
+        session.resize("1x2");
+        assertTrue(last().message(), last().is(State.Kind.DONE, State.Task.OPEN));
+        assertFalse(last().original().isPresent() || last().benchmark().isPresent());
+        session.draw(CAT);
+        assertEquals("1x2", size(last().drawing().get().picture().get()));
+        session.beginWith((width, height) -> {
+            assertEquals("1x2", width + "x" + height);
+            return new Picture(width, height, new int[width * height]);
+        });
+        session.measure(BenchmarkContent.request(last().bundle().get(), Optional.empty()), 1);
+        assertTrue(last().benchmark().get().toJson(Collections.emptyMap()).contains("\"width\": 1, \"height\": 2"));
+        assertTrue(new BundlesContent(last()).hasCheck());
+        session.check();
+        assertEquals("2x2", size(last().check().get().drawn()));
+        session.resize("3x3");
+        assertEquals("bundle sizes draws no pictures of 3x3 pixels; take one of 2x2, 1x2", last().message());
+        assertEquals("1x2", last().bundle().get().size());
+        session.choose("sizes");
+        assertEquals("2x2", last().bundle().get().size());
+    }
+
+    private static String size(Picture picture) {
+        return picture.width() + "x" + picture.height();
+    }
+
+    @Test
     public void aScreenThatIsGoneHearsNothingAndTheNextOneHearsAllAtOnce() {
         session.begin();
         int heard = states.size();
@@ -320,7 +351,7 @@ public final class SessionTest {
     /** targets: that the runner has programs of. */
     private Session session(Set<String> targets) {
         session = new Session(new BundleStore(folder.getRoot()), app,
-                threads -> TinyBundle.loader(targets, () -> free, method -> before.run(method)), file -> null,
+                threads -> TinyBundle.loader(targets, () -> free, method -> before.run(method)), file -> new Picture(2, 2, new int[4]),
                 new PeakMemory(folder.getRoot()), Worker.prompt(), Runnable::run);
         session.observe(observer);
         return session;
