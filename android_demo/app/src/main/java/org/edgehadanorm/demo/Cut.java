@@ -20,8 +20,8 @@ final class Cut {
     }
 
     /**
-     * How many pixels of a file, in either direction, are read as one: as many as leave the size covered, and more where
-     * what is left would take too much memory. A power of 2, as BitmapFactory takes it.
+     * How many pixels of a file, in either direction, are read as one: as many as leave the size covered, and more
+     * where what is left would take too much memory. A power of 2, as BitmapFactory takes it.
      */
     int sample(int fileWidth, int fileHeight) {
         int sample = 1;

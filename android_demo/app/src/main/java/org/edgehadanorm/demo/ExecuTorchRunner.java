@@ -37,8 +37,8 @@ public final class ExecuTorchRunner implements ModuleRunner {
     }
 
     /**
-     * Loads programs that run on so many threads; 0 leaves it to the runtime, which takes half of the cores. free: bytes
-     * of memory that the app can take at the moment, or 0.
+     * Loads programs that run on so many threads; 0 leaves it to the runtime, which takes half of the cores. free:
+     * bytes of memory that the app can take at the moment, or 0.
      */
     public static Loader loader(int threads, LongSupplier free) {
         return new Loader() {

@@ -193,7 +193,7 @@ final class State {
             return this;
         }
 
-        /** Another bundle, or another size: what was measured of the one before and cut for it goes, its picture stays. */
+        /** Another bundle or size: what was measured of the one before and cut for it goes, its picture stays. */
         Builder bundle(Optional<Bundle> bundle) {
             this.bundle = bundle;
             original = Optional.empty();

@@ -351,8 +351,9 @@ public final class SessionTest {
     /** targets: that the runner has programs of. */
     private Session session(Set<String> targets) {
         session = new Session(new BundleStore(folder.getRoot()), app,
-                threads -> TinyBundle.loader(targets, () -> free, method -> before.run(method)), file -> new Picture(2, 2, new int[4]),
-                new PeakMemory(folder.getRoot()), Worker.prompt(), Runnable::run);
+                threads -> TinyBundle.loader(targets, () -> free, method -> before.run(method)),
+                file -> new Picture(2, 2, new int[4]), new PeakMemory(folder.getRoot()),
+                Worker.prompt(), Runnable::run);
         session.observe(observer);
         return session;
     }

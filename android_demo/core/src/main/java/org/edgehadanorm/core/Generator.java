@@ -5,8 +5,9 @@ import java.util.Map;
 import java.util.Optional;
 
 /**
- * Makes pictures with a bundle. Programs are in memory one at a time: the image encoder and each text encoder are closed
- * before the next program is loaded, the denoiser's `prepare` before its steps, and these before the image decoder.
+ * Makes pictures with a bundle. Programs are in memory one at a time: the image encoder and each text encoder are
+ * closed before the next program is loaded, the denoiser's `prepare` before its steps, and these before the image
+ * decoder.
  */
 public final class Generator {
     private static final int MOST_LATENTS = 1 << 26;

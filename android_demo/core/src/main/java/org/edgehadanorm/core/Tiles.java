@@ -4,8 +4,8 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * What a decoder makes of latents, or an encoder of a picture, by tiles of a window, which overlap by a quarter of their
- * sides. Where they overlap they are mixed by weights that fall linearly towards their edges, in float32 as
+ * What a decoder makes of latents, or an encoder of a picture, by tiles of a window, which overlap by a quarter of
+ * their sides. Where they overlap they are mixed by weights that fall linearly towards their edges, in float32 as
  * pipelines/tiles.py does it. Where one tile is the whole, what is made of it is taken as it is.
  */
 final strictfp class Tiles {

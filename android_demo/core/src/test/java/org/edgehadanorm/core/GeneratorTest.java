@@ -35,7 +35,8 @@ public class GeneratorTest {
         assertEquals(Arrays.asList("text_encoder.load", "text_encoder.encode", "text_encoder.encode",
                 "text_encoder.close", "denoiser.load", "denoiser.prepare", "denoiser.prepare", "denoiser.close",
                 "denoiser.load", "denoiser.denoise", "denoiser.denoise", "denoiser.denoise", "denoiser.denoise",
-                "denoiser.close", "image_decoder.load", "image_decoder.decode", "image_decoder.close"), programs.events());
+                "denoiser.close", "image_decoder.load", "image_decoder.decode", "image_decoder.close"),
+                programs.events());
     }
 
     @Test
@@ -45,7 +46,8 @@ public class GeneratorTest {
         new Generator(bundle, programs).generate(request, Listener.NONE);
         assertEquals(Arrays.asList("text_encoder.load", "text_encoder.encode", "text_encoder.close",
                 "denoiser.load", "denoiser.prepare", "denoiser.close", "denoiser.load", "denoiser.denoise",
-                "denoiser.denoise", "denoiser.close", "image_decoder.load", "image_decoder.decode", "image_decoder.close"), programs.events());
+                "denoiser.denoise", "denoiser.close", "image_decoder.load", "image_decoder.decode",
+                "image_decoder.close"), programs.events());
     }
 
     @Test
@@ -75,8 +77,9 @@ public class GeneratorTest {
                 + " --with-encoder", new Generator(three, Scripted.unloaded(three)),
                 new Original(blank(72, 30), Optional.empty()));
         Bundle grey = Bundle.open(new File(Vectors.folder("loops"), "grey/bundle"), Progress.NONE);
-        assertRefused("bundle bundle draws in grey alone, so that no picture can begin with one in colours: take another"
-                + " bundle", new Generator(grey, Scripted.unloaded(grey)), new Original(blank(9, 5), Optional.empty()));
+        assertRefused("bundle bundle draws in grey alone, so that no picture can begin with one in colours: take"
+                + " another bundle", new Generator(grey, Scripted.unloaded(grey)),
+                new Original(blank(9, 5), Optional.empty()));
         assertTrue(bundle.takesOriginals());
         assertFalse(three.takesOriginals() || grey.takesOriginals());
     }

@@ -37,8 +37,8 @@ public class MemoryTest {
     public void nothingIsLoadedThatDoesNotFit() throws Exception {
         Bundle bundle = bundle("three");
         double needed = bundle.memory().peak().getAsDouble();
-        assertEquals("bundle bundle needs 18 MiB of memory for a picture, and 17 MiB are free: close other apps, or take"
-                + " a smaller bundle", refusal(bundle, needed - 1, REQUEST));
+        assertEquals("bundle bundle needs 18 MiB of memory for a picture, and 17 MiB are free: close other apps, or"
+                + " take a smaller bundle", refusal(bundle, needed - 1, REQUEST));
         assertTrue(decoded(bundle, needed).contains("image_decoder.decode_small"));
     }
 
