@@ -8,13 +8,14 @@ import sys
 import time
 
 from edge_hadanorm.files import new_folder, write_json
-from runtime_tests.app.expected import bundles, loops, noise, pictures, plans, tokens
+from runtime_tests.app.expected import bundles, loops, noise, pictures, plans, sizes, tokens
 
 MAKERS = {
     "noise": noise.make,
     "plans": plans.make,
     "pictures": pictures.make,
     "loops": loops.make,
+    "sizes": sizes.make,
     "bundles": bundles.make,
     "tokens": tokens.make,
 }

@@ -129,6 +129,18 @@ ENCODES = [
     ([known.tensor("picture", "float32", 3, 16, 16)], [SAMPLE]),
     ([PICTURE], [known.tensor("latents", "float32", 4, 8, 8)]),
 ]
+# Methods of an image decoder, the last two of them good.
+DECODED = {"inputs": [SAMPLE], "outputs": [PICTURE], "activations": 1}
+DECODES = [
+    {"decode": DECODED, "decode_small": NOTHING},
+    {"decode": DECODED, "decode_small": DECODED | {"inputs": [SAMPLE, SAMPLE]}},
+    {"decode": DECODED, "decode_small": DECODED | {"inputs": [known.tensor("latents", "float32", 4, 8, 8)]}},
+    {"decode_small": DECODED},
+    {"decode": DECODED | {"activations": -1}},
+    {"decode": DECODED | {"activations": 1.0}},
+    {"decode": DECODED | {"activations": None}},
+    {"decode": DECODED, "decode_small": DECODED},
+]
 KEPT = [
     (f"{known.ENCODER}/kept", None),
     (f"{known.ENCODER}/kept", {"prompt": [0, 1, 2], "negative": [0, 1, 2]}),
@@ -156,6 +168,7 @@ OTHERS = [
     ("simulation", None),
     ("programs/image_decoder", {"file": "LICENSE", "methods": {}}),
     ("programs/image_decoder", {"file": "LICENSE", "methods": {"decode": NOTHING}}),
+    *(("programs/image_decoder", {"file": "LICENSE", "methods": methods}) for methods in DECODES),
     ("programs/denoiser/methods/denoise/inputs", []),
     ("programs/denoiser/methods/denoise/outputs", []),
     ("programs/text_encoder/methods/encode/inputs", []),
@@ -168,7 +181,7 @@ OTHERS = [
 
 
 def _encoder(inputs: list[dict], outputs: list[dict]) -> dict:
-    return {"file": "LICENSE", "methods": {"encode": {"inputs": inputs, "outputs": outputs}}}
+    return {"file": "LICENSE", "methods": {"encode": NOTHING | {"inputs": inputs, "outputs": outputs}}}
 
 
 def _example() -> dict:

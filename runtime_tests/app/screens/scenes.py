@@ -4,6 +4,7 @@ import math
 import platform
 from dataclasses import dataclass
 
+from edge_hadanorm.bundle import peak_memory
 from runtime_tests.app.screens.layout import Scene
 from runtime_tests.app.screens.resources import Resources
 from runtime_tests.app.screens.run import STRENGTH, Run
@@ -111,13 +112,12 @@ def benchmark(resources: Resources, run: Run) -> Scene:
 def bundles(resources: Resources, run: Run) -> Scene:
     string, manifest = resources.string, run.bundle.manifest
     mebibytes = sum(entry["bytes"] for entry in manifest["files"].values()) / 2**20
-    largest = max(manifest["files"][program["file"]]["bytes"] for program in manifest["programs"].values())
     rows = [
         (string("fact_family"), manifest["family"]),
         (string("fact_recipe"), manifest["recipe"]),
         (string("fact_picture"), string("pixels", manifest["image"]["width"], manifest["image"]["height"])),
         (string("fact_size"), f"{mebibytes:.0f} MiB"),
-        (string("fact_memory"), f"{2 * largest / 2**20 + 16:.0f} MiB"),
+        (string("fact_memory"), f"{peak_memory(manifest) / 2**20:.0f} MiB"),
         (string("fact_generator"), manifest["generator"]),
         (string("fact_licence"), manifest["licence"]),
     ]

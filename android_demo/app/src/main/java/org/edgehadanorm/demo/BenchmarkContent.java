@@ -68,10 +68,11 @@ final class BenchmarkContent {
     /** What is drawn with one of a bundle's plans, or with its usual one: the golden sample, where there is one. */
     static Request request(Bundle bundle, Optional<String> chosen) {
         Iterator<String> prompts = bundle.prompt().choices().iterator();
-        Request golden = bundle.golden().map(Golden::request).orElseGet(
+        Request golden = bundle.usual().golden().map(Golden::request).orElseGet(
                 () -> new Request(prompts.hasNext() ? prompts.next() : "", bundle.defaultNegative(), 0,
                         bundle.defaultPlan(), bundle.defaultGuidance()));
         String plan = chosen.orElse(golden.plan());
+        plan = bundle.plans().containsKey(plan) ? plan : bundle.defaultPlan();  // sizes have plans of their own
         return new Request(golden.prompt(), golden.negative(), golden.seed(), plan,
                 bundle.plans().get(plan).guidance().orElse(golden.guidance()));
     }

@@ -77,9 +77,10 @@ final class BenchmarkScreen implements Screen {
     }
 
     private void fill(Bundle bundle) {
-        if (!bundle.name().equals(filledFor)) {
+        String filling = bundle.name() + " " + bundle.size();
+        if (!filling.equals(filledFor)) {
             Fields.choices(activity, steps, new ArrayList<>(bundle.plans().keySet()), bundle.defaultPlan());
-            filledFor = bundle.name();
+            filledFor = filling;
         }
     }
 

@@ -43,7 +43,7 @@ final class BundlesContent {
 
     /** Whether the chosen bundle has what a device can be checked with. */
     boolean hasCheck() {
-        return state.bundle().flatMap(Bundle::golden).isPresent();
+        return state.bundle().flatMap(bundle -> bundle.usual().golden()).isPresent();
     }
 
     /** As long as it imports, opens or checks one. */
@@ -75,7 +75,8 @@ final class BundlesContent {
             facts.add(Fact.of(Phrase.of(R.string.fact_picture),
                     Phrase.of(R.string.pixels, bundle.width(), bundle.height())));
             facts.add(Fact.of(R.string.fact_size, Format.bytes(bundle.bytes())));
-            facts.add(Fact.of(R.string.fact_memory, Format.bytes(MemoryCheck.needed(bundle))));
+            bundle.memory().peak().ifPresent(
+                    bytes -> facts.add(Fact.of(R.string.fact_memory, Format.bytes(bytes))));
             facts.add(Fact.of(R.string.fact_generator, bundle.generator()));
             facts.add(Fact.of(R.string.fact_licence, bundle.licence()));
             for (Program program : bundle.programs().values()) {

@@ -24,8 +24,9 @@ public final class DemoApplication extends Application {
         super.onCreate();
         Handler main = new Handler(Looper.getMainLooper());
         DeviceFacts device = new DeviceFacts(this);
-        session = new Session(new BundleStore(Api.privateFolder(this)), new Asset(), ExecuTorchRunner::loader,
-                Bitmaps::read, new MemoryCheck(device::freeMemory), new PeakMemory(), worker, main::post);
+        session = new Session(new BundleStore(Api.privateFolder(this)), new Asset(),
+                threads -> ExecuTorchRunner.loader(threads, device::freeMemory), Bitmaps::read, new PeakMemory(),
+                worker, main::post);
         saver = new Saver(this, files, main::post);
     }
 

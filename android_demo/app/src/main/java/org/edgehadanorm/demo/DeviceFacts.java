@@ -42,9 +42,10 @@ final class DeviceFacts {
         return facts;
     }
 
-    /** Bytes that apps can still take before the system ends others for them. */
+    /** Bytes that apps can still take before the system ends others for them; at least 1, for 0 is unknown. */
     long freeMemory() {
-        return memory().availMem;
+        ActivityManager.MemoryInfo now = memory();
+        return Math.max(1, now.availMem - now.threshold);
     }
 
     private ActivityManager.MemoryInfo memory() {

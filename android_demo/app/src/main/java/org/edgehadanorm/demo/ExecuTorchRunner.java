@@ -4,6 +4,7 @@ import java.io.File;
 import java.util.Arrays;
 import java.util.Collections;
 import java.util.Set;
+import java.util.function.LongSupplier;
 
 import org.edgehadanorm.core.Dtype;
 import org.edgehadanorm.core.ModuleRunner;
@@ -35,8 +36,11 @@ public final class ExecuTorchRunner implements ModuleRunner {
         this.module = module;
     }
 
-    /** Loads programs that run on so many threads; 0 leaves it to the runtime, which takes half of the cores. */
-    public static Loader loader(int threads) {
+    /**
+     * Loads programs that run on so many threads; 0 leaves it to the runtime, which takes half of the cores. free:
+     * bytes of memory that the app can take at the moment, or 0.
+     */
+    public static Loader loader(int threads, LongSupplier free) {
         return new Loader() {
             @Override
             public Set<String> targets() {
@@ -44,21 +48,31 @@ public final class ExecuTorchRunner implements ModuleRunner {
             }
 
             @Override
-            public ModuleRunner load(File program) throws RunnerException {
-                return ExecuTorchRunner.load(program, threads);
+            public long free() {
+                return free.getAsLong();
+            }
+
+            @Override
+            public ModuleRunner load(File program, String... methods) throws RunnerException {
+                return ExecuTorchRunner.load(program, threads, methods);
             }
         };
     }
 
-    private static ExecuTorchRunner load(File program, int threads) throws RunnerException {
+    private static ExecuTorchRunner load(File program, int threads, String... methods) throws RunnerException {
         Module module = null;
         try {
             module = Module.load(program.getPath(), Module.LOAD_MODE_MMAP, threads);
+            ExecuTorchRunner runner = new ExecuTorchRunner(program, module);
             // Methods are loaded when they are first run, which would count as time of a step.
-            for (String method : module.getMethods()) {
+            for (String method : methods) {
+                runner.require(method);
                 module.loadMethod(method);
             }
-            return new ExecuTorchRunner(program, module);
+            return runner;
+        } catch (RunnerException error) {
+            module.destroy();
+            throw error;
         } catch (RuntimeException | LinkageError | OutOfMemoryError error) {
             if (module != null) {
                 module.destroy();
@@ -67,13 +81,17 @@ public final class ExecuTorchRunner implements ModuleRunner {
         }
     }
 
+    private void require(String method) throws RunnerException {
+        if (!Arrays.asList(module.getMethods()).contains(method)) {
+            throw new RunnerException(program.getName() + " has no method `" + method
+                    + "`: export the bundle again with edge-hadanorm");
+        }
+    }
+
     @Override
     public Tensor[] run(String method, Tensor... inputs) throws RunnerException {
         try {
-            if (!Arrays.asList(module.getMethods()).contains(method)) {
-                throw new RunnerException(program.getName() + " has no method `" + method
-                        + "`: export the bundle again with edge-hadanorm");
-            }
+            require(method);
             EValue[] values = new EValue[inputs.length];
             for (int index = 0; index < inputs.length; index++) {
                 values[index] = EValue.from(toRuntime(inputs[index]));

@@ -32,10 +32,13 @@ final class Form {
     private final EditText seed;
     private final Spinner steps;
     private final EditText guidance;
+    private final SizeForm size;
     private final OriginalForm original;
     private Optional<org.edgehadanorm.core.Bundle> bundle = Optional.empty();
     /** The name of the bundle that the form is filled for. */
     private String filledFor = "";
+    /** The size of it. */
+    private String filledSize = "";
     private String restoredPlan = "";
     private boolean restored;
 
@@ -59,6 +62,7 @@ final class Form {
         }
         activity.findViewById(R.id.new_seed).setOnClickListener(
                 view -> seed.setText(String.valueOf(random.nextInt(SEEDS))));
+        size = new SizeForm(activity, session);
         original = new OriginalForm(activity, session, picker, this::follow);
         Changes changes = new Changes();
         steps.setOnItemSelectedListener(changes);
@@ -80,21 +84,23 @@ final class Form {
 
     /** Fits the form to a state. */
     void show(State state) {
+        size.show(state);
         original.show(state);
         state.bundle().ifPresent(this::fill);
     }
 
-    /** Fills the fields for a bundle that they are not filled for. */
+    /** Fills the fields for a bundle, or a size of it, that they are not filled for. */
     private void fill(org.edgehadanorm.core.Bundle next) {
         bundle = Optional.of(next);
         boolean same = next.name().equals(filledFor);
-        if (same && !restored) {
+        if (same && !restored && next.size().equals(filledSize)) {
             return;
         }
         Fields.completions(activity, prompt, next.prompt().choices());
         Fields.completions(activity, negative, next.prompt().negatives());
+        String planNow = restored ? restoredPlan : Fields.chosen(steps, String.class).orElse("");
         Fields.choices(activity, steps, new ArrayList<>(next.plans().keySet()),
-                same ? restoredPlan : next.defaultPlan());
+                same && next.plans().containsKey(planNow) ? planNow : next.defaultPlan());
         if (!same) {
             guidance.setText(String.valueOf(next.defaultGuidance()));
             negative.setText(next.defaultNegative(), false);
@@ -105,6 +111,7 @@ final class Form {
             });
         }
         filledFor = next.name();
+        filledSize = next.size();
         restored = false;
         follow();
     }

@@ -57,7 +57,6 @@ final class Session {
     private final BundleStore.Packed packed;
     private final IntFunction<ModuleRunner.Loader> loaders;
     private final PictureReader reader;
-    private final MemoryCheck memory;
     private final PeakMemory peak;
     private final ExecutorService worker;
     private final Executor main;
@@ -69,12 +68,11 @@ final class Session {
 
     /** loaders: of programs that run on so many threads, 0 for as many as the runtime likes. */
     Session(BundleStore store, BundleStore.Packed packed, IntFunction<ModuleRunner.Loader> loaders,
-            PictureReader reader, MemoryCheck memory, PeakMemory peak, ExecutorService worker, Executor main) {
+            PictureReader reader, PeakMemory peak, ExecutorService worker, Executor main) {
         this.store = store;
         this.packed = packed;
         this.loaders = loaders;
         this.reader = reader;
-        this.memory = memory;
         this.peak = peak;
         this.worker = worker;
         this.main = main;
@@ -117,6 +115,14 @@ final class Session {
         start(State.Kind.IMPORTING, State.Task.OPEN, () -> {
             store.choose(name);
             openChosen();
+        });
+    }
+
+    /** Draws the next pictures at another of the bundle's sizes. */
+    void resize(String size) {
+        start(State.Kind.IMPORTING, State.Task.OPEN, () -> {
+            Bundle bundle = chosen().at(size);
+            update(next -> next.bundle(Optional.of(bundle)));
         });
     }
 
@@ -171,7 +177,7 @@ final class Session {
 
     void draw(Request request) {
         start(next -> next.begin(request), () -> {
-            Bundle bundle = runnable();
+            Bundle bundle = chosen();
             int all = bundle.plan(request).steps();
             drawing(drawing -> drawing.of(all));
             Picture picture = new Generator(bundle, loaders.apply(0)).generate(request, new Listener() {
@@ -197,7 +203,7 @@ final class Session {
     /** Draws once on so many threads and keeps how long everything took. */
     void measure(Request request, int threads) {
         start(State.Kind.RUNNING, State.Task.MEASURE, () -> {
-            Bundle bundle = runnable();
+            Bundle bundle = chosen();
             peak.reset();
             Benchmark benchmark = Benchmark.run(bundle, loaders.apply(threads), request, Clock.SYSTEM, steps());
             update(next -> next.benchmark(benchmark, peak.kibibytes(), threads));
@@ -207,7 +213,7 @@ final class Session {
     /** Draws the bundle's golden picture and compares. */
     void check() {
         start(State.Kind.RUNNING, State.Task.CHECK, () -> {
-            SelfCheck.Result result = new SelfCheck(runnable(), loaders.apply(0), reader).run(steps());
+            SelfCheck.Result result = new SelfCheck(chosen().usual(), loaders.apply(0), reader).run(steps());
             update(next -> next.check(result));
         });
     }
@@ -262,12 +268,6 @@ final class Session {
 
     private Set<String> targets() {
         return loaders.apply(0).targets();
-    }
-
-    private Bundle runnable() throws BundleException, RunnerException {
-        Bundle bundle = chosen();
-        memory.require(bundle);
-        return bundle;
     }
 
     private Bundle chosen() throws BundleException {

@@ -88,7 +88,7 @@ final class State {
         return names;
     }
 
-    /** The one that is chosen, verified. */
+    /** The one that is chosen, verified, at the size that is chosen. */
     Optional<Bundle> bundle() {
         return bundle;
     }
@@ -193,7 +193,7 @@ final class State {
             return this;
         }
 
-        /** Another bundle: what was measured of the one before and cut for it goes, its picture stays. */
+        /** Another bundle or size: what was measured of the one before and cut for it goes, its picture stays. */
         Builder bundle(Optional<Bundle> bundle) {
             this.bundle = bundle;
             original = Optional.empty();

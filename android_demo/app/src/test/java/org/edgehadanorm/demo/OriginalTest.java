@@ -36,7 +36,7 @@ public final class OriginalTest {
     @Before
     public void start() {
         session = new Session(new BundleStore(folder.getRoot()), new NoAsset(),
-                threads -> TinyBundle.loader(method -> { }), file -> RED, new MemoryCheck(() -> 1L << 40),
+                threads -> TinyBundle.loader(method -> { }), file -> RED,
                 new PeakMemory(folder.getRoot()), Worker.prompt(), Runnable::run);
         session.observe(states::add);
     }

@@ -47,7 +47,7 @@ public final class ScreensTest {
         Locale.setDefault(Locale.ENGLISH);
         session = new Session(new BundleStore(folder.getRoot()), new NoAsset(),
                 threads -> TinyBundle.loader(method -> before.run(method)), file -> new Picture(2, 2, new int[4]),
-                new MemoryCheck(() -> 1L << 40), new PeakMemory(folder.getRoot()), worker, Runnable::run);
+                new PeakMemory(folder.getRoot()), worker, Runnable::run);
         session.observe(states::add);
     }
 
@@ -245,6 +245,29 @@ public final class ScreensTest {
         takesNegative("made for 3", "1", R.string.negative);
         takesNegative("without", "1", R.string.negative_of_no_steps);
         takesNegative("without", "7", R.string.negative_of_no_steps);
+    }
+
+    @Test
+    public void aSizeIsAskedForWhereThereAreSeveral() {
+        assertFalse(new SizeContent(State.FIRST).asks());
+        assertFalse(new SizeContent(State.FIRST).other(0).isPresent());
+        add(TinyBundle.ofBytes(1));
+        assertFalse(new SizeContent(last()).asks());
+        add(TinyBundle.withSizes());
+        SizeContent sizes = new SizeContent(last());
+        assertTrue(sizes.asks());
+        assertEquals(Arrays.asList("2 × 2", "1 × 2"), sizes.choices());
+        assertEquals("2 × 2", sizes.chosen());
+        assertEquals(Optional.empty(), sizes.other(0));
+        assertEquals(Optional.of("1x2"), sizes.other(1));
+        assertEquals(Optional.empty(), sizes.other(2));
+        session.resize("1x2");
+        assertFalse(new SizeContent(last()).canChange());
+        worker.work();
+        assertTrue(new SizeContent(last()).canChange());
+        assertEquals("1 × 2", new SizeContent(last()).chosen());
+        assertEquals(Optional.of("2x2"), new SizeContent(last()).other(0));
+        assertEquals("2", BenchmarkContent.request(last().bundle().get(), Optional.of("made for 3")).plan());
     }
 
     @Test

@@ -18,6 +18,7 @@ import java.util.Optional;
 import java.util.Set;
 
 import org.edgehadanorm.core.Bundle;
+import org.edgehadanorm.core.Picture;
 import org.edgehadanorm.core.Request;
 import org.edgehadanorm.core.RunnerException;
 import org.junit.Before;
@@ -249,13 +250,17 @@ public final class SessionTest {
     @Test
     public void nothingIsLoadedThatDoesNotFit() {
         session.add(() -> TinyBundle.ofBytes(10 << 20).zip(), "big.zip");
-        free = 30L << 20;
+        free = 20L << 20;
         before = method -> {
             throw new AssertionError(method);
         };
-        session.draw(CAT);
-        assertEquals("Bundle big needs about 36 MiB of memory and 30 MiB are free: close other apps, or take a smaller"
-                + " bundle", last().message());
+        for (Runnable task : Arrays.<Runnable>asList(() -> session.draw(CAT), () -> session.measure(CAT, 1))) {
+            task.run();
+            assertEquals("bundle big needs 26 MiB of memory for a picture, and 20 MiB are free: close other apps, or"
+                    + " take a smaller bundle", last().message());
+        }
+        assertTrue(new BundlesContent(last()).facts().stream().anyMatch(
+                fact -> fact.value().plain().equals(Format.bytes(26_486_064))));
     }
 
     @Test
@@ -299,6 +304,36 @@ public final class SessionTest {
     }
 
     @Test
+    public void pictureAndBenchmarkAreOfTheChosenSizeAndTheCheckOfTheDefault() {
+        session.add(() -> TinyBundle.withSizes().zip(), "sizes.zip");
+        session.beginWith((width, height) -> new Picture(width, height, new int[width * height]));
+        session.measure(CAT, 1);
+        session.resize("1x2");
+        assertTrue(last().message(), last().is(State.Kind.DONE, State.Task.OPEN));
+        assertFalse(last().original().isPresent() || last().benchmark().isPresent());
+        session.draw(CAT);
+        assertEquals("1x2", size(last().drawing().get().picture().get()));
+        session.beginWith((width, height) -> {
+            assertEquals("1x2", width + "x" + height);
+            return new Picture(width, height, new int[width * height]);
+        });
+        session.measure(BenchmarkContent.request(last().bundle().get(), Optional.empty()), 1);
+        assertTrue(last().benchmark().get().toJson(Collections.emptyMap()).contains("\"width\": 1, \"height\": 2"));
+        assertTrue(new BundlesContent(last()).hasCheck());
+        session.check();
+        assertEquals("2x2", size(last().check().get().drawn()));
+        session.resize("3x3");
+        assertEquals("bundle sizes draws no pictures of 3x3 pixels; take one of 2x2, 1x2", last().message());
+        assertEquals("1x2", last().bundle().get().size());
+        session.choose("sizes");
+        assertEquals("2x2", last().bundle().get().size());
+    }
+
+    private static String size(Picture picture) {
+        return picture.width() + "x" + picture.height();
+    }
+
+    @Test
     public void aScreenThatIsGoneHearsNothingAndTheNextOneHearsAllAtOnce() {
         session.begin();
         int heard = states.size();
@@ -316,8 +351,9 @@ public final class SessionTest {
     /** targets: that the runner has programs of. */
     private Session session(Set<String> targets) {
         session = new Session(new BundleStore(folder.getRoot()), app,
-                threads -> TinyBundle.loader(targets, method -> before.run(method)), file -> null,
-                new MemoryCheck(() -> free), new PeakMemory(folder.getRoot()), Worker.prompt(), Runnable::run);
+                threads -> TinyBundle.loader(targets, () -> free, method -> before.run(method)),
+                file -> new Picture(2, 2, new int[4]), new PeakMemory(folder.getRoot()),
+                Worker.prompt(), Runnable::run);
         session.observe(observer);
         return session;
     }

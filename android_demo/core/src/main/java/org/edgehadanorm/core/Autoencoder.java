@@ -6,10 +6,13 @@ import java.util.Arrays;
 final class Autoencoder {
     private final Bundle bundle;
     private final ModuleRunner.Loader loader;
+    private final boolean decodes;
 
-    Autoencoder(Bundle bundle, ModuleRunner.Loader loader) {
+    /** decodes: whether there is memory for `decode`; else a method for smaller tiles, where there is one, does it. */
+    Autoencoder(Bundle bundle, ModuleRunner.Loader loader, boolean decodes) {
         this.bundle = bundle;
         this.loader = loader;
+        this.decodes = decodes;
     }
 
     /** Throws BundleException, before anything is loaded, where no picture can begin with this one. */
@@ -52,11 +55,11 @@ final class Autoencoder {
         Generator.begin(Phase.ENCODE_PICTURE, listener);
         Method encode = encoder.method("encode");
         int grain = Math.max(1, picture.width() / bundle.latentShape()[2]);
-        Tiles tiles = new Tiles(side(encode), grain, Picture.CHANNELS, picture.height(), picture.width());
+        Tiles tiles = new Tiles(window(encode), grain, Picture.CHANNELS, picture.height(), picture.width());
         return coded(encoder, encode, tiles, picture.values(), listener);
     }
 
-    /** The picture [1, C, H, W] of latents. */
+    /** The picture [1, C, H, W] of latents, by smaller tiles where memory is short for the others. */
     Tensor decoded(float[] latents, Listener listener) throws RunnerException, Cancelled {
         int[] shape = bundle.latentShape();
         Program decoder = bundle.programs().get(Links.DECODER);
@@ -64,13 +67,29 @@ final class Autoencoder {
             return Tensor.of(latents, 1, shape[0], shape[1], shape[2]);
         }
         Generator.begin(Phase.DECODE, listener);
-        Method decode = decoder.method("decode");
-        return coded(decoder, decode, new Tiles(side(decode), 1, shape[0], shape[1], shape[2]), latents, listener);
+        if (!decoder.methods().containsKey(Links.SMALL)) {
+            return decoded(decoder, "decode", latents, listener);
+        }
+        if (!decodes) {
+            return decoded(decoder, Links.SMALL, latents, listener);
+        }
+        try {
+            return decoded(decoder, "decode", latents, listener);
+        } catch (RunnerException | OutOfMemoryError error) {  // a runtime seldom says that it was memory
+            return decoded(decoder, Links.SMALL, latents, listener);
+        }
+    }
+
+    private Tensor decoded(Program decoder, String name, float[] latents, Listener listener)
+            throws RunnerException, Cancelled {
+        int[] shape = bundle.latentShape();
+        Method decode = decoder.method(name);
+        return coded(decoder, decode, new Tiles(window(decode), 1, shape[0], shape[1], shape[2]), latents, listener);
     }
 
     private Tensor coded(Program program, Method method, Tiles tiles, float[] values, Listener listener)
             throws RunnerException, Cancelled {
-        try (ModuleRunner runner = loader.load(program.file())) {
+        try (ModuleRunner runner = program.load(loader, method)) {
             return tiles.coded(values, tile -> {
                 Generator.stopIfCancelled(listener);
                 return method.run(runner, tile)[0];
@@ -78,8 +97,8 @@ final class Autoencoder {
         }
     }
 
-    /** Of the tiles that a method takes. */
-    private static int side(Method method) {
-        return (int) method.inputs().get(0).shape()[3];
+    /** The shape of the tiles that a method takes. */
+    private static long[] window(Method method) {
+        return method.inputs().get(0).shape();
     }
 }

@@ -77,7 +77,7 @@ public final class Benchmark {
 
     /** To decode all tiles of the picture; 0 where latents are pixels. */
     public double decode() {
-        return sum(times.of(Links.DECODER + ".decode"));
+        return sum(times.of(Links.DECODER + ".decode")) + sum(times.of(Links.DECODER + "." + Links.SMALL));
     }
 
     /** From the prompt to the picture. */

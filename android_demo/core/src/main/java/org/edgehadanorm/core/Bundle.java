@@ -13,22 +13,32 @@ import java.util.Set;
 public final class Bundle {
     private final File folder;
     private final Manifest manifest;
-    private final Map<String, Program> programs = new LinkedHashMap<>();
+    private final Map<String, Program> programs;
     private final Map<String, Plan> plans = new LinkedHashMap<>();
+    /** The same bundle at all its sizes, by their names; all of them have the same map. */
+    private final Map<String, Bundle> sizes;
 
-    private Bundle(File folder, Manifest manifest) throws BundleException {
+    private Bundle(File folder, Manifest manifest, Map<String, Bundle> sizes) throws BundleException {
         this.folder = folder;
         this.manifest = manifest;
-        Map<String, Object> listed = manifest.object("programs");
-        for (String role : listed.keySet()) {
-            programs.put(role, new Program(role, folder, Manifest.object(listed, role)));
-        }
+        this.sizes = sizes;
+        programs = manifest.programs(folder);
         Map<String, Object> byName = Manifest.object(manifest.object("sampling"), "plans");
         List<String> names = new ArrayList<>(byName.keySet());
         names.sort((one, other) -> Integer.compare(steps(one), steps(other)));
         for (String name : names) {
             plans.put(name, PlanReader.read(byName.get(name)));
         }
+    }
+
+    private static Bundle of(File folder, Manifest manifest) throws BundleException {
+        Map<String, Bundle> sizes = new LinkedHashMap<>();
+        Bundle usual = new Bundle(folder, manifest, sizes);
+        sizes.put(manifest.size(), usual);
+        for (String size : manifest.object("sizes").keySet()) {
+            sizes.put(size, new Bundle(folder, manifest.at(size), sizes));
+        }
+        return usual;
     }
 
     /**
@@ -45,12 +55,12 @@ public final class Bundle {
     static Bundle open(File folder, String name, Progress progress) throws BundleException {
         Manifest manifest = Manifest.read(folder, name);
         new Contents(folder, name).verify(manifest.object("files"), progress);
-        return new Bundle(folder, manifest);
+        return of(folder, manifest);
     }
 
     /** The same bundle after its folder was moved. */
     Bundle movedTo(File target) throws BundleException {
-        return new Bundle(target, manifest);
+        return of(target, manifest);
     }
 
     /** Throws BundleException, which says why, where what runs these targets cannot make pictures with it. */
@@ -108,6 +118,31 @@ public final class Bundle {
     /** Of a picture, in pixels. */
     public int height() {
         return Manifest.integer(manifest.object("image"), "height");
+    }
+
+    /** The name of that size, such as `768x512`. */
+    public String size() {
+        return manifest.size();
+    }
+
+    /** The names of the sizes that it draws, the default one first. */
+    public List<String> sizes() {
+        return new ArrayList<>(sizes.keySet());
+    }
+
+    /** The same bundle at one of its sizes. Throws BundleException, with the sizes that there are, where it is none. */
+    public Bundle at(String size) throws BundleException {
+        Bundle found = sizes.get(size);
+        if (found == null) {
+            throw new BundleException("bundle " + name() + " draws no pictures of " + Text.plain(size)
+                    + " pixels; take one of " + Text.some(sizes.keySet(), 40));
+        }
+        return found;
+    }
+
+    /** The same bundle at its default size, which the golden sample is of. */
+    public Bundle usual() {
+        return sizes.values().iterator().next();
     }
 
     /** [C, H, W] of one sample's latents. */
@@ -179,10 +214,15 @@ public final class Bundle {
         return plan.matches("[1-9][0-9]{0,5}") ? Integer.parseInt(plan) : Integer.MAX_VALUE;
     }
 
-    /** The sample to check a device with, where there is one. */
+    /** The sample to check a device with, where there is one of this size. */
     public Optional<Golden> golden() {
         return manifest.get("golden") == null
                 ? Optional.empty() : Optional.of(new Golden(folder, manifest.object("golden")));
+    }
+
+    /** That its programs take. */
+    public Memory memory() {
+        return new Memory(programs, manifest.object("files"));
     }
 
     /** Of all its files but the manifest. */

@@ -6,7 +6,8 @@ import java.util.Optional;
 
 /**
  * Makes pictures with a bundle. Programs are in memory one at a time: the image encoder and each text encoder are
- * closed before the next program is loaded, and the denoiser before the image decoder.
+ * closed before the next program is loaded, the denoiser's `prepare` before its steps, and these before the image
+ * decoder.
  */
 public final class Generator {
     private static final int MOST_LATENTS = 1 << 26;
@@ -29,18 +30,20 @@ public final class Generator {
      * The picture that is asked for: the same bits as Python's loop makes with the same programs.
      *
      * @throws BundleException where the bundle cannot make pictures here or not the one that is asked for
-     * @throws RunnerException where a program cannot be loaded or run
+     * @throws RunnerException where a program cannot be loaded or run, or the memory for it is not free
      * @throws Cancelled where the listener asked to stop
      */
     public Picture generate(Request request, Listener listener) throws RunnerException, BundleException, Cancelled {
         check(request);
         Plan plan = bundle.plan(request);
         Sampler sampler = new Sampler(plan, request.guidance());
-        Autoencoder autoencoder = new Autoencoder(bundle, loader);
+        long free = loader.free();
+        Autoencoder autoencoder = new Autoencoder(bundle, loader, bundle.memory().decodes(free));
         if (request.original().isPresent()) {
             plan.requireKnown(request.original().get().mask().isPresent());
             autoencoder.check(request.original().get());
         }
+        bundle.memory().require(bundle.name(), free, request.original().isPresent());
         try {
             Optional<Known> known = request.original().isPresent()
                     ? Optional.of(autoencoder.encoded(request.original().get(), listener)) : Optional.empty();
@@ -82,8 +85,9 @@ public final class Generator {
         return new Prompts(bundle).inputs(prompts, (role, given) -> {
             begin(Phase.ENCODE, listener);
             Program encoder = bundle.programs().get(role);
-            try (ModuleRunner runner = loader.load(encoder.file())) {
-                return each(encoder.method("encode"), runner, given);
+            Method encode = encoder.method("encode");
+            try (ModuleRunner runner = encoder.load(loader, encode)) {
+                return each(encode, runner, given);
             }
         });
     }
@@ -105,11 +109,16 @@ public final class Generator {
         boolean pixels = !bundle.programs().containsKey(Links.DECODER);
         int[] shape = bundle.latentShape();
         int count = shape[0] * shape[1] * shape[2];
-        try (ModuleRunner runner = loader.load(denoiser.file())) {
-            Map<Conditioning, Tensor[]> prepared = each(denoiser.method("prepare"), runner, inputs);
+        Method prepare = denoiser.method("prepare");
+        Method denoise = denoiser.method("denoise");
+        Map<Conditioning, Tensor[]> prepared;
+        try (ModuleRunner runner = denoiser.load(loader, prepare)) {
+            prepared = each(prepare, runner, inputs);
             inputs.clear();  // what the text encoders gave is not needed any more
+        }
+        stopIfCancelled(listener);
+        try (ModuleRunner runner = denoiser.load(loader, denoise)) {
             begin(Phase.DENOISE, listener);
-            Method denoise = denoiser.method("denoise");
             Sampler.Model model = (latents, timestep, which) -> {
                 Tensor[] conditioning = prepared.get(which);
                 Tensor[] given = new Tensor[2 + conditioning.length];

@@ -13,6 +13,8 @@ import java.util.Set;
 final class Links {
     static final String DENOISER = "denoiser";
     static final String DECODER = "image_decoder";
+    /** A method of the decoder for smaller tiles, which takes less memory. It may be absent. */
+    static final String SMALL = "decode_small";
     static final String IMAGE_ENCODER = "image_encoder";
 
     private Links() {
@@ -28,7 +30,7 @@ final class Links {
     }
 
     /** The methods that a program has by its role; none where the role is another. */
-    private static List<String> methods(String role) {
+    static List<String> methods(String role) {
         List<String> methods = new ArrayList<>();
         if (role.equals(DENOISER)) {
             methods.add("prepare");

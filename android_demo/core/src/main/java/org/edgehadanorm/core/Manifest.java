@@ -1,6 +1,7 @@
 package org.edgehadanorm.core;
 
 import java.io.File;
+import java.util.Collections;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
@@ -12,9 +13,12 @@ final class Manifest {
     private static final int MOST_BYTES = 64 << 20;
 
     private final Map<?, ?> values;
+    private final Map<String, Object> renamed;
 
-    private Manifest(Map<?, ?> values) {
+    /** renamed: names that methods have in their programs, by role and by name here, where these are others. */
+    private Manifest(Map<?, ?> values, Map<String, Object> renamed) {
         this.values = values;
+        this.renamed = renamed;
     }
 
     /** The manifest in a folder; `name` is the bundle's in messages. */
@@ -38,13 +42,45 @@ final class Manifest {
                     + (newer ? "update the app" : "export the checkpoint again"));
         }
         try {
-            Schema.MANIFEST.check(json, "");
-            Manifest manifest = new Manifest((Map<?, ?>) json);
+            Object whole = json instanceof Map ? withSizes((Map<?, ?>) json) : json;
+            Schema.MANIFEST.check(whole, "");
+            Manifest manifest = new Manifest((Map<?, ?>) whole, Collections.emptyMap());
             Links.check(manifest);
+            Sizes.check(manifest);
             return manifest;
         } catch (BundleException error) {
             throw new BundleException(where + " is not valid: " + error.getMessage() + "; export the bundle again");
         }
+    }
+
+    /** Where nothing is said of sizes there is one. */
+    private static Map<Object, Object> withSizes(Map<?, ?> json) {
+        Map<Object, Object> whole = new LinkedHashMap<>(json);
+        if (!json.containsKey("sizes")) {
+            whole.put("sizes", Collections.emptyMap());
+        }
+        return whole;
+    }
+
+    /** The name of the size of its pictures, such as `768x512`. */
+    String size() {
+        return Sizes.name(object("image"));
+    }
+
+    /** The same at another of its sizes. */
+    Manifest at(String size) {
+        return new Manifest(Sizes.applied(values, size),
+                object(object(object("sizes"), size), "methods"));
+    }
+
+    /** The programs, in a folder, by role. */
+    Map<String, Program> programs(File folder) {
+        Map<String, Program> programs = new LinkedHashMap<>();
+        Map<String, Object> listed = object("programs");
+        for (String role : listed.keySet()) {
+            programs.put(role, new Program(role, folder, object(listed, role), object(renamed, role)));
+        }
+        return programs;
     }
 
     /** The value of a key. */

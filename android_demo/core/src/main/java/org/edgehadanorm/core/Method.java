@@ -4,15 +4,23 @@ import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.OptionalLong;
+import java.util.stream.Stream;
 
 /** The signature of a program's method. */
 public final class Method {
     private final String name;
+    private final String own;
     private final List<TensorSpec> inputs = new ArrayList<>();
     private final List<TensorSpec> outputs = new ArrayList<>();
+    private final OptionalLong activations;
 
-    Method(String name, Map<String, Object> entry) {
+    /** own: its name in the program. */
+    Method(String name, String own, Map<String, Object> entry) {
         this.name = name;
+        this.own = own;
+        activations = entry.get("activations") == null
+                ? OptionalLong.empty() : OptionalLong.of((Long) entry.get("activations"));
         for (Map<String, Object> tensor : Manifest.objects(entry, "inputs")) {
             inputs.add(new TensorSpec(tensor));
         }
@@ -26,6 +34,11 @@ public final class Method {
         return name;
     }
 
+    /** Its name in the program. */
+    String own() {
+        return own;
+    }
+
     /** In the order of the arguments. */
     public List<TensorSpec> inputs() {
         return Collections.unmodifiableList(inputs);
@@ -36,10 +49,20 @@ public final class Method {
         return Collections.unmodifiableList(outputs);
     }
 
+    /** Bytes of what it computes on the way; empty where the system plans them. */
+    OptionalLong activations() {
+        return activations;
+    }
+
+    /** Of its inputs and outputs. */
+    double bytes() {
+        return Stream.concat(inputs.stream(), outputs.stream()).mapToDouble(TensorSpec::bytes).sum();
+    }
+
     /** Runs it: `method` of a loaded program. Throws RunnerException where it does not go with the signature. */
     Tensor[] run(ModuleRunner runner, Tensor... given) throws RunnerException {
         check("takes", inputs, given);
-        Tensor[] made = runner.run(name.substring(name.lastIndexOf('.') + 1), given);
+        Tensor[] made = runner.run(own, given);
         check("gives", outputs, made);
         return made;
     }

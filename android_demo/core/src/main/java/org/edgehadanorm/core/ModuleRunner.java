@@ -18,6 +18,10 @@ public interface ModuleRunner extends Closeable {
         /** Those of bundles whose programs it can load, as `edge-hadanorm export --target` names them; at least one. */
         Set<String> targets();
 
-        ModuleRunner load(File program) throws RunnerException;
+        /** Bytes of memory that programs may take now; 0 where nobody knows. */
+        long free();
+
+        /** A program with these methods ready; the others take no memory. */
+        ModuleRunner load(File program, String... methods) throws RunnerException;
     }
 }

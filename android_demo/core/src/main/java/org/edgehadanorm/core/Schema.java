@@ -31,13 +31,22 @@ final class Schema {
             Kind.leaf("[C, H, W]", value -> isShape(value) && ((List<?>) value).size() == 3);
     private static final Kind ANY = (value, where) -> { };
 
+    private static final Kind IMAGE =
+            Kind.object().with("width", COUNT).with("height", COUNT).with("channels", COUNT);
+    /** What is another at another size; names of methods by those that they stand for, by role. */
+    private static final Kind SIZE = Kind.object()
+            .with("image", IMAGE)
+            .with("latents", Kind.object().with("shape", LATENTS))
+            .with("methods", Kind.dictionary(TEXT, Kind.dictionary(TEXT, TEXT)))
+            .withNullable("plans", Kind.dictionary(TEXT, ANY));
     private static final Kind TENSOR = Kind.object()
             .with("name", TEXT)
             .with("dtype", oneOf(DTYPES))
             .with("shape", SHAPE);
     private static final Kind METHOD = Kind.object()
             .with("inputs", Kind.list(TENSOR))
-            .with("outputs", Kind.list(TENSOR));
+            .with("outputs", Kind.list(TENSOR))
+            .withNullable("activations", INT64);
     private static final Kind PROGRAM = Kind.object()
             .with("file", PATH)
             .with("methods", Kind.dictionary(TEXT, METHOD));
@@ -78,8 +87,9 @@ final class Schema {
             .with("target", TEXT)
             .with("family", TEXT)
             .with("recipe", TEXT)
-            .with("image", Kind.object().with("width", COUNT).with("height", COUNT).with("channels", COUNT))
+            .with("image", IMAGE)
             .with("latents", Kind.object().with("shape", LATENTS))
+            .with("sizes", Kind.dictionary(TEXT, SIZE))
             .with("programs", Kind.dictionary(TEXT, PROGRAM))
             .withNullable("prompt", PROMPT)
             .withNullable("sampling", SAMPLING)

@@ -39,11 +39,14 @@ final class Signatures {
     }
 
     private void checkDecode() throws BundleException {
-        if (programs.containsKey(Links.DECODER)) {
-            List<List<?>> shapes = shapes(Links.DECODER, "decode", "inputs");
-            if (shapes.size() != 1 || shapes.get(0).size() != 4) {
-                throw new BundleException(
-                        ".programs." + Links.DECODER + ".methods.decode.inputs are not one tensor [1, C, h, w]");
+        Map<String, Object> methods = Manifest.object(Manifest.object(programs, Links.DECODER), "methods");
+        for (String name : new String[] {"decode", Links.SMALL}) {
+            if (methods.containsKey(name)) {
+                List<List<?>> shapes = shapes(Links.DECODER, name, "inputs");
+                if (shapes.size() != 1 || shapes.get(0).size() != 4) {
+                    throw new BundleException(".programs." + Links.DECODER + ".methods." + name
+                            + ".inputs are not one tensor [1, C, h, w]");
+                }
             }
         }
     }

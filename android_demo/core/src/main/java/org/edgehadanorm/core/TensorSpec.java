@@ -37,6 +37,28 @@ public final class TensorSpec {
         return Tensor.count(shape);
     }
 
+    /** A double, which no shape overflows. */
+    double bytes() {
+        return Arrays.stream(shape).asDoubleStream().reduce(width(), (all, size) -> all * size);
+    }
+
+    /** Bytes of a number. */
+    private int width() {
+        switch (dtype) {
+            case "int64":
+                return 8;
+            case "float32":
+            case "int32":
+                return 4;
+            case "float16":
+            case "bfloat16":
+            case "int16":
+                return 2;
+            default:
+                return 1;
+        }
+    }
+
     boolean fits(Tensor tensor) {
         return tensor.dtype().toString().equals(dtype) && Arrays.equals(tensor.shape(), shape);
     }

@@ -4,66 +4,73 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * What a decoder makes of latents, or an encoder of a picture, by square tiles, which overlap by a quarter of their
- * side. Where they overlap they are mixed by weights that fall linearly towards their edges, in float32 as
- * pipelines/tiles.py does it.
+ * What a decoder makes of latents, or an encoder of a picture, by tiles of a window, which overlap by a quarter of
+ * their sides. Where they overlap they are mixed by weights that fall linearly towards their edges, in float32 as
+ * pipelines/tiles.py does it. Where one tile is the whole, what is made of it is taken as it is.
  */
 final strictfp class Tiles {
     private static final double OVERLAP = 0.25;
 
-    private final int side;
+    private final int tall;
+    private final int wide;
     private final int grain;
     private final int channels;
     private final int height;
     private final int width;
 
     /**
-     * Of values [channels, height, width] by tiles of this side. grain: side and where tiles begin are multiples of it,
-     * for one value of the result may stand for so many.
+     * Of values [channels, height, width]. window: a tile's shape, [1, channels, h, w]. grain: h, w and where tiles
+     * begin are multiples of it, for one value of the result may stand for so many.
      */
-    Tiles(int side, int grain, int channels, int height, int width) {
-        this.side = side;
+    Tiles(long[] window, int grain, int channels, int height, int width) {
+        tall = (int) window[2];
+        wide = (int) window[3];
         this.grain = grain;
         this.channels = channels;
         this.height = height;
         this.width = width;
     }
 
-    /** A tile [1, C, side, side] to what is made of it, [1, c, made, made]. */
+    /** A tile of the window to what is made of it, [1, c, made, made]. */
     interface Coder {
         Tensor code(Tensor tile) throws RunnerException, Cancelled;
     }
 
-    /** What is made of values [C, height, width]: float32 [1, c, height * made / side, width * made / side]. */
+    /** What is made of values [C, height, width]: float32 [1, c, H, W], as much larger or smaller as a tile's is. */
     Tensor coded(float[] values, Coder coder) throws RunnerException, Cancelled {
+        if (tall == height && wide == width) {
+            return coder.code(Tensor.of(values, 1, channels, height, width));
+        }
         Canvas canvas = null;
-        for (int row : starts(height)) {
-            for (int column : starts(width)) {
+        for (int row : starts(height, tall)) {
+            for (int column : starts(width, wide)) {
                 Tensor tile = coder.code(cut(values, row, column));
                 int planes = (int) tile.shape()[1];
-                int made = (int) tile.shape()[3];
+                int madeTall = (int) tile.shape()[2];
+                int madeWide = (int) tile.shape()[3];
                 if (canvas == null) {
-                    canvas = new Canvas(planes, height * made / side, width * made / side);
+                    canvas = new Canvas(planes, height * madeTall / tall, width * madeWide / wide);
                 }
-                canvas.add(tile.floats(), ramp(made), row * made / side, column * made / side);
+                canvas.add(tile.floats(), ramp(madeTall), ramp(madeWide), row * madeTall / tall,
+                        column * madeWide / wide);
             }
         }
         return canvas.mixed();
     }
 
     private Tensor cut(float[] values, int row, int column) {
-        int tall = Math.min(side, height - row);
-        int wide = Math.min(side, width - column);
-        float[] tile = new float[channels * tall * wide];
-        for (int line = 0; line < channels * tall; line++) {
-            int from = (line / tall * height + row + line % tall) * width + column;
-            System.arraycopy(values, from, tile, line * wide, wide);
+        int lines = Math.min(tall, height - row);
+        int length = Math.min(wide, width - column);
+        float[] tile = new float[channels * lines * length];
+        for (int line = 0; line < channels * lines; line++) {
+            int from = (line / lines * height + row + line % lines) * width + column;
+            System.arraycopy(values, from, tile, line * length, length);
         }
-        return Tensor.of(tile, 1, channels, tall, wide);
+        return Tensor.of(tile, 1, channels, lines, length);
     }
 
-    /** Where tiles begin so that they cover `size`, the last one flush with its end. */
-    private List<Integer> starts(int size) {
+    /** Where tiles of a side begin so that they cover `size`, the last one flush with its end. */
+    private List<Integer> starts(int size, int side) {
         List<Integer> starts = new ArrayList<>();
         int last = size / grain - side / grain;
         int stride = Math.max(1, (int) (side / grain * (1 - OVERLAP)));
@@ -99,15 +106,15 @@ final strictfp class Tiles {
             weights = new float[height * width];
         }
 
-        /** A tile [planes, ramp.length, ramp.length] at a place. */
-        void add(float[] tile, float[] ramp, int top, int left) {
-            for (int y = 0; y < ramp.length; y++) {
-                for (int x = 0; x < ramp.length; x++) {
-                    float weight = ramp[y] * ramp[x];
+        /** A tile [planes, rows.length, columns.length] at a place, weighted by its rows and columns. */
+        void add(float[] tile, float[] rows, float[] columns, int top, int left) {
+            for (int y = 0; y < rows.length; y++) {
+                for (int x = 0; x < columns.length; x++) {
+                    float weight = rows[y] * columns[x];
                     int at = (top + y) * width + left + x;
                     weights[at] = weights[at] + weight;
                     for (int plane = 0; plane < planes; plane++) {
-                        float product = tile[(plane * ramp.length + y) * ramp.length + x] * weight;
+                        float product = tile[(plane * rows.length + y) * columns.length + x] * weight;
                         sums[plane * weights.length + at] = sums[plane * weights.length + at] + product;
                     }
                 }

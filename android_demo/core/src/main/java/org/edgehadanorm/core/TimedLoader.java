@@ -12,13 +12,13 @@ import java.util.Set;
 final class TimedLoader implements ModuleRunner.Loader {
     private final ModuleRunner.Loader loader;
     private final Clock clock;
-    private final Map<File, String> roles = new LinkedHashMap<>();
+    private final Map<File, Program> programs = new LinkedHashMap<>();
     private final Map<String, List<Double>> milliseconds = new LinkedHashMap<>();
 
     TimedLoader(Bundle bundle, ModuleRunner.Loader loader, Clock clock) {
         this.loader = loader;
         this.clock = clock;
-        bundle.programs().forEach((role, program) -> roles.put(program.file(), role));
+        bundle.programs().values().forEach(program -> programs.put(program.file(), program));
     }
 
     @Override
@@ -27,17 +27,22 @@ final class TimedLoader implements ModuleRunner.Loader {
     }
 
     @Override
-    public ModuleRunner load(File program) throws RunnerException {
+    public long free() {
+        return loader.free();
+    }
+
+    @Override
+    public ModuleRunner load(File program, String... methods) throws RunnerException {
         long start = clock.nanoseconds();
-        ModuleRunner runner = loader.load(program);
-        String role = roles.get(program);
-        note(role + ".load", start);
+        ModuleRunner runner = loader.load(program, methods);
+        Program known = programs.get(program);
+        note(known.role() + ".load", start);
         return new ModuleRunner() {
             @Override
             public Tensor[] run(String method, Tensor... inputs) throws RunnerException {
                 long began = clock.nanoseconds();
                 Tensor[] made = runner.run(method, inputs);
-                note(role + "." + method, began);
+                note(known.named(method), began);
                 return made;
             }
 

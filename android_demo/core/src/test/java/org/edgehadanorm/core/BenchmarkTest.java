@@ -23,7 +23,7 @@ public class BenchmarkTest {
         Scripted programs = new Scripted(bundle, event -> now[0] += MILLISECOND * milliseconds(event, steps));
         Benchmark found = Benchmark.run(bundle, programs, new Request("red apple", "face", 3, "8", 1.5), () -> now[0],
                 Listener.NONE);
-        assertEquals(300, found.load().get("denoiser"), 0);
+        assertEquals(2 * 300, found.load().get("denoiser"), 0);
         assertEquals(50, found.load().get("text_encoder"), 0);
         assertEquals(70, found.load().get("image_decoder"), 0);
         assertEquals(Collections.singletonMap("text_encoder", 10.0), found.encode());
@@ -34,11 +34,11 @@ public class BenchmarkTest {
         assertEquals(22, found.maxStep(), 0);
         assertEquals(8, found.decode(), 0);
         assertEquals(16, found.predictions());
-        assertEquals(300 + 50 + 70 + 2 * 5 + 2 * 40 + 90 + 112 + 8, found.total(), 0);
+        assertEquals(2 * 300 + 50 + 70 + 2 * 5 + 2 * 40 + 90 + 112 + 8, found.total(), 0);
         Map<?, ?> json = (Map<?, ?>) Json.parse(found.toJson(Collections.singletonMap("model", "a \"phone\"")));
         assertEquals("a \"phone\"", ((Map<?, ?>) json.get("device")).get("model"));
         assertEquals(16.0, ((Map<?, ?>) json.get("step_ms")).get("median"));
-        assertEquals(300.0, ((Map<?, ?>) json.get("load_ms")).get("denoiser"));
+        assertEquals(600.0, ((Map<?, ?>) json.get("load_ms")).get("denoiser"));
         assertEquals("8", json.get("plan"));
         assertEquals(8L, json.get("steps"));
         assertEquals(16L, json.get("predictions"));

@@ -35,7 +35,7 @@ final class Files {
 
     /** A copy of the bundle of one of the recorded loops. */
     static File bundle(String form, File to) throws IOException {
-        return copy(new File(Vectors.folder("loops"), form + "/bundle"), to);
+        return copy(new File(Vectors.folder(form.equals("sizes") ? form : "loops/" + form), "bundle"), to);
     }
 
     /** The files in a folder by their relative paths, in no order. */

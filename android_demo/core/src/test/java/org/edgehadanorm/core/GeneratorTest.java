@@ -33,9 +33,10 @@ public class GeneratorTest {
         Scripted programs = new Scripted(bundle, event -> { });
         new Generator(bundle, programs).generate(REQUEST, Listener.NONE);
         assertEquals(Arrays.asList("text_encoder.load", "text_encoder.encode", "text_encoder.encode",
-                "text_encoder.close", "denoiser.load", "denoiser.prepare", "denoiser.prepare", "denoiser.denoise",
-                "denoiser.denoise", "denoiser.denoise", "denoiser.denoise", "denoiser.close", "image_decoder.load",
-                "image_decoder.decode", "image_decoder.close"), programs.events());
+                "text_encoder.close", "denoiser.load", "denoiser.prepare", "denoiser.prepare", "denoiser.close",
+                "denoiser.load", "denoiser.denoise", "denoiser.denoise", "denoiser.denoise", "denoiser.denoise",
+                "denoiser.close", "image_decoder.load", "image_decoder.decode", "image_decoder.close"),
+                programs.events());
     }
 
     @Test
@@ -44,14 +45,15 @@ public class GeneratorTest {
         Request request = new Request("red apple", "a zeppelin", 1, "2", 0.5);
         new Generator(bundle, programs).generate(request, Listener.NONE);
         assertEquals(Arrays.asList("text_encoder.load", "text_encoder.encode", "text_encoder.close",
-                "denoiser.load", "denoiser.prepare", "denoiser.denoise", "denoiser.denoise", "denoiser.close",
-                "image_decoder.load", "image_decoder.decode", "image_decoder.close"), programs.events());
+                "denoiser.load", "denoiser.prepare", "denoiser.close", "denoiser.load", "denoiser.denoise",
+                "denoiser.denoise", "denoiser.close", "image_decoder.load", "image_decoder.decode",
+                "image_decoder.close"), programs.events());
     }
 
     @Test
     public void aPictureToBeginWithIsEncodedAndItsEncoderClosedBeforeAllElse() throws Exception {
         Scripted programs = new Scripted(bundle, event -> { });
-        Request request = REQUEST.beginningWith(new Original(blank(16, 16), Optional.of(blank(16, 16))), 0.5);
+        Request request = REQUEST.beginningWith(new Original(blank(28, 24), Optional.of(blank(28, 24))), 0.5);
         new Generator(bundle, programs).generate(request, Listener.NONE);
         assertEquals(Arrays.asList("image_encoder.load", "image_encoder.encode", "image_encoder.close",
                 "text_encoder.load"), programs.events().subList(0, 4));
@@ -61,11 +63,11 @@ public class GeneratorTest {
     @Test
     public void aPictureOfAnotherSizeIsRefused() {
         Generator generator = new Generator(bundle, Scripted.unloaded(bundle));
-        Original wide = new Original(blank(17, 16), Optional.empty());
-        assertRefused("the picture to begin with has 17 x 16 pixels; bundle bundle draws 16 x 16: cut it to that",
+        Original wide = new Original(blank(29, 24), Optional.empty());
+        assertRefused("the picture to begin with has 29 x 24 pixels; bundle bundle draws 28 x 24: cut it to that",
                 generator, wide);
-        Original masked = new Original(blank(16, 16), Optional.of(blank(16, 8)));
-        assertRefused("the mask has 16 x 8 pixels; bundle bundle draws 16 x 16: cut it to that", generator, masked);
+        Original masked = new Original(blank(28, 24), Optional.of(blank(28, 12)));
+        assertRefused("the mask has 28 x 12 pixels; bundle bundle draws 28 x 24: cut it to that", generator, masked);
     }
 
     @Test
@@ -137,6 +139,52 @@ public class GeneratorTest {
     }
 
     @Test
+    public void aPictureThatCannotBeDecodedIsDecodedBySmallerTiles() throws Exception {
+        Bundle three = Bundle.open(new File(Vectors.folder("loops"), "three/bundle"), Progress.NONE);
+        Request request = new Request("red apple", "face", 1, "1", 1);
+        for (String moment : Arrays.asList("image_decoder.load", "image_decoder.decode")) {
+            for (Throwable failure : Arrays.asList(new RunnerException("failed"), new OutOfMemoryError())) {
+                boolean[] failed = {false};
+                Scripted programs = new Scripted(three, event -> {
+                    if (event.equals(moment) && !failed[0]) {
+                        failed[0] = true;
+                        fail(failure);
+                    }
+                });
+                new Generator(three, programs).generate(request, Listener.NONE);
+                List<String> after = programs.events().subList(
+                        programs.events().lastIndexOf("image_decoder.load"), programs.events().size());
+                assertEquals("image_decoder.decode_small", after.get(1));
+                assertFalse(after.contains("image_decoder.decode"));
+                assertEquals(programs.events().indexOf("image_decoder.load") < programs.events().lastIndexOf(
+                        "image_decoder.load"), failed[0]);
+                assertEquals("image_decoder.close", after.get(after.size() - 1));
+            }
+        }
+    }
+
+    @Test
+    public void whereSmallerTilesFailTooTheirFailureIsSaid() throws Exception {
+        Bundle three = Bundle.open(new File(Vectors.folder("loops"), "three/bundle"), Progress.NONE);
+        Scripted programs = new Scripted(three, event -> {
+            if (event.startsWith("image_decoder.decode")) {
+                throw new RunnerException("failed at " + event);
+            }
+        });
+        RunnerException error = assertThrows(RunnerException.class, () -> new Generator(three, programs)
+                .generate(new Request("red apple", "face", 1, "1", 1), Listener.NONE));
+        assertEquals("failed at image_decoder.decode_small", error.getMessage());
+        assertClosed(programs);
+    }
+
+    private static void fail(Throwable failure) throws RunnerException {
+        if (failure instanceof OutOfMemoryError) {
+            throw (OutOfMemoryError) failure;
+        }
+        throw (RunnerException) failure;
+    }
+
+    @Test
     public void aProgramThatIsNotAsTheManifestSaysIsRefused() {
         ModuleRunner other = new ModuleRunner() {
             @Override
@@ -155,7 +203,12 @@ public class GeneratorTest {
             }
 
             @Override
-            public ModuleRunner load(File program) {
+            public long free() {
+                return 0;
+            }
+
+            @Override
+            public ModuleRunner load(File program, String... methods) {
                 return other;
             }
         };

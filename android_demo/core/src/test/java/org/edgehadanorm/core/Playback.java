@@ -2,9 +2,11 @@ package org.edgehadanorm.core;
 
 import static org.junit.Assert.assertEquals;
 import static org.junit.Assert.assertFalse;
+import static org.junit.Assert.assertTrue;
 
 import java.io.File;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -29,14 +31,20 @@ final class Playback implements ModuleRunner.Loader {
     }
 
     @Override
-    public ModuleRunner load(File program) {
+    public long free() {
+        return 0;
+    }
+
+    @Override
+    public ModuleRunner load(File program, String... methods) {
         assertEquals("loaded beside another program", "", open);
         open = program.getName();
         loaded.add(open);
         String name = open;
         return new ModuleRunner() {
             @Override
-            public Tensor[] run(String method, Tensor... inputs) {
+            public Tensor[] run(String method, Tensor... inputs) throws RunnerException {
+                assertTrue(method + " is not loaded", Arrays.asList(methods).contains(method));
                 assertEquals("a closed program runs", name, open);
                 return answer(name, method, inputs);
             }
@@ -59,7 +67,7 @@ final class Playback implements ModuleRunner.Loader {
         assertEquals("a program is left open", "", open);
     }
 
-    private Tensor[] answer(String name, String method, Tensor[] inputs) {
+    private Tensor[] answer(String name, String method, Tensor[] inputs) throws RunnerException {
         assertFalse("one call too many: " + name + " " + method, done == calls.size());
         Map<String, Object> call = calls.get(done++);
         assertEquals(call.get("file") + "." + call.get("method"), name + "." + method);
@@ -67,6 +75,9 @@ final class Playback implements ModuleRunner.Loader {
         assertEquals(expected.length, inputs.length);
         for (int i = 0; i < inputs.length; i++) {
             Bits.assertSame("call " + done + ", " + name + "." + method + ", input " + i, expected[i], inputs[i]);
+        }
+        if (call.get("outputs") == null) {
+            throw new RunnerException(method + " fails");
         }
         return tensors(call, "outputs");
     }

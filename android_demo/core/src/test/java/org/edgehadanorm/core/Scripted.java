@@ -1,7 +1,10 @@
 package org.edgehadanorm.core;
 
+import static org.junit.Assert.assertTrue;
+
 import java.io.File;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
@@ -11,6 +14,7 @@ final class Scripted implements ModuleRunner.Loader {
     private final Bundle bundle;
     private final Before before;
     private final List<String> events = new ArrayList<>();
+    private long free;
 
     /** before: is called ahead of every load, run and close, by `role.load`, `role.METHOD` or `role.close`. */
     Scripted(Bundle bundle, Before before) {
@@ -23,6 +27,12 @@ final class Scripted implements ModuleRunner.Loader {
         return new Scripted(bundle, event -> {
             throw new AssertionError(event);
         });
+    }
+
+    /** With so much free memory, which else nobody knows. */
+    Scripted free(double bytes) {
+        free = (long) bytes;
+        return this;
     }
 
     /** What a test does at an event. */
@@ -41,12 +51,18 @@ final class Scripted implements ModuleRunner.Loader {
     }
 
     @Override
-    public ModuleRunner load(File file) throws RunnerException {
+    public long free() {
+        return free;
+    }
+
+    @Override
+    public ModuleRunner load(File file, String... methods) throws RunnerException {
         Program program = program(file);
         note(program.role() + ".load");
         return new ModuleRunner() {
             @Override
             public Tensor[] run(String method, Tensor... inputs) throws RunnerException {
+                assertTrue(method + " is not loaded", Arrays.asList(methods).contains(method));
                 note(program.role() + "." + method);
                 return program.methods().get(method).outputs().stream().map(Scripted::zeros).toArray(Tensor[]::new);
             }

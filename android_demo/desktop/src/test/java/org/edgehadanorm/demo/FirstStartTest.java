@@ -39,8 +39,9 @@ public final class FirstStartTest {
     @Before
     public void start() throws Exception {
         one = Case.named("hadanorm-w4a8 1");
-        session = new Session(new BundleStore(folder.getRoot()), new Asset(), ExecuTorchRunner::loader, Png::read,
-                new MemoryCheck(() -> 1L << 30), new PeakMemory(), worker, Runnable::run);
+        session = new Session(new BundleStore(folder.getRoot()), new Asset(),
+                threads -> ExecuTorchRunner.loader(threads, () -> 1L << 30), Png::read, new PeakMemory(),
+                worker, Runnable::run);
         session.observe(states::add);
         session.begin();
         after(State.Task.OPEN);

@@ -26,7 +26,7 @@ import org.junit.runners.Parameterized.Parameters;
 /** What the app offers besides pictures, on every bundle of the cases. */
 @RunWith(Parameterized.class)
 public final class BundleTest {
-    private static final ModuleRunner.Loader LOADER = ExecuTorchRunner.loader(1);
+    private static final ModuleRunner.Loader LOADER = ExecuTorchRunner.loader(1, () -> 0);
 
     private final File folder;
 

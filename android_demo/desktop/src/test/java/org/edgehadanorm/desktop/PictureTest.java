@@ -20,7 +20,7 @@ import org.junit.runners.Parameterized.Parameters;
 /** The app's runner and loop on this machine: the calls and the pictures of Python's runtime, bit for bit. */
 @RunWith(Parameterized.class)
 public final class PictureTest {
-    private static final ModuleRunner.Loader LOADER = ExecuTorchRunner.loader(1);
+    private static final ModuleRunner.Loader LOADER = ExecuTorchRunner.loader(1, () -> 0);
 
     private final Case given;
 

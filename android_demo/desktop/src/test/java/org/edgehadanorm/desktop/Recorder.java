@@ -25,8 +25,13 @@ final class Recorder implements ModuleRunner.Loader {
     }
 
     @Override
-    public ModuleRunner load(File program) throws RunnerException {
-        ModuleRunner runner = loader.load(program);
+    public long free() {
+        return loader.free();
+    }
+
+    @Override
+    public ModuleRunner load(File program, String... methods) throws RunnerException {
+        ModuleRunner runner = loader.load(program, methods);
         most = Math.max(most, ++open);
         return new ModuleRunner() {
             @Override

@@ -22,7 +22,7 @@ import org.junit.rules.TemporaryFolder;
 
 /** The app's runner: results that stay, and one sentence for a person about whatever goes wrong. */
 public final class RunnerTest {
-    private static final ModuleRunner.Loader LOADER = ExecuTorchRunner.loader(1);
+    private static final ModuleRunner.Loader LOADER = ExecuTorchRunner.loader(1, () -> 0);
     private static final File LINEAR = new File(System.getProperty("programs"), "linear.pte");
     private static final Tensor ZEROS = Tensor.of(new float[33 * 256], 1, 33, 256);
 
@@ -33,7 +33,7 @@ public final class RunnerTest {
     public void aResultStaysWhenTheMethodIsCalledAgain() throws Exception {
         float[] values = new float[33 * 256];
         Arrays.fill(values, 0, 256, 1f);
-        ModuleRunner runner = LOADER.load(LINEAR);
+        ModuleRunner runner = LOADER.load(LINEAR, "forward");
         Tensor first = runner.run("forward", Tensor.of(values, 1, 33, 256))[0];
         float[] copy = first.floats().clone();
         assertFalse(Arrays.equals(copy, runner.run("forward", ZEROS)[0].floats()));
@@ -48,7 +48,7 @@ public final class RunnerTest {
         for (int length : new int[] {0, 7, 100, whole.length / 2, whole.length - 1}) {
             File file = write("cut.pte", Arrays.copyOf(whole, length));
             assertSentence("Cannot load cut.pte: this app's ExecuTorch does not understand it",
-                    () -> LOADER.load(file));
+                    () -> LOADER.load(file, "forward"));
         }
     }
 
@@ -56,7 +56,7 @@ public final class RunnerTest {
     public void aFileThatIsNoProgramIsRefused() throws IOException {
         File file = write("text.pte", new byte[1 << 16]);
         assertSentence("Cannot load text.pte: this app's ExecuTorch does not understand it",
-                () -> LOADER.load(file));
+                () -> LOADER.load(file, "forward"));
         assertSentence("Cannot load none.pte", () -> LOADER.load(new File(folder.getRoot(), "none.pte")));
         assertSentence("Cannot load", () -> LOADER.load(folder.getRoot()));
     }
@@ -70,20 +70,23 @@ public final class RunnerTest {
             bytes.writeBytes("ET99");
         }
         assertSentence("Cannot load newer.pte: this app's ExecuTorch does not understand it",
-                () -> LOADER.load(file));
+                () -> LOADER.load(file, "forward"));
     }
 
     @Test
     public void aMethodThatIsNoneIsNamed() throws Exception {
-        try (ModuleRunner runner = LOADER.load(LINEAR)) {
+        try (ModuleRunner runner = LOADER.load(LINEAR, "forward")) {
             assertSentence("linear.pte has no method `denoise`", () -> runner.run("denoise", ZEROS));
         }
+        int before = HybridData.live();
+        assertSentence("linear.pte has no method `denoise`", () -> LOADER.load(LINEAR, "forward", "denoise"));
+        assertEquals(before, HybridData.live());
     }
 
     @Test
     public void inputsOfAnotherKindAreRefusedAndTheProgramStaysUsable() throws Exception {
         int before = HybridData.live();
-        try (ModuleRunner runner = LOADER.load(LINEAR)) {
+        try (ModuleRunner runner = LOADER.load(LINEAR, "forward")) {
             Tensor[][] wrong = {
                 {},
                 {Tensor.of(new float[256], 1, 1, 256)},
@@ -101,7 +104,7 @@ public final class RunnerTest {
 
     @Test
     public void aClosedRunnerSaysSo() throws Exception {
-        ModuleRunner runner = LOADER.load(LINEAR);
+        ModuleRunner runner = LOADER.load(LINEAR, "forward");
         runner.close();
         runner.close();
         assertSentence("linear.pte", () -> runner.run("forward", ZEROS));
