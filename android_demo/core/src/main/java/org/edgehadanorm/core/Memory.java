@@ -13,6 +13,8 @@ import java.util.OptionalDouble;
 public final class Memory {
     /** A runtime with its threads, without any program. */
     private static final double RUNTIME = 16_000_000;
+    /** Of a program's bytes, what a runtime keeps of it besides the weights. */
+    private static final double SHARE = 20;
     private static final int MEBI = 1 << 20;
     private static final String ENCODE_PICTURE = Links.IMAGE_ENCODER + ".encode";
     private static final String DECODE = Links.DECODER + ".decode";
@@ -28,7 +30,8 @@ public final class Memory {
                     needs.clear();
                     return;
                 }
-                needs.put(method.name(), RUNTIME + weights + method.activations().getAsLong() + 2 * method.bytes());
+                double program = weights + Math.floor(weights / SHARE);
+                needs.put(method.name(), RUNTIME + program + method.activations().getAsLong() + 2 * method.bytes());
             }
         }
     }
