@@ -5,7 +5,6 @@ import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import java.util.OptionalLong;
-import java.util.stream.Stream;
 
 /** The signature of a program's method. */
 public final class Method {
@@ -56,7 +55,11 @@ public final class Method {
 
     /** Of its inputs and outputs. */
     double bytes() {
-        return Stream.concat(inputs.stream(), outputs.stream()).mapToDouble(TensorSpec::bytes).sum();
+        return bytes(inputs) + bytes(outputs);
+    }
+
+    private static double bytes(List<TensorSpec> tensors) {
+        return tensors.stream().mapToDouble(TensorSpec::bytes).sum();
     }
 
     /** Runs it: `method` of a loaded program. Throws RunnerException where it does not go with the signature. */
