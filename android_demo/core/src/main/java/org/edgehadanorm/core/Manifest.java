@@ -42,24 +42,14 @@ final class Manifest {
                     + (newer ? "update the app" : "export the checkpoint again"));
         }
         try {
-            Object whole = json instanceof Map ? withSizes((Map<?, ?>) json) : json;
-            Schema.MANIFEST.check(whole, "");
-            Manifest manifest = new Manifest((Map<?, ?>) whole, Collections.emptyMap());
+            Schema.MANIFEST.check(json, "");
+            Manifest manifest = new Manifest((Map<?, ?>) json, Collections.emptyMap());
             Links.check(manifest);
             Sizes.check(manifest);
             return manifest;
         } catch (BundleException error) {
             throw new BundleException(where + " is not valid: " + error.getMessage() + "; export the bundle again");
         }
-    }
-
-    /** Where nothing is said of sizes there is one. */
-    private static Map<Object, Object> withSizes(Map<?, ?> json) {
-        Map<Object, Object> whole = new LinkedHashMap<>(json);
-        if (!json.containsKey("sizes")) {
-            whole.put("sizes", Collections.emptyMap());
-        }
-        return whole;
     }
 
     /** The name of the size of its pictures, such as `768x512`. */

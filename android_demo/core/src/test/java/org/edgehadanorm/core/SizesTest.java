@@ -87,10 +87,10 @@ public class SizesTest {
     }
 
     @Test
-    public void whereNothingIsSaidOfSizesThereIsOne() throws Exception {
-        manifest.remove("sizes");
-        assertEquals("28x24", Manifest.of(manifest, "it").size());
+    public void sizesAreThere() {
         refused("sizes", null, ".sizes is null, not an object");
+        manifest.remove("sizes");
+        refused(".sizes is missing");
     }
 
     @Test
