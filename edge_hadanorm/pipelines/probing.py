@@ -91,13 +91,15 @@ def probe(scheduler: Any, steps: int, eta: float | None = None, row: int = 0, **
 def with_starts(plan: Plan, scheduler: Any, steps: int, eta: float | None = None, **schedule: Any) -> Plan:
     """Add the plans that begin with a known picture at a row, where they are others than the plan's rest from there on.
 
-    A scheduler of several calls a step begins at the first of them.
+    plan: of `probe`, which has seen that the scheduler is linear. One of several calls a step begins at the first of
+    them.
     """
     starts, calls = {}, getattr(scheduler, "order", 1)
-    for row in range(calls, plan.steps, calls):
-        own, rest = probe(scheduler, steps, eta, row, **schedule), plan.rest(row)
-        if own.rows[0].known is not None and (rest is None or not _alike(own, rest)):
-            starts[row] = own
+    with _undisturbed():
+        for row in range(calls, plan.steps, calls):
+            own, rest = _plan(begin(scheduler, steps, row, **schedule), eta), plan.rest(row)
+            if own.rows[0].known is not None and (rest is None or not _alike(own, rest)):
+                starts[row] = own
     return replace(plan, starts=starts)
 
 
