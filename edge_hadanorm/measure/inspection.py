@@ -85,9 +85,9 @@ def describe_bundle(loaded: Bundle) -> str:
     """Describe a bundle: its programs, their shares in the backend's delegate, inputs and outputs."""
     manifest = loaded.manifest
     size = sum(entry["bytes"] for entry in manifest["files"].values())
-    width, height = loaded.image_size
+    pictures = ", ".join(bundle.size_name(*size) for size in loaded.sizes)
     lines = [
-        f"bundle {loaded.recipe} for {manifest['target']} ({manifest['family']}), pictures of {width}x{height}",
+        f"bundle {loaded.recipe} for {manifest['target']} ({manifest['family']}), pictures of {pictures}",
         f"{len(manifest['files'])} files, {size / 1e6:.1f} MB, all verified",
     ]
     if needed := bundle.peak_memory(manifest):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edge_hadanorm import bundle, checkpoint, files
+from edge_hadanorm.bundle import peak_memory
 from edge_hadanorm.errors import UserError
 from edge_hadanorm.measure.inspection import describe, describe_checkpoint, tensor_table
 from edge_hadanorm.method.cost import linear_cost
@@ -152,8 +153,10 @@ def test_a_bundle_is_its_programs_and_what_they_delegate(tiny_bundle):
     count = sum(p.is_file() for p in loaded.folder.rglob("*")) - 1
     assert lines[0] == f"bundle {RECIPE} for xnnpack (PixArtTransformer2DModel), pictures of 8x8"
     assert lines[1] == f"{count} files, {size / 1e6:.1f} MB, all verified"
-    assert lines[2] == "sampling: 4 steps, guidance 1.5; plans of 1 to 50 steps"
-    assert lines[3] == "golden sample: 'red a', seed 0, at least 30.0 dB"
+    needed = [peak_memory(loaded.manifest, packed_in_file=packed) / 1e6 for packed in (False, True)]
+    assert lines[2] == "a picture needs {:.0f} MB of memory, {:.0f} with packed weights in a file".format(*needed)
+    assert lines[3] == "sampling: 4 steps, guidance 1.5; plans of 1 to 50 steps"
+    assert lines[4] == "golden sample: 'red a', seed 0, at least 30.0 dB"
     assert ["program", "method", "delegate calls", "integer linears", "float linears", "outside the delegate"] in rows
     assert [row for row in rows if row[0] == "denoiser.pte"] == [
         ["denoiser.pte", "prepare", "1", "2", "2", "nothing"],

@@ -339,7 +339,7 @@ def test_the_program_is_the_simulation(name, recipe, tmp_path, screen):
 @torch.no_grad()
 def test_what_cannot_be_lowered_is_said_in_a_line(tmp_path, screen, monkeypatch):
     folder = quantized(OTHERS["prx"], "rtn-w8a8", tmp_path)
-    monkeypatch.setattr(target, "lower", lambda _: 1 / 0)
+    monkeypatch.setattr(target, "lower_all", lambda _: 1 / 0)
     with (
         pytest.raises(UserError, match="PRXTransformer2DModel cannot be lowered to xnnpack: division by zero"),
         files.new_folder(tmp_path / "bundle") as staging,

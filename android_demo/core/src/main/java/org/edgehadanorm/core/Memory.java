@@ -30,8 +30,8 @@ public final class Memory {
                     needs.clear();
                     return;
                 }
-                double program = weights + Math.floor(weights / SHARE);
-                needs.put(method.name(), RUNTIME + program + method.activations().getAsLong() + 2 * method.bytes());
+                double kept = weights + Math.floor(weights / SHARE);
+                needs.put(method.name(), RUNTIME + kept + method.activations().getAsLong() + 2 * method.bytes());
             }
         }
     }
