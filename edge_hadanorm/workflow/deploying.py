@@ -197,7 +197,7 @@ def generate(
 
 
 def _original(loaded: Bundle, init: Source | None, mask: Source | None) -> Original | None:
-    """What a picture of a bundle begins with. Raises UserError where it is no picture, or nothing could encode it."""
+    """Read what a picture begins with. Raises UserError where it is no picture, or nothing could encode it."""
     if init is None:
         return None
     if DECODER in loaded.programs:
