@@ -260,7 +260,7 @@ public final class SessionTest {
                     + " take a smaller bundle", last().message());
         }
         assertTrue(new BundlesContent(last()).facts().stream().anyMatch(
-                fact -> fact.value().plain().equals(Format.bytes(26_486_064))));
+                fact -> fact.value().plain().equals(Format.bytes(27_010_352))));
     }
 
     @Test
