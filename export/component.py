@@ -42,8 +42,8 @@ class Method:
         return self.arguments or tuple(self.inputs.values())
 
     def signature(self) -> dict:
-        """The method's entry in the manifest."""
-        return bundle.signature(self.inputs, self.outputs)
+        """The method's entry in the manifest, which a target may know the bytes of activations for."""
+        return bundle.signature(self.inputs, self.outputs) | {"activations": None}
 
 
 @dataclass(frozen=True)

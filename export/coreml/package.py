@@ -134,7 +134,7 @@ def features(method: Method) -> tuple[list[str], list[str]]:
 def manifest_signature(method: Method, *names: list[str]) -> dict:
     """Its signature with the names of its inputs and outputs in the program; integers are int32 there."""
     signature = method.signature()
-    return {
+    return signature | {
         way: [
             tensor | {"feature": name, "dtype": tensor["dtype"].replace("int64", "int32")}
             for tensor, name in zip(signature[way], own, strict=True)
