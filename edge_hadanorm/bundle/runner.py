@@ -40,23 +40,23 @@ class BundleRunner:
         """Decode latents [C, H, W] to a picture [3, H, W], by smaller tiles where memory is short for the others."""
         if DECODER not in self.bundle.programs:
             return latents
-        if (DECODER, SMALL) not in self._methods:
-            return self._decode("decode", latents)
         try:
-            return self._decode("decode", latents)
+            return self._coded(DECODER, "decode", latents)
         except UserError:  # a runtime seldom says that it was memory
-            return self._decode(SMALL, latents)
-
-    def _decode(self, name: str, latents: torch.Tensor) -> torch.Tensor:
-        decode, window = self._methods[DECODER, name], self.bundle.window(DECODER, name)
-        return tiled(lambda tile: decode([tile.contiguous()])[0].clone(), latents[None], window)[0]
+            if (DECODER, SMALL) not in self._methods:
+                raise
+            return self._coded(DECODER, SMALL, latents)
 
     def encode(self, picture: torch.Tensor) -> torch.Tensor:
         if DECODER not in self.bundle.programs:
             return picture
-        window, grain = self.bundle.encode_window, picture.shape[-1] // self.latent_shape[-1]
-        encode = self._methods[IMAGE_ENCODER, "encode"]
-        return tiled(lambda tile: encode([tile.contiguous()])[0].clone(), picture[None], window, grain)[0]
+        _ = self.bundle.encode_window  # refuses where there is no encoder
+        return self._coded(IMAGE_ENCODER, "encode", picture, picture.shape[-1] // self.latent_shape[-1])
+
+    def _coded(self, role: str, name: str, given: torch.Tensor, grain: int = 1) -> torch.Tensor:
+        """Apply a method of either half of the autoencoder, tile by tile; grain: see `tiled`."""
+        method, window = self._methods[role, name], self.bundle.window(role, name)
+        return tiled(lambda tile: method([tile.contiguous()])[0].clone(), given[None], window, grain)[0]
 
 
 # Numbers of dtypes in ExecuTorch.
